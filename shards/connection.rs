@@ -1,0 +1,327 @@
+//! One client's connection: frames in, requests dispatched, answers out in the order in which they are ready.
+//!
+//! ```text
+//! reader task: bytes ─▶ Decoder ─▶ parse ─▶ write::offer | read::get | at once
+//! writer task: Outbox ─▶ one send for all that is ready
+//! ```
+//!
+//! **Invariants**
+//! - The first request is a hello; nothing else is answered before it.
+//! - A connection that does not take its answers is not read from: its outbox and its unanswered requests are bounded, to within
+//!   one answer.
+//! - A client that has ended its own direction gets the answers to all it asked before the connection ends.
+//! - Bytes that are no valid request end the connection after a refusal that says why; they never stop the shard.
+//!
+//! **Not here**: peers (`raft/peers.rs`); accepting and handing over between cores (`io`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use ringbeam_wire::client::{self, Encoder, Hello, ReplyBody, Request, RequestBody, Status, Welcome};
+use ringbeam_wire::frame::Decoder;
+use ringbeam_wire::preamble;
+use ringbeam_wire::refusal::{Code, Refusal};
+
+use crate::batcher::Waiter;
+use crate::io::channel::Notify;
+use crate::io::{Env, Net, Reader, Writer};
+use crate::limits::{CONNECTION_REQUESTS_MAX, FAREWELL_MAX, HELLO_TIMEOUT, OUTBOX_BYTES_MAX, READ_BYTES_MAX, SEND_STALL_MAX};
+use crate::raft::runtime::timeout;
+use crate::shard::{Settings, Shard};
+use crate::state::command::{Op, Write};
+use crate::{admin, read, write};
+
+/// Answers of one connection that wait to be sent.
+pub(crate) struct Outbox {
+    encoder: RefCell<Encoder>,
+    bytes: RefCell<Vec<u8>>,
+    ready: Notify,
+    /// Requests that have no answer yet.
+    unanswered: Cell<usize>,
+    /// Bytes that answers to waiting reads will have, about: a read holds its room from the moment it is taken.
+    promised: Cell<usize>,
+    room: Notify,
+    closed: Cell<bool>,
+}
+
+impl Outbox {
+    fn new() -> Rc<Self> {
+        Rc::new(Outbox {
+            encoder: RefCell::new(Encoder::new()),
+            bytes: RefCell::new(Vec::new()),
+            ready: Notify::new(),
+            unanswered: Cell::new(0),
+            promised: Cell::new(0),
+            room: Notify::new(),
+            closed: Cell::new(false),
+        })
+    }
+
+    /// Adds the answer to `request`. Answers that are added before the writer runs leave together.
+    pub fn reply(&self, request: u64, body: &ReplyBody<'_>) {
+        self.unanswered.set(self.unanswered.get().saturating_sub(1));
+        if !self.closed.get() {
+            self.encoder.borrow_mut().reply(&mut self.bytes.borrow_mut(), request, body);
+        }
+        self.ready.notify_one();
+    }
+
+    /// Keeps room for an answer of `bytes` that will be given later.
+    pub fn promise(&self, bytes: usize) {
+        self.promised.set(self.promised.get() + bytes);
+    }
+
+    /// That answer is given now.
+    pub fn redeem(&self, bytes: usize) {
+        self.promised.set(self.promised.get().saturating_sub(bytes));
+    }
+
+    fn close(&self) {
+        self.closed.set(true);
+        self.ready.notify_one();
+        self.room.notify_one();
+    }
+
+    fn has_room(&self) -> bool {
+        let waiting = self.bytes.borrow().len() + self.promised.get();
+        waiting < OUTBOX_BYTES_MAX && self.unanswered.get() < CONNECTION_REQUESTS_MAX
+    }
+
+    /// Waits until every request has its answer, or the connection is closed.
+    async fn all_answered(&self) {
+        while !self.closed.get() && self.unanswered.get() > 0 {
+            self.room.notified().await;
+        }
+    }
+
+    /// Waits until the client has taken enough; false when the connection is closed.
+    async fn room(&self) -> bool {
+        while !self.closed.get() && !self.has_room() {
+            self.room.notified().await;
+        }
+        !self.closed.get()
+    }
+}
+
+/// Serves one client until it leaves.
+pub(crate) async fn serve<E: Env>(shard: Rc<Shard<E>>, mut reader: <E::Net as Net>::Reader, writer: <E::Net as Net>::Writer) {
+    let outbox = Outbox::new();
+    shard.connections.set(shard.connections.get() + 1);
+    E::spawn(send_replies::<E>(outbox.clone(), writer));
+    let mut decoder = Decoder::new(shard.frame_bytes_max());
+    let (mut greeted, arrived) = (false, E::now());
+    'connection: while outbox.room().await {
+        let read = reader.read(decoder.space());
+        let read = if greeted {
+            read.await
+        } else {
+            match timeout::<E, _>(HELLO_TIMEOUT.saturating_sub(E::now().since(arrived)), read).await {
+                Ok(read) => read,
+                Err(_) => break,
+            }
+        };
+        match read {
+            Ok(0) => {
+                // The client has said all it has to say and may still listen.
+                let _ = timeout::<E, _>(FAREWELL_MAX, outbox.all_answered()).await;
+                break;
+            }
+            Err(_) => break,
+            Ok(bytes) => decoder.filled(bytes),
+        }
+        // One receive holds hundreds of requests, each of which may ask for the largest value.
+        while outbox.room().await {
+            match decoder.next() {
+                Ok(Some(frame)) => {
+                    if !dispatch(&shard, &outbox, &frame, &mut greeted) {
+                        break 'connection;
+                    }
+                }
+                Ok(None) => break,
+                Err(e) => {
+                    outbox.reply(0, &ReplyBody::Refused(Refusal::new(Code::BadRequest, e.to_string())));
+                    break 'connection;
+                }
+            }
+        }
+    }
+    outbox.close();
+    shard.connections.set(shard.connections.get() - 1);
+}
+
+async fn send_replies<E: Env>(outbox: Rc<Outbox>, mut writer: <E::Net as Net>::Writer) {
+    let mut sending = Vec::new();
+    loop {
+        outbox.ready.notified().await;
+        std::mem::swap(&mut sending, &mut outbox.bytes.borrow_mut());
+        if !sending.is_empty() {
+            let sent = timeout::<E, _>(SEND_STALL_MAX, writer.write_all(&sending)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                break;
+            }
+            sending.clear();
+            // One large value must not stay for the life of the connection.
+            sending.shrink_to(64 << 10);
+        }
+        outbox.room.notify_one();
+        if outbox.closed.get() && outbox.bytes.borrow().is_empty() {
+            break;
+        }
+    }
+    outbox.close();
+    let _ = writer.shutdown().await;
+}
+
+/// One request. False ends the connection.
+fn dispatch<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, greeted: &mut bool) -> bool {
+    outbox.unanswered.set(outbox.unanswered.get() + 1);
+    let request = match client::parse_request(frame) {
+        Ok(request) => request,
+        Err(malformed) => {
+            let refusal = Refusal::new(Code::BadRequest, malformed.to_string());
+            outbox.reply(malformed.id.unwrap_or(0), &ReplyBody::Refused(refusal));
+            return false;
+        }
+    };
+    if let RequestBody::Hello(hello) = &request.body {
+        let answer = greet(shard, hello);
+        *greeted = matches!(answer, ReplyBody::Welcome(_));
+        outbox.reply(request.id, &answer);
+        return *greeted;
+    }
+    if !*greeted {
+        let refusal = Refusal::new(Code::HelloFirst, "the first request of a connection must be a hello");
+        outbox.reply(request.id, &ReplyBody::Refused(refusal));
+        return false;
+    }
+    carry_out(shard, outbox, frame, &request);
+    true
+}
+
+fn greet<E: Env>(shard: &Shard<E>, hello: &Hello<'_>) -> ReplyBody<'static> {
+    let version = preamble::VERSION;
+    if hello.version_min > version || hello.version_max < version {
+        let why =
+            format!("client protocol versions {} to {}; this node speaks {version}", hello.version_min, hello.version_max);
+        return ReplyBody::Refused(Refusal::new(Code::UnsupportedVersion, why));
+    }
+    let settings = &shard.settings;
+    if hello.ring != 0 && hello.ring != settings.ring {
+        let why = format!("you expect ring {:016x}; this node is of ring {:016x}", hello.ring, settings.ring);
+        return ReplyBody::Refused(Refusal::new(Code::WrongRing, why));
+    }
+    welcome(settings)
+}
+
+fn welcome(settings: &Settings) -> ReplyBody<'static> {
+    ReplyBody::Welcome(Welcome {
+        version: preamble::VERSION,
+        features: 0,
+        ring: settings.ring,
+        node: settings.node.node,
+        shard: settings.shard,
+        key_bytes_max: settings.key_bytes_max as u32,
+        value_bytes_max: settings.value_bytes_max as u32,
+        session_window: settings.state.session_window,
+        server: format!("ringbeam {}", settings.version),
+    })
+}
+
+fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, request: &Request<'_>) {
+    let now = E::now();
+    let waiter = |opens_session| Waiter {
+        outbox: outbox.clone(),
+        request: request.id,
+        arrived: now,
+        deadline: (request.deadline_ms > 0).then(|| now + std::time::Duration::from_millis(u64::from(request.deadline_ms))),
+        opens_session,
+    };
+    match &request.body {
+        RequestBody::Put(put) => {
+            let op = Op::Put { key: put.key, value: put.value };
+            let command = Write {
+                namespace: put.namespace,
+                session: put.session,
+                sequence: put.sequence,
+                answered_below: put.answered_below,
+                op,
+            };
+            write::offer(shard, &command, waiter(false));
+        }
+        RequestBody::Delete(delete) => {
+            let op = Op::Delete { key: delete.key };
+            let command = Write {
+                namespace: delete.namespace,
+                session: delete.session,
+                sequence: delete.sequence,
+                answered_below: delete.answered_below,
+                op,
+            };
+            write::offer(shard, &command, waiter(false));
+        }
+        RequestBody::OpenSession => {
+            let op = Op::OpenSession;
+            let command = Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
+            write::offer(shard, &command, waiter(true));
+        }
+        RequestBody::CloseSession { session } => {
+            let op = Op::CloseSession;
+            let command = Write { namespace: "", session: *session, sequence: 0, answered_below: 0, op };
+            write::offer(shard, &command, waiter(false));
+        }
+        RequestBody::Get(get) => read::get(shard, get, frame, waiter(false)),
+        RequestBody::Ping => waiter(false).answer(&ReplyBody::Done { message: String::new() }),
+        RequestBody::GetTopology => waiter(false).answer(&ReplyBody::Topology(admin::topology(shard))),
+        RequestBody::GetStatus => waiter(false).answer(&ReplyBody::Status(Box::new(admin::status(shard)))),
+        RequestBody::RingAdd { .. }
+        | RequestBody::RingPromote { .. }
+        | RequestBody::RingRemove { .. }
+        | RequestBody::RingTransfer { .. } => {
+            // Rare and slow: a task of its own, which parses its frame again.
+            E::spawn(admin::change_ring(shard.clone(), frame.clone(), waiter(false)));
+        }
+        // Handled before.
+        RequestBody::Hello(_) => {}
+    }
+}
+
+/// Serves a client of a shard that did not start: it learns why, whatever it asks.
+pub(crate) async fn refuse<E: Env>(
+    settings: Settings,
+    why: String,
+    mut reader: <E::Net as Net>::Reader,
+    mut writer: <E::Net as Net>::Writer,
+) {
+    let mut decoder = Decoder::new(READ_BYTES_MAX);
+    let (mut encoder, mut out) = (Encoder::new(), Vec::new());
+    loop {
+        match timeout::<E, _>(SEND_STALL_MAX, reader.read(decoder.space())).await {
+            Ok(Ok(bytes)) if bytes > 0 => decoder.filled(bytes),
+            _ => return,
+        }
+        while let Ok(Some(frame)) = decoder.next() {
+            let Ok(request) = client::parse_request(&frame) else { return };
+            let body = match request.body {
+                RequestBody::GetStatus => ReplyBody::Status(Box::new(Status {
+                    node: settings.node.node,
+                    ring: settings.ring,
+                    shard: settings.shard,
+                    shards: settings.shards,
+                    version: settings.version.clone(),
+                    role: settings.node.role,
+                    raft_state: "stopped".to_string(),
+                    fault: Some(why.clone()),
+                    ..Status::default()
+                })),
+                RequestBody::Hello(_) => welcome(&settings),
+                _ => ReplyBody::Refused(Refusal::new(Code::ShardFault, why.clone())),
+            };
+            encoder.reply(&mut out, request.id, &body);
+        }
+        if writer.write_all(&out).await.is_err() {
+            return;
+        }
+        out.clear();
+    }
+}

@@ -1,0 +1,25 @@
+//! The data plane of one core: everything between a client's bytes and a quorum of disks, and back.
+//!
+//! Begin with [`write`](write.rs), which shows the way of a write on one page; every step names its room.
+//!
+//! ```text
+//! connection ─▶ admission ─▶ batcher ─▶ raft ─┬─▶ wal ─▶ io
+//!     ▲                                       ├─▶ peers
+//!     └────────────── answers ◀── state ◀─────┘
+//! ```
+//!
+//! All of it is generic over [`io::Env`], the outside world.
+
+mod admin;
+mod admission;
+mod batcher;
+mod connection;
+mod error;
+pub mod io;
+pub mod limits;
+pub mod raft;
+mod read;
+pub mod shard;
+pub mod state;
+pub mod wal;
+mod write;

@@ -1,0 +1,76 @@
+//! Every bound of the data plane, with its unit and its reason. Nothing here is configuration: what an operator may choose is in
+//! [`crate::shard::Settings`]; these are the walls inside which any choice is safe.
+//!
+//! **Invariant**: what is bounded here is bounded in bytes or in count at its entrance, so a node's memory is at most the sum of
+//! these plus the state itself.
+
+use std::time::Duration;
+
+/// Bytes of entries read from the log at once, for replication or replay: enough to keep a 10 Gbit/s link busy for a
+/// millisecond, small enough that one follower's catch-up does not hold the core.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+
+/// Batches that are in raft at once. Two: while one is flushed and replicated, the next is formed and appended. Measured on 2 cores
+/// and 3 nodes (docs/performance.md): against one it gives 64 in flight a quarter more, 256 in flight nothing.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
+
+/// Writes in one batch. Positions in a batch must fit 20 bits (session ids), and a batch is applied without a pause.
+pub const BATCH_WRITES_MAX: usize = 4096;
+
+/// Replies that wait for a slow client, in bytes: above it no further request of that connection is read.
+pub const OUTBOX_BYTES_MAX: usize = 1 << 20;
+
+/// Requests of one connection that wait for their answers: above it none is read from it.
+pub const CONNECTION_REQUESTS_MAX: usize = 8192;
+
+/// A client that takes no reply bytes for this long while some wait is disconnected.
+pub const SEND_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// A client that has ended its direction is given its outstanding answers for this long.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
+
+/// Linearizable reads of a shard that wait for one read-index round.
+pub const READS_WAITING_MAX: usize = 65_536;
+
+/// Time from a connection's preamble to its Hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for a peer to answer a connect, or a request that is not an append.
+pub const PEER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Append requests sent to a follower and not answered. openraft's follower side queues 64; more would only wait there.
+pub const APPENDS_IN_FLIGHT_MAX: usize = 32;
+
+/// How long an append that only carries a new commit index waits for entries to ride with. An idle ring's followers apply that
+/// much later; a lone writer's next write comes sooner.
+pub const COMMIT_UPDATE_WAIT: Duration = Duration::from_millis(1);
+
+/// A follower that answers none of the appends in flight for this long is cut off and dialled again. Longer than any flush of
+/// a healthy disk, shorter than a human's patience.
+pub const APPEND_STALL_MAX: Duration = Duration::from_secs(5);
+
+/// Bytes of one snapshot slice: about 200 microseconds of work at 1 GB/s of copying and checksumming.
+pub const SNAPSHOT_SLICE_BYTES: usize = 128 << 10;
+
+/// Bytes of one snapshot chunk on disk and between peers.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
+
+/// Time that applying or loading may hold the core before other tasks run.
+pub const HOLD_MAX: Duration = Duration::from_micros(300);
+
+/// How often deadlines of waiting requests are looked at; they are honoured to within this.
+pub const DEADLINE_SWEEP: Duration = Duration::from_millis(20);
+
+/// How often a shard looks after itself: snapshots due, leadership to hand over, room on the disk.
+pub const CARE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a stopping leader waits to see its heir take over. A hand-over takes a few milliseconds; who stops, though, accepts
+/// nothing any more, and may not hear of it.
+pub const HAND_OVER_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Retry-after hint of an `Overloaded` refusal, milliseconds: about two batch times under full load.
+pub const OVERLOADED_RETRY_MS: u32 = 5;
+
+const _: () = assert!(BATCH_WRITES_MAX < 1 << 20, "session ids keep 20 bits for the position in a batch");
+const _: () = assert!(SNAPSHOT_CHUNK_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
+const _: () = assert!(APPENDS_IN_FLIGHT_MAX <= 64, "openraft's follower queues 64 appends of a stream");

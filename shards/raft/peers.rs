@@ -1,0 +1,352 @@
+//! Requests from peers: who may speak, appends in a pipeline, votes, snapshots, and what a joining node asks.
+//!
+//! ```text
+//! peer ── hello ──▶ admitted? ─┬─ append ... ──▶ Raft::stream_append ──▶ replies in order, after this node's flush
+//!                              ├─ vote, hand-over
+//!                              ├─ snapshot: offer, chunks ──▶ incoming.tmp ──▶ install
+//!                              └─ identify, who-am-i (also before any hello: a node that is not founded has no ring yet)
+//! ```
+//!
+//! **Invariants**
+//! - Nothing but `Identify`, `WhoAmI` and `Found` is answered before a hello in which ring, node and both incarnations agree.
+//! - A leader's connection that closes is a hint that the leader is gone: this follower gives up its lease and asks for an
+//!   election. Pre-vote keeps a wrong hint harmless: the others, still led, refuse.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
+use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, VoteReply};
+use ringbeam_wire::preamble;
+use ringbeam_wire::refusal::Code;
+
+use super::link::{FrameReader, within};
+use super::replica::Replica;
+use super::snapshot::{INCOMING, SnapshotFile};
+use super::{Types, entry_in, log_id_in, log_id_out, membership_in, vote_from_wire, wal_id, wire_id, wire_vote};
+use crate::io::{BLOCK_BYTES, Disk, Env, File, Net, Writer, channel::mpsc};
+use crate::limits::{APPENDS_IN_FLIGHT_MAX, HELLO_TIMEOUT, SEND_STALL_MAX};
+use crate::wal::LogId;
+
+/// A peer's snapshot that is arriving. It outlives its connection, so that the next one can go on where this one broke.
+pub(crate) struct Incoming<E: Env> {
+    last: Option<LogId>,
+    bytes: u64,
+    offset: u64,
+    file: <E::Disk as Disk>::File,
+    vote: peer::Vote,
+    membership_at: Option<LogId>,
+    membership: Vec<u8>,
+}
+
+type PeerWriter<E> = <<E as Env>::Net as Net>::Writer;
+
+/// Serves one connection from a peer until it ends.
+pub(crate) async fn serve<E: Env>(replica: Rc<Replica<E>>, reader: <E::Net as Net>::Reader, mut writer: PeerWriter<E>) {
+    let mut frames = FrameReader::<E>::new(reader, replica.context.frame_bytes_max);
+    let hello = match greet(&replica, &mut frames, &mut writer).await {
+        Ok(Some(hello)) => hello,
+        Ok(None) => return,
+        Err(e) => {
+            tracing::debug!(shard = replica.context.shard, "peer connection before its hello: {e}");
+            return;
+        }
+    };
+    match session(&replica, &mut frames, writer).await {
+        // We ended it: that says nothing of the peer.
+        Ok(EndedBy::Us) => return,
+        Ok(EndedBy::Peer) => {}
+        Err(e) => tracing::debug!(shard = replica.context.shard, from = hello.from, "peer connection: {e}"),
+    }
+    if matches!(hello.purpose, Purpose::Replication | Purpose::Heartbeat) {
+        replica.leader_may_be_gone(hello.from).await;
+    }
+}
+
+/// Who closed a session.
+enum EndedBy {
+    Us,
+    Peer,
+}
+
+fn refused(code: Code, message: impl Into<String>) -> PeerReplyBody {
+    PeerReplyBody::Refused { code: code as u16, message: message.into() }
+}
+
+async fn send<E: Env>(writer: &mut PeerWriter<E>, id: u64, body: &PeerReplyBody) -> io::Result<()> {
+    let mut out = Vec::new();
+    Encoder::new().reply(&mut out, id, body);
+    within::<E, _>(SEND_STALL_MAX, writer.write_all(&out)).await
+}
+
+fn parse(frame: &Bytes) -> io::Result<peer::PeerRequest<'_>> {
+    peer::parse_request(frame).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+}
+
+/// Answers questions that need no hello, until the hello. `None`: the peer left, or was refused.
+async fn greet<E: Env>(
+    replica: &Replica<E>,
+    frames: &mut FrameReader<E>,
+    writer: &mut PeerWriter<E>,
+) -> io::Result<Option<peer::PeerHello>> {
+    loop {
+        let Some(frame) = within::<E, _>(HELLO_TIMEOUT, frames.next()).await? else { return Ok(None) };
+        let request = parse(&frame)?;
+        let context = &replica.context;
+        let answer = match request.body {
+            PeerRequestBody::Hello(hello) => match replica.admit(&hello) {
+                Ok(()) => {
+                    let me = &context.me;
+                    let welcome = peer::PeerWelcome {
+                        version: preamble::VERSION,
+                        node: me.node,
+                        incarnation: me.incarnation,
+                        ring: context.ring,
+                    };
+                    send::<E>(writer, request.id, &PeerReplyBody::Welcome(welcome)).await?;
+                    return Ok(Some(hello));
+                }
+                Err((code, message)) => {
+                    tracing::warn!(shard = context.shard, from = hello.from, "peer refused: {message}");
+                    send::<E>(writer, request.id, &refused(code, message)).await?;
+                    writer.shutdown().await?;
+                    return Ok(None);
+                }
+            },
+            PeerRequestBody::Identify | PeerRequestBody::Found { .. } => PeerReplyBody::Identity(Box::new(replica.identity())),
+            PeerRequestBody::WhoAmI { node, incarnation } => replica.who_is(node, incarnation),
+            _ => refused(Code::HelloFirst, "a peer's first request must be a hello"),
+        };
+        send::<E>(writer, request.id, &answer).await?;
+    }
+}
+
+/// After the hello: appends go through one pipeline, everything else is answered in place.
+async fn session<E: Env>(
+    replica: &Rc<Replica<E>>,
+    frames: &mut FrameReader<E>,
+    mut writer: PeerWriter<E>,
+) -> io::Result<EndedBy> {
+    while let Some(frame) = frames.next().await? {
+        let request = parse(&frame)?;
+        if matches!(request.body, PeerRequestBody::Append(_)) {
+            return appends(replica, frames, writer, frame).await;
+        }
+        let reply = match request.body {
+            PeerRequestBody::Vote(vote) => answer_vote(replica, vote).await,
+            PeerRequestBody::Transfer(transfer) => answer_transfer(replica, transfer).await,
+            PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, offer).await,
+            PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, offset, data, last).await,
+            PeerRequestBody::Identify => Ok(PeerReplyBody::Identity(Box::new(replica.identity()))),
+            PeerRequestBody::WhoAmI { node, incarnation } => Ok(replica.who_is(node, incarnation)),
+            _ => Ok(refused(Code::BadRequest, "not a request for an open session")),
+        };
+        let reply = reply.unwrap_or_else(|e| refused(Code::ShardFault, e.to_string()));
+        send::<E>(&mut writer, request.id, &reply).await?;
+    }
+    Ok(EndedBy::Peer)
+}
+
+/// Entries of an append, their payloads still in the frame.
+fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntriesRequest<Types<E>>)> {
+    let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+    let request = parse(frame)?;
+    let PeerRequestBody::Append(append) = request.body else {
+        return Err(invalid("an append session carries only appends".into()));
+    };
+    let mut entries = Vec::with_capacity(append.len());
+    for entry in append.entries() {
+        let payload = frame.slice_ref(entry.payload);
+        entries.push(entry_in::<E>(wal_id(entry.id), entry.kind.as_u8(), payload).map_err(invalid)?);
+    }
+    let rpc = AppendEntriesRequest {
+        vote: vote_from_wire::<E>(append.vote),
+        prev_log_id: append.previous.map(|id| log_id_in::<E>(wal_id(id))),
+        entries,
+        leader_commit: append.committed.map(|id| log_id_in::<E>(wal_id(id))),
+    };
+    Ok((request.id, rpc))
+}
+
+async fn appends<E: Env>(
+    replica: &Rc<Replica<E>>,
+    frames: &mut FrameReader<E>,
+    writer: PeerWriter<E>,
+    first: Bytes,
+) -> io::Result<EndedBy> {
+    let (requests, input) = mpsc::channel::<AppendEntriesRequest<Types<E>>>(APPENDS_IN_FLIGHT_MAX);
+    let sent = Rc::new(RefCell::new(VecDeque::new()));
+    let input = futures_util::stream::unfold(input, |mut input| async move { input.recv().await.map(|r| (r, input)) });
+    let results = replica.raft.stream_append(input);
+    let over = Rc::new(Cell::new(false));
+    E::spawn(append_replies::<E>(Box::pin(results), sent.clone(), writer, over.clone()));
+
+    let mut frame = first;
+    loop {
+        let (id, rpc) = append_in::<E>(&frame)?;
+        replica.heard_from_leader();
+        let last = rpc.entries.last().map(|e| &e.log_id).or(rpc.prev_log_id.as_ref());
+        sent.borrow_mut().push_back((id, last.map(|id| wire_id(log_id_out::<E>(id)))));
+        if requests.send(rpc).await.is_err() {
+            return Ok(EndedBy::Us);
+        }
+        match frames.next().await {
+            Ok(Some(next)) => frame = next,
+            _ if over.get() => return Ok(EndedBy::Us),
+            Ok(None) => return Ok(EndedBy::Peer),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Id of an append, and its last entry.
+type Asked = (u64, Option<peer::LogId>);
+type AppendResult<E> = Result<StreamAppendResult<Types<E>>, openraft::errors::Fatal<Types<E>>>;
+
+async fn append_replies<E: Env>(
+    results: impl futures_util::Stream<Item = AppendResult<E>> + Unpin,
+    sent: Rc<RefCell<VecDeque<Asked>>>,
+    mut writer: PeerWriter<E>,
+    over: Rc<Cell<bool>>,
+) {
+    // Looking for what is ready may reach the end; asking once more must be allowed.
+    let mut results = results.fuse();
+    let mut encoder = Encoder::new();
+    let mut out = Vec::new();
+    while let Some(first) = results.next().await {
+        out.clear();
+        let mut next = Some(first);
+        // All that is ready leaves in one send.
+        while let Some(result) = next.take() {
+            let Some((id, last)) = sent.borrow_mut().pop_front() else { break };
+            let reply = append_reply::<E>(result, last);
+            over.set(!matches!(&reply, PeerReplyBody::Append(AppendReply::Success)));
+            encoder.reply(&mut out, id, &reply);
+            if !over.get() {
+                next = results.next().now_or_never().flatten();
+            }
+        }
+        let sent = within::<E, _>(SEND_STALL_MAX, writer.write_all(&out)).await;
+        if over.get() || sent.is_err() {
+            break;
+        }
+    }
+    // The leader opens a new session; both sides forget this one.
+    over.set(true);
+    let _ = writer.shutdown().await;
+}
+
+fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>) -> PeerReplyBody {
+    PeerReplyBody::Append(match result {
+        Ok(Ok(matched)) => match matched.map(|id| wire_id(log_id_out::<E>(&id))) {
+            matched if matched == last => AppendReply::Success,
+            matched => AppendReply::Partial { matched },
+        },
+        Ok(Err(StreamAppendError::Conflict(_))) => AppendReply::Conflict,
+        Ok(Err(StreamAppendError::HigherVote(vote))) => AppendReply::HigherVote(wire_vote::<E>(&vote)),
+        Err(fatal) => return refused(Code::ShardFault, fatal.to_string()),
+    })
+}
+
+async fn answer_vote<E: Env>(replica: &Replica<E>, request: peer::RequestVote) -> io::Result<PeerReplyBody> {
+    let mut rpc =
+        VoteRequest::<Types<E>>::new(vote_from_wire::<E>(request.vote), request.last.map(|id| log_id_in::<E>(wal_id(id))));
+    rpc.leadership_transfer = request.transfer;
+    let answer = if request.pre { replica.raft.pre_vote(rpc).await } else { replica.raft.vote(rpc).await };
+    let reply = answer.map_err(|e| io::Error::other(e.to_string()))?;
+    Ok(PeerReplyBody::Vote(VoteReply {
+        vote: wire_vote::<E>(&reply.vote),
+        granted: reply.vote_granted,
+        last: reply.last_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
+    }))
+}
+
+async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLeader) -> io::Result<PeerReplyBody> {
+    if request.to == replica.context.me.node && !replica.may_lead() {
+        let message = "a tie-breaker never leads".to_string();
+        return Ok(PeerReplyBody::Transfer { accepted: false, message });
+    }
+    let rpc = TransferLeaderRequest::<Types<E>>::new(
+        vote_from_wire::<E>(request.from),
+        request.to,
+        request.last.map(|id| log_id_in::<E>(wal_id(id))),
+    );
+    replica.led_by_transfer.set(request.to == replica.context.me.node);
+    let answer = replica.raft.handle_transfer_leader(rpc).await.map_err(|e| io::Error::other(e.to_string()))?;
+    let (accepted, message) = match answer {
+        Ok(()) => (true, String::new()),
+        Err(e) => (false, e.to_string()),
+    };
+    Ok(PeerReplyBody::Transfer { accepted, message })
+}
+
+async fn answer_offer<E: Env>(replica: &Replica<E>, offer: peer::SnapshotOffer<'_>) -> io::Result<PeerReplyBody> {
+    let last = offer.last.map(wal_id);
+    let mut slot = replica.incoming.lock().await;
+    let resumes = slot.as_ref().is_some_and(|i| i.last == last && i.bytes == offer.bytes);
+    if !resumes {
+        if offer.bytes == 0 || !offer.bytes.is_multiple_of(BLOCK_BYTES as u64) {
+            return Ok(refused(Code::BadRequest, format!("a snapshot of {} bytes: not whole blocks", offer.bytes)));
+        }
+        let path = replica.file_path(INCOMING);
+        *slot = None;
+        let _ = replica.disk.remove(&path).await;
+        let file = replica.disk.reserve(&path, offer.bytes).await?;
+        *slot = Some(Incoming {
+            last,
+            bytes: offer.bytes,
+            offset: 0,
+            file,
+            vote: offer.vote,
+            membership_at: offer.membership_at.map(wal_id),
+            membership: offer.membership.to_vec(),
+        });
+    }
+    let Some(incoming) = slot.as_mut() else { return Err(io::Error::other("no snapshot is arriving")) };
+    incoming.vote = offer.vote;
+    Ok(PeerReplyBody::Snapshot { vote: offer.vote, resume_at: incoming.offset, installed: false })
+}
+
+async fn answer_chunk<E: Env>(replica: &Replica<E>, offset: u64, data: &[u8], last: bool) -> io::Result<PeerReplyBody> {
+    let mut slot = replica.incoming.lock().await;
+    let Some(incoming) = slot.as_mut() else {
+        return Ok(refused(Code::BadRequest, "a snapshot chunk without an offer before it"));
+    };
+    let end = offset.saturating_add(data.len() as u64);
+    let fits = offset == incoming.offset && end <= incoming.bytes && !data.is_empty() && data.len().is_multiple_of(BLOCK_BYTES);
+    if !fits || last != (end == incoming.bytes) {
+        let message = format!(
+            "snapshot chunk of {} bytes at {offset}: expected whole blocks at {} of {}",
+            data.len(),
+            incoming.offset,
+            incoming.bytes
+        );
+        return Ok(refused(Code::BadRequest, message));
+    }
+    let mut buffer = incoming.file.buffer(data.len());
+    buffer.copy_from_slice(data);
+    incoming.file.write_at(offset, buffer).await?;
+    incoming.offset = end;
+    if !last {
+        return Ok(PeerReplyBody::Snapshot { vote: incoming.vote, resume_at: end, installed: false });
+    }
+    let Some(whole) = slot.take() else { return Err(io::Error::other("no snapshot is arriving")) };
+    whole.file.sync().await?;
+    whole.file.close().await?;
+    let membership = membership_in(&whole.membership).map_err(io::Error::other)?;
+    let snapshot = openraft::Snapshot {
+        meta: openraft::SnapshotMeta {
+            last_log_id: whole.last.map(log_id_in::<E>),
+            last_membership: openraft::StoredMembership::new(whole.membership_at.map(log_id_in::<E>), membership),
+        },
+        snapshot: SnapshotFile { path: replica.file_path(INCOMING), bytes: whole.bytes },
+    };
+    let vote = vote_from_wire::<E>(whole.vote);
+    let answer = replica.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| io::Error::other(e.to_string()))?;
+    Ok(PeerReplyBody::Snapshot { vote: wire_vote::<E>(&answer.vote), resume_at: whole.bytes, installed: true })
+}

@@ -1,0 +1,147 @@
+//! Who belongs to a group, and who leads it: hand-over, and membership changes one at a time through joint consensus.
+//!
+//! **Invariant**: every call may be repeated: what is done already answers so, and what was interrupted half way is completed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
+use ringbeam_wire::peer::Role;
+
+use super::Replica;
+use crate::io::Env;
+use crate::raft::{Site, link, runtime};
+
+/// What a change of the membership answers when another node leads.
+pub const NOT_LEADER: &str = "not the leader";
+
+/// A learner this close to the leader's log is caught up: it gets what is missing within one round.
+const PROMOTE_LAG_MAX: u64 = 1024;
+
+impl<E: Env> Replica<E> {
+    /// Followers that could lead: voters by role and membership, with how far behind each is. From the leader only.
+    pub fn heirs(&self) -> Vec<(u64, u64)> {
+        let m = self.metrics();
+        let Some(replication) = &m.replication else { return Vec::new() };
+        let last = m.last_log_index.unwrap_or(0);
+        let membership = m.membership_config.membership();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        replication
+            .iter()
+            .filter(|(id, _)| **id != self.context.me.node && voters.contains(id))
+            .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
+            .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
+            .collect()
+    }
+
+    /// Hands leadership to `to`, and waits until it is gone from here, at most `patience`.
+    pub async fn transfer(&self, to: u64, patience: Duration) -> Result<(), String> {
+        if to == self.context.me.node {
+            return Ok(());
+        }
+        if !self.heirs().iter().any(|(id, _)| *id == to) {
+            return Err(format!("node {to} cannot lead: it is no voter of this shard, a tie-breaker, or out of reach"));
+        }
+        let mut metrics = self.raft.metrics();
+        self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string())?;
+        let gone = async {
+            while metrics.borrow_watched().state == ServerState::Leader {
+                if metrics.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        match runtime::timeout::<E, _>(patience, gone).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(format!("node {to} did not take over within {} ms", patience.as_millis())),
+        }
+    }
+
+    /// Asks a running node at `peer` who it is, tells it the ring if it has none, and adds it as a learner.
+    pub async fn add(self: &Rc<Self>, node: u64, peer: &str) -> Result<String, String> {
+        use link::{NotIdentified, identify};
+        let found = identify(&self.context, node, peer, &self.members()).await;
+        let mut member = match (found, self.member(node)) {
+            // The step is repeated while the node starts its shards, or is down: that changes nothing.
+            (Err(NotIdentified::OutOfReach(_)), Some(known)) if known.peer == peer => {
+                return Ok(format!("node {node} is a member already"));
+            }
+            (Err(NotIdentified::OutOfReach(why) | NotIdentified::Wrong(why)), _) => return Err(why),
+            (Ok(member), _) => member,
+        };
+        member.peer = peer.to_string();
+        if let Some(known) = self.member(node) {
+            if known.incarnation == member.incarnation {
+                return Ok(format!("node {node} is a member already"));
+            }
+            return Err(format!(
+                "node {node} is known with data {:016x}, the node at {peer} has {:016x}: take an id that was never used",
+                known.incarnation, member.incarnation
+            ));
+        }
+        let learner = BTreeMap::from([(node, Site::of(member))]);
+        self.change(ChangeMembers::AddNodes(learner)).await?;
+        Ok(format!("node {node} added as a learner"))
+    }
+
+    /// Makes a caught-up learner a voter.
+    pub async fn promote(&self, node: u64) -> Result<String, String> {
+        let m = self.metrics();
+        let membership = m.membership_config.membership();
+        let Some(member) = membership.get_node(&node) else {
+            return Err(format!("node {node} is no member: ringbeam ring add --node {node} --peer HOST:PORT comes first"));
+        };
+        let uniform = membership.get_joint_config().len() == 1;
+        if uniform && membership.voter_ids().any(|id| id == node) {
+            return Ok(format!("node {node} is a voter already"));
+        }
+        if member.role() == Role::Observer {
+            return Err(format!("node {node} is an observer by its configuration (node.role) and never votes"));
+        }
+        let voters: BTreeSet<u64> = membership.voter_ids().chain([node]).collect();
+        if voters.len() > 7 {
+            return Err(format!("a ring has at most 7 voters; remove one before node {node} becomes the eighth"));
+        }
+        let matched = m.replication.as_ref().and_then(|r| r.get(&node)).and_then(|id| id.as_ref()).map_or(0, |id| id.index);
+        let lag = m.last_log_index.unwrap_or(0).saturating_sub(matched);
+        if uniform && lag > PROMOTE_LAG_MAX {
+            return Err(format!("node {node} is {lag} log entries behind; promote it when it is at most {PROMOTE_LAG_MAX}"));
+        }
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await?;
+        Ok(format!("node {node} is a voter"))
+    }
+
+    /// Takes a node out of the membership.
+    pub async fn remove(&self, node: u64) -> Result<String, String> {
+        let m = self.metrics();
+        let membership = m.membership_config.membership();
+        if membership.get_node(&node).is_none() {
+            return Ok(format!("node {node} is no member"));
+        }
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        if voters == BTreeSet::from([node]) {
+            return Err(format!("node {node} is the only voter"));
+        }
+        if node == self.context.me.node {
+            return Err(format!("node {node} leads this shard: ringbeam ring transfer comes first"));
+        }
+        if voters.contains(&node) {
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await?;
+        }
+        if self.member(node).is_some() {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node]))).await?;
+        }
+        Ok(format!("node {node} is removed"))
+    }
+
+    /// One membership change, through joint consensus where voters change. One that was interrupted is completed first.
+    async fn change(&self, change: ChangeMembers<u64, Site>) -> Result<(), String> {
+        self.raft.change_membership(change, false).await.map(|_| ()).map_err(|e| match e {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => NOT_LEADER.to_string(),
+            other => other.to_string(),
+        })
+    }
+}

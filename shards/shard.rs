@@ -1,0 +1,365 @@
+//! One shard on one node: what it holds, the loops that drive it, and its life from recovery to hand-over.
+//!
+//! ```text
+//!  accept ─┬─ client ─▶ connection.rs ─▶ write::offer ─▶ batcher ─▶ [batches] ─▶ write::carry
+//!          │                          └▶ read::get ────▶ readings ─▶ [reads] ──▶ read::round
+//!          └─ peer ───▶ raft/peers.rs
+//!  [care]  snapshots due, leadership, room on the disk        [deadlines]  whose client has stopped waiting
+//! ```
+//! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
+//!
+//! **Invariants**
+//! - A shard that cannot recover serves nobody, and says why to everybody who asks: the other shards of the node go on.
+//! - No borrow of a `RefCell` lives across an await.
+//! - Clean shutdown: leadership is handed over first, then nothing is accepted, then the log is sealed.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringbeam_wire::client::ReplyBody;
+use ringbeam_wire::peer::{Member, Role};
+use ringbeam_wire::preamble::{Kind, Preamble};
+use ringbeam_wire::refusal::{Code, Refusal};
+
+use crate::admission::{Names, Reason, Standing};
+use crate::batcher::{Batch, Batcher};
+use crate::error::{deadline_exceeded, deadline_unknown, denied, overloaded};
+use crate::io::channel::Notify;
+use crate::io::{Env, Instant, Net, Writer};
+use crate::limits::{BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, DEADLINE_SWEEP, HAND_OVER_PATIENCE, PEER_TIMEOUT, READ_BYTES_MAX};
+use crate::raft::link::PeerContext;
+use crate::raft::machine::MachineSettings;
+use crate::raft::replica::{Replica, Timers};
+use crate::read::Reading;
+use crate::state::{Answer, Limits};
+use crate::wal::{Owner, Wal, WalConfig};
+use crate::{connection, raft, read, write};
+
+/// What the operator chose, for one shard. Ranges are checked where the file is read.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node.
+    pub node: Member,
+    /// The ring's id.
+    pub ring: u64,
+    /// This shard.
+    pub shard: u32,
+    /// Shards of the ring.
+    pub shards: u32,
+    /// The ring's first members; empty on a node that was added later.
+    pub founders: Vec<Member>,
+    /// The shard's directory below the data directory.
+    pub dir: String,
+    /// Version of the program, for people.
+    pub version: String,
+    /// Longest key, bytes.
+    pub key_bytes_max: usize,
+    /// Longest value, bytes.
+    pub value_bytes_max: usize,
+    /// Bytes of writes that may wait for raft.
+    pub queue_bytes_max: usize,
+    /// Bytes of writes in one raft entry.
+    pub batch_bytes_max: usize,
+    /// The log.
+    pub log: WalConfig,
+    /// A snapshot is due when the log has more bytes than this.
+    pub snapshot_after_bytes: u64,
+    /// Pause after each chunk of a snapshot.
+    pub snapshot_pause: Duration,
+    /// Heartbeats and elections.
+    pub timers: Timers,
+    /// Bounds of the replicated state.
+    pub state: Limits,
+}
+
+/// A running shard.
+pub(crate) struct Shard<E: Env> {
+    pub settings: Settings,
+    pub replica: Rc<Replica<E>>,
+    pub batcher: RefCell<Batcher>,
+    /// There is something to propose, or a batch has come back.
+    pub work: Notify,
+    pub readings: RefCell<Vec<Reading>>,
+    pub reads: Notify,
+    pub connections: Cell<usize>,
+    pub started: Instant,
+    in_flight: RefCell<Vec<Rc<Batch>>>,
+    stopping: Cell<bool>,
+    fault: RefCell<Option<String>>,
+    disk_full: RefCell<Option<String>>,
+}
+
+/// Runs a shard until its connections end (`Net::accept` yields `None`). The error says why it could not serve; by then it has
+/// told so everybody who asked. `opened` is called once the shard has its log.
+pub async fn run<E: Env>(
+    settings: Settings,
+    disk: E::Disk,
+    net: E::Net,
+    opened: impl FnOnce() + 'static,
+) -> Result<(), String> {
+    let shard = match open::<E>(settings.clone(), disk, net.clone()).await {
+        Ok(shard) => {
+            opened();
+            shard
+        }
+        Err(why) => {
+            tracing::error!(shard = settings.shard, "the shard does not start: {why}");
+            refuse_all::<E>(&net, &settings, &why).await;
+            return Err(why);
+        }
+    };
+    E::spawn(propose_batches(shard.clone()));
+    E::spawn(serve_reads(shard.clone()));
+    E::spawn(watch_deadlines(shard.clone()));
+    E::spawn(care(shard.clone()));
+    while let Some((preamble, reader, writer)) = net.accept().await {
+        match Preamble::decode(&preamble).map(|p| p.kind) {
+            Ok(Kind::Client) => E::spawn(connection::serve(shard.clone(), reader, writer)),
+            Ok(Kind::Peer) => E::spawn(raft::peers::serve(shard.replica.clone(), reader, writer)),
+            Err(_) => {}
+        }
+    }
+    stop(&shard).await;
+    Ok(())
+}
+
+async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<Rc<Shard<E>>, String> {
+    let owner =
+        Owner { ring: settings.ring, node: settings.node.node, incarnation: settings.node.incarnation, shard: settings.shard };
+    let wal =
+        Wal::open(disk.clone(), &format!("{}/log", settings.dir), owner, settings.log).await.map_err(|e| e.to_string())?;
+    let context = PeerContext {
+        net,
+        ring: settings.ring,
+        shard: settings.shard,
+        shards: settings.shards,
+        me: settings.node.clone(),
+        frame_bytes_max: READ_BYTES_MAX + settings.batch_bytes_max + settings.value_bytes_max + (1 << 20),
+    };
+    let machine = MachineSettings {
+        dir: settings.dir.clone(),
+        keeps_state: settings.node.role != Role::TieBreaker,
+        limits: settings.state,
+        snapshot_pause: settings.snapshot_pause,
+    };
+    let founders = settings.founders.clone();
+    let replica = Replica::open(Rc::new(context), disk, wal, machine, settings.timers.clone(), founders).await?;
+    replica.found().await?;
+    Ok(Rc::new(Shard {
+        batcher: RefCell::new(Batcher::new(settings.batch_bytes_max)),
+        settings,
+        replica,
+        work: Notify::new(),
+        readings: RefCell::new(Vec::new()),
+        reads: Notify::new(),
+        connections: Cell::new(0),
+        started: E::now(),
+        in_flight: RefCell::new(Vec::new()),
+        stopping: Cell::new(false),
+        fault: RefCell::new(None),
+        disk_full: RefCell::new(None),
+    }))
+}
+
+// ---- loops ----
+
+/// Takes what waits and carries it, a bounded number of batches at once.
+async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
+    loop {
+        shard.work.notified().await;
+        while shard.in_flight.borrow().len() < BATCHES_IN_FLIGHT_MAX {
+            let Some(batch) = shard.batcher.borrow_mut().take() else { break };
+            shard.in_flight.borrow_mut().push(batch.clone());
+            let shard = shard.clone();
+            E::spawn(async move {
+                write::carry(shard.clone(), batch.clone()).await;
+                shard.in_flight.borrow_mut().retain(|b| !Rc::ptr_eq(b, &batch));
+                shard.work.notify_one();
+            });
+        }
+    }
+}
+
+async fn serve_reads<E: Env>(shard: Rc<Shard<E>>) {
+    loop {
+        shard.reads.notified().await;
+        read::round(&shard).await;
+    }
+}
+
+async fn watch_deadlines<E: Env>(shard: Rc<Shard<E>>) {
+    loop {
+        E::sleep(DEADLINE_SWEEP).await;
+        let now = E::now();
+        for waiter in shard.batcher.borrow_mut().take_expired(now) {
+            waiter.answer(&ReplyBody::Refused(deadline_exceeded()));
+        }
+        for batch in shard.in_flight.borrow().iter() {
+            for waiter in batch.take_expired(now) {
+                waiter.answer(&ReplyBody::Refused(deadline_unknown()));
+            }
+        }
+    }
+}
+
+async fn care<E: Env>(shard: Rc<Shard<E>>) {
+    let mut spread = Spread::default();
+    loop {
+        E::sleep(CARE_INTERVAL).await;
+        if let Some(why) = shard.replica.fault() {
+            if shard.fault.borrow().is_none() && !shard.stopping.get() {
+                tracing::error!(shard = shard.settings.shard, "the shard has stopped: {why}");
+                *shard.fault.borrow_mut() = Some(why);
+                // Peers see their connections close and elect another leader at once.
+                shard.replica.shutdown().await;
+            }
+            continue;
+        }
+        let full = shard.replica.wal().has_room().err().map(|full| full.to_string());
+        if full.is_some() != shard.disk_full.borrow().is_some() {
+            match &full {
+                Some(why) => tracing::error!(shard = shard.settings.shard, "writes are refused: {why}"),
+                None => tracing::info!(shard = shard.settings.shard, "the disk has room again; writes go on"),
+            }
+        }
+        *shard.disk_full.borrow_mut() = full;
+        shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
+        shard.replica.tie_break().await;
+        spread.look(&shard).await;
+    }
+}
+
+/// Leaders of the shards spread over the nodes: each shard has a preferred leader, and a leader that was elected (not one that
+/// leadership was handed to) gives way to it once it is caught up and has been for a while.
+#[derive(Default)]
+struct Spread {
+    since: Option<Instant>,
+}
+
+/// The preferred leader must be in reach and caught up this long before it is given the shard.
+const SPREAD_AFTER: Duration = Duration::from_secs(3);
+
+impl Spread {
+    async fn look<E: Env>(&mut self, shard: &Shard<E>) {
+        let replica = &shard.replica;
+        let wanted = (shard.settings.shards > 1 && replica.leads() && !replica.led_by_transfer.get())
+            .then(|| replica.preferred_leader(shard.settings.shard))
+            .flatten()
+            .filter(|preferred| replica.heirs().iter().any(|(id, lag)| id == preferred && *lag <= 1024));
+        let Some(preferred) = wanted else {
+            self.since = None;
+            return;
+        };
+        if E::now().since(*self.since.get_or_insert(E::now())) > SPREAD_AFTER {
+            self.since = None;
+            if let Err(why) = replica.transfer(preferred, PEER_TIMEOUT).await {
+                tracing::info!(shard = shard.settings.shard, "leadership stays here: {why}");
+            }
+        }
+    }
+}
+
+async fn stop<E: Env>(shard: &Rc<Shard<E>>) {
+    if shard.replica.leads()
+        && let Some(heir) = shard.replica.best_heir()
+    {
+        match shard.replica.transfer(heir, HAND_OVER_PATIENCE).await {
+            Ok(()) => tracing::info!(shard = shard.settings.shard, to = heir, "leadership handed over"),
+            // It may well have: this node takes no new connections any more, on which it would hear of it.
+            Err(why) => tracing::warn!(shard = shard.settings.shard, "leadership handed over, and no word of it: {why}"),
+        }
+    }
+    shard.stopping.set(true);
+    shard.replica.shutdown().await;
+    shard.replica.wal().clone().close().await;
+}
+
+/// A shard that did not start: every client is told why.
+async fn refuse_all<E: Env>(net: &E::Net, settings: &Settings, why: &str) {
+    while let Some((preamble, reader, mut writer)) = net.accept().await {
+        if Preamble::decode(&preamble).map(|p| p.kind) == Ok(Kind::Client) {
+            E::spawn(connection::refuse::<E>(settings.clone(), why.to_string(), reader, writer));
+        } else {
+            let _ = writer.shutdown().await;
+        }
+    }
+}
+
+// ---- what connections ask ----
+
+impl<E: Env> Shard<E> {
+    pub fn names(&self) -> Names {
+        let Settings { key_bytes_max, shard, shards, .. } = self.settings;
+        Names { key_bytes_max, shard, shards }
+    }
+
+    pub fn keeps_state(&self) -> bool {
+        self.settings.node.role != Role::TieBreaker
+    }
+
+    pub fn fault(&self) -> Option<String> {
+        self.fault.borrow().clone()
+    }
+
+    pub fn frame_bytes_max(&self) -> usize {
+        self.settings.value_bytes_max + self.settings.key_bytes_max + ringbeam_wire::limits::FRAME_OVERHEAD_BYTES_MAX as usize
+    }
+
+    /// Hands the shard's standing to `decide`.
+    pub fn admit<T>(&self, queue_bytes: usize, decide: impl FnOnce(&Standing<'_>) -> T) -> T {
+        decide(&Standing {
+            leads: self.replica.leads(),
+            stopping: self.stopping.get(),
+            fault: self.fault.borrow().as_deref(),
+            queue_bytes,
+            queue_bytes_max: self.settings.queue_bytes_max,
+            disk_full: self.disk_full.borrow().as_deref(),
+            names: self.names(),
+            value_bytes_max: self.settings.value_bytes_max,
+        })
+    }
+
+    pub fn session_opened(&self, answer: &Answer) -> ReplyBody<'static> {
+        match answer.outcome {
+            Ok(()) => ReplyBody::SessionOpened {
+                session: answer.revision.session_id(),
+                lifetime_ms: self.settings.state.session_lifetime_ms,
+            },
+            Err(why) => ReplyBody::Refused(denied(why)),
+        }
+    }
+
+    /// A refusal in words, with the leader's address where that helps.
+    pub fn explain(&self, reason: Reason) -> Refusal {
+        match reason {
+            Reason::Limit(code, why) => Refusal::new(code, why),
+            Reason::NotLeader => self.not_leader(),
+            Reason::Overloaded { queue_bytes, queue_bytes_max } => {
+                overloaded("bytes that wait in the shard's queue", queue_bytes, queue_bytes_max)
+            }
+            Reason::DiskFull(why) => Refusal::new(Code::DiskFull, why),
+            Reason::Stopping => Refusal::new(Code::ShuttingDown, "this node is shutting down"),
+            Reason::Fault(why) => Refusal::new(Code::ShardFault, why),
+        }
+    }
+
+    fn not_leader(&self) -> Refusal {
+        let shard = self.settings.shard;
+        let leader = self.replica.leadership().leader.filter(|m| m.node != self.settings.node.node);
+        let mut refusal = match &leader {
+            Some(m) => Refusal::new(Code::NotLeader, format!("node {} at {} leads shard {shard}", m.node, m.client)),
+            None => Refusal::new(Code::NotLeader, format!("shard {shard} has no leader that this node knows of")),
+        };
+        if let Some(leader) = leader {
+            refusal.leader = leader.node;
+            refusal.leader_address = leader.client;
+        }
+        refusal
+    }
+
+    /// Leadership was lost while the write was on its way: it may or may not be in the new leader's log.
+    pub fn not_leader_unknown(&self) -> Refusal {
+        Refusal { unknown: true, ..self.not_leader() }
+    }
+}

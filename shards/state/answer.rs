@@ -1,0 +1,79 @@
+//! What applying a write answers.
+
+use std::fmt;
+
+use super::limits::{INDEX_MAX, POSITION_BITS, POSITIONS_MAX};
+
+/// When a key last changed: log index and position in its batch. Totally ordered within a shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision {
+    /// Log index of the batch.
+    pub index: u64,
+    /// Position in the batch, from 0.
+    pub position: u32,
+}
+
+impl Revision {
+    /// The id of the session that the `OpenSession` at this revision opened. Never 0, unique in the shard.
+    pub fn session_id(self) -> u64 {
+        assert!(self.index > 0 && self.index < INDEX_MAX, "log index {} does not fit a session id", self.index);
+        assert!(self.position < POSITIONS_MAX, "position {} does not fit a session id", self.position);
+        (self.index << POSITION_BITS) | u64::from(self.position)
+    }
+}
+
+/// Why a write in the log changed nothing. Deterministic: every node denies the same writes.
+///
+/// The numbers are those of the wire's refusals and never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum Denied {
+    /// The session is unknown: never opened, closed, or unused for longer than its lifetime.
+    SessionExpired = 13,
+    /// The client has said that it knows the answer of this sequence, so it is no longer kept.
+    AlreadyAnswered = 14,
+    /// The session (or all sessions together) has too many answers that nobody has acknowledged.
+    SessionWindowFull = 15,
+    /// As many sessions as may be are open and in use.
+    TooManySessions = 16,
+    /// The session has used this sequence for another command.
+    SequenceReused = 24,
+}
+
+impl Denied {
+    /// The wire's refusal code.
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+    /// A sentence for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Denied::SessionExpired => "the session is unknown or has expired; open a new one",
+            Denied::AlreadyAnswered => "the session has acknowledged the answer of this sequence already",
+            Denied::SessionWindowFull => "the session has too many unacknowledged writes; raise answered_below",
+            Denied::TooManySessions => "the shard has as many sessions as it may; close some or retry later",
+            Denied::SequenceReused => "the session used this sequence for another command; use the next sequence",
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What became of one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Applied (now or, for a duplicate, the first time), or denied without a change to any key.
+    pub outcome: Result<(), Denied>,
+    /// Of the write itself; for a duplicate, of the first time.
+    pub revision: Revision,
+    /// Ring time at `revision`, in milliseconds.
+    pub ring_time_ms: u64,
+    /// The key had a value before; for `CloseSession`, the session was open.
+    pub existed: bool,
+    /// This is the answer of an earlier, identical write of the session; nothing was applied again.
+    pub duplicate: bool,
+}

@@ -1,0 +1,65 @@
+//! Bounds of the state machine, each with its unit and its reason.
+//!
+//! [`Limits`] decide what apply answers, so they are part of what is replicated: **every node of a ring must use the same
+//! ones**. A snapshot carries its own, and the `Loader` refuses one made under others by name.
+
+use ringbeam_wire::limits as wire;
+
+/// Longest key, in bytes. The record's key length is a `u16`, and a key travels in every message about it.
+pub const KEY_BYTES_MAX: usize = wire::KEY_BYTES_MAX as usize;
+/// Longest value that any configuration allows, in bytes; the configured bound is checked before the log.
+pub const VALUE_BYTES_HARD_MAX: usize = wire::VALUE_BYTES_HARD_MAX as usize;
+/// Longest name of a namespace, in bytes.
+pub const NAMESPACE_BYTES_MAX: usize = wire::NAMESPACE_BYTES_MAX as usize;
+
+/// Writes in one batch, exclusive: a position has this many bits in a session id.
+pub const POSITION_BITS: u32 = 20;
+/// First position that a batch cannot have.
+pub const POSITIONS_MAX: u32 = 1 << POSITION_BITS;
+/// First log index that cannot be packed into a session id. 2^44 batches last 557 years at 1,000 a second.
+pub const INDEX_MAX: u64 = 1 << (64 - POSITION_BITS);
+
+/// Sessions that one batch removes at most because their time is up, so that no batch is slow because 65,536 clients left
+/// at once. A session whose time is up is refused at once all the same, removed or not.
+pub const EXPIRED_PER_BATCH_MAX: usize = 64;
+
+/// What a slice's walk costs for a record that it only looks at, in bytes of its budget. Each is a cache
+/// miss or two, which take longer than copying a small record.
+pub const VISIT_COST_BYTES: usize = 128;
+/// Smallest and largest budget of one slice, in bytes.
+pub const SLICE_BUDGET_BYTES: (usize, usize) = (4 << 10, 4 << 20);
+/// Longest payload of one slice, in bytes: a whole budget and then the largest thing there is.
+pub const SLICE_PAYLOAD_BYTES_MAX: usize = 24 << 20;
+/// Largest `session_window` that can be set: a session goes into a snapshot in one piece.
+pub const SESSION_WINDOW_HARD_MAX: u32 = 1 << 16;
+
+const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+const _: () = assert!(NAMESPACE_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(VALUE_BYTES_HARD_MAX + KEY_BYTES_MAX + 1024 + SLICE_BUDGET_BYTES.1 <= SLICE_PAYLOAD_BYTES_MAX);
+const _: () = assert!(64 * SESSION_WINDOW_HARD_MAX as usize + SLICE_BUDGET_BYTES.1 <= SLICE_PAYLOAD_BYTES_MAX);
+
+/// The bounds that a ring chooses; equal on all its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions that may be open at once.
+    pub sessions_max: u32,
+    /// Answers that one session may leave unacknowledged (not below its `answered_below`) at once.
+    pub session_window: u32,
+    /// Answers of all sessions together; at 32 bytes each this bounds their memory.
+    pub answers_max: u32,
+    /// Ring time after which an unused session is forgotten, in milliseconds. Rounded up to whole seconds of last use.
+    pub session_lifetime_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { sessions_max: 65_536, session_window: 4_096, answers_max: 16 << 20, session_lifetime_ms: 15 * 60 * 1_000 }
+    }
+}
+
+impl Limits {
+    /// The same limits within what the formats can hold.
+    pub(super) fn bounded(self) -> Limits {
+        Limits { session_window: self.session_window.min(SESSION_WINDOW_HARD_MAX), ..self }
+    }
+}

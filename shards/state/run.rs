@@ -1,0 +1,169 @@
+//! A run of neighbours in key order, searched almost without touching them.
+//!
+//! A binary search that follows a pointer at every step misses the cache, and the TLB, at every step. So each item has a
+//! **head** beside its pointer: the four bytes of its key that follow the run's common prefix, big-endian, padded with zeros.
+//! Heads order as keys do, except that different keys may have equal heads; only those are compared in full. (The idea is that
+//! of the "poor man's normalised keys" of B-tree implementations.)
+//!
+//! **Invariants**: items are strictly ascending by key. `heads[i]` is the head of `items[i]`. All keys share their first
+//! `prefix_bytes` bytes.
+//!
+//! **Not here**: which run a key belongs to (`table.rs`).
+
+/// Items in one run, as a table keeps them. At 128, heads are 512 bytes and inserting a record moves 1 KiB on average.
+pub(super) const ITEMS_MAX: usize = 128;
+/// Spare places that a growing run takes at a time: little waste against one reallocation in so many inserts.
+const GROWTH: usize = 16;
+
+/// Something that is found by its key.
+pub(super) trait Keyed {
+    fn key(&self) -> &[u8];
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Run<T> {
+    prefix_bytes: usize,
+    heads: Vec<u32>,
+    items: Vec<T>,
+}
+
+impl<T: Keyed> Run<T> {
+    pub fn new() -> Run<T> {
+        Run::of(Vec::new())
+    }
+    /// Of items in ascending order.
+    pub fn of(items: Vec<T>) -> Run<T> {
+        let mut run = Run { prefix_bytes: 0, heads: Vec::new(), items };
+        run.settle();
+        run
+    }
+    pub fn items(&self) -> &[T] {
+        &self.items
+    }
+    /// An item to change, but not in its key.
+    pub fn item_mut(&mut self, at: usize) -> &mut T {
+        &mut self.items[at]
+    }
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Where `key` is, or where it would be inserted.
+    #[inline]
+    pub fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        // As if the key had the prefix: an item found by its whole key is right in any case.
+        let head = head_of(key, self.prefix_bytes);
+        let low = self.rank(head);
+        let equal = self.heads[low..].iter().take_while(|h| **h == head).count();
+        let place = match self.items[low..low + equal].binary_search_by(|item| item.key().cmp(key)) {
+            Ok(at) => return Ok(low + at),
+            Err(at) => low + at,
+        };
+        // Not here. Where it belongs by its head is right only if it does have the prefix; otherwise it is before or
+        // after all of them.
+        match self.items.first() {
+            None => Err(0),
+            Some(first) if key.starts_with(&first.key()[..self.prefix_bytes]) => Err(place),
+            Some(first) if key < first.key() => Err(0),
+            Some(_) => Err(self.items.len()),
+        }
+    }
+
+    /// The item that `key` would be by its head alone: a guess, for those who only want to be near it.
+    #[inline]
+    pub fn near(&self, key: &[u8]) -> Option<&T> {
+        self.items.get(self.rank(head_of(key, self.prefix_bytes)))
+    }
+
+    /// Heads below this one. (Counting them all instead, without a branch, was measured and is slower, cached or not.)
+    #[inline]
+    fn rank(&self, head: u32) -> usize {
+        self.heads.partition_point(|h| *h < head)
+    }
+
+    /// The last item whose key is not after `key`, and its place; the first one if there is none.
+    #[inline]
+    pub fn floor(&self, key: &[u8]) -> (usize, &T) {
+        let at = match self.items.len() {
+            1 => 0, // all of a small table's keys are in one trunk
+            _ => match self.find(key) {
+                Ok(at) => at,
+                Err(at) => at.saturating_sub(1),
+            },
+        };
+        (at, &self.items[at])
+    }
+
+    /// Puts an item at the place that `find` gave for its key.
+    pub fn insert(&mut self, at: usize, item: T) {
+        if self.items.len() == self.items.capacity() {
+            self.items.reserve_exact(GROWTH);
+            self.heads.reserve_exact(GROWTH);
+        }
+        let shared = match self.items.first() {
+            None => item.key().len(),
+            Some(first) => shared_prefix(&first.key()[..self.prefix_bytes], item.key()),
+        };
+        if shared < self.prefix_bytes || self.items.is_empty() {
+            self.prefix_bytes = shared;
+            self.derive_heads();
+        }
+        self.heads.insert(at, head_of(item.key(), self.prefix_bytes));
+        self.items.insert(at, item);
+    }
+
+    pub fn remove(&mut self, at: usize) -> T {
+        self.heads.remove(at);
+        self.items.remove(at)
+    }
+
+    /// Cuts off the items from `at` on.
+    pub fn split(&mut self, at: usize) -> Run<T> {
+        let right = self.items.split_off(at);
+        self.items.shrink_to(at + GROWTH);
+        self.settle();
+        Run::of(right)
+    }
+
+    /// Takes in the items of the run that follows.
+    pub fn append(&mut self, next: Run<T>) {
+        self.items.reserve_exact(next.items.len());
+        self.items.extend(next.items);
+        self.settle();
+    }
+
+    /// Works out prefix and heads anew, after items came or went in bulk.
+    fn settle(&mut self) {
+        self.prefix_bytes = match (self.items.first(), self.items.last()) {
+            (Some(first), Some(last)) => shared_prefix(first.key(), last.key()),
+            _ => 0,
+        };
+        self.derive_heads();
+    }
+
+    fn derive_heads(&mut self) {
+        self.heads.clear();
+        self.heads.shrink_to(self.items.capacity());
+        self.heads.reserve_exact(self.items.capacity());
+        self.heads.extend(self.items.iter().map(|item| head_of(item.key(), self.prefix_bytes)));
+    }
+}
+
+#[inline]
+fn head_of(key: &[u8], prefix_bytes: usize) -> u32 {
+    let rest = key.get(prefix_bytes..).unwrap_or_default();
+    match rest.first_chunk::<4>() {
+        Some(four) => u32::from_be_bytes(*four),
+        None => {
+            let mut four = [0; 4];
+            four[..rest.len()].copy_from_slice(rest);
+            u32::from_be_bytes(four)
+        }
+    }
+}
+
+/// Bytes that both keys begin with.
+pub(super) fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}

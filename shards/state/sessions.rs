@@ -1,0 +1,285 @@
+//! Client sessions: what makes a retried write happen once.
+//!
+//! ```text
+//!                 floor (answered_below)           window
+//! sequences  1 2 3 | 4    5     7    8          at most session_window answers kept
+//!            gone  | kept answers, with a CRC of the command each
+//! ```
+//!
+//! A client numbers its writes 1, 2, 3 ... within a session. The session keeps the answer of each write it applied until the
+//! client says, with a later write, that it has that answer. In this order:
+//!
+//! | the write's session or sequence        | answer                                                        |
+//! |----------------------------------------|---------------------------------------------------------------|
+//! | unknown, closed or out of time         | `SessionExpired`                                              |
+//! | below the floor                        | `AlreadyAnswered`                                             |
+//! | kept, same command                     | the first answer, `duplicate`; not applied again              |
+//! | kept, another command                  | `SequenceReused`                                              |
+//! | as many answers kept as may be         | `SessionWindowFull`                                           |
+//! | otherwise                              | applied, and the answer kept                                  |
+//!
+//! A denied write changes no key and is not kept, but it has been heard: it counts as use, and it raises the floor.
+//!
+//! Use is noted in whole seconds of ring time, so that the order by last use changes once a second and session and not with
+//! every write. A session lives for its lifetime after the end of its last second of use. From then on it is refused; its
+//! memory is freed a bounded number of sessions at a time, oldest first, by the batches that follow.
+//!
+//! **Invariants**: `by_last_use` has exactly one entry for each session. `answers` is the sum of all windows. A window is
+//! strictly ascending by sequence, and none is below the floor.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::answer::{Answer, Denied, Revision};
+use super::command::Write;
+use super::digest::Digest;
+use super::freeze::Frozen;
+use super::limits::{EXPIRED_PER_BATCH_MAX, Limits, POSITIONS_MAX};
+
+/// One session. `changed_at` is not replicated state: it is 0 for what a snapshot brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Session {
+    pub floor: u64,
+    pub last_use_s: u64,
+    pub changed_at: u64,
+    pub window: VecDeque<Kept>,
+}
+
+/// The answer of an applied write, in 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub sequence: u64,
+    pub index: u64,
+    pub ring_time_ms: u64,
+    /// The position; the bit above all positions says that the key existed.
+    pub position_and_existed: u32,
+    pub command_crc: u32,
+}
+
+const EXISTED: u32 = POSITIONS_MAX;
+
+impl Kept {
+    fn answer(&self) -> Answer {
+        Answer {
+            outcome: Ok(()),
+            revision: Revision { index: self.index, position: self.position_and_existed & !EXISTED },
+            ring_time_ms: self.ring_time_ms,
+            existed: self.position_and_existed & EXISTED != 0,
+            duplicate: true,
+        }
+    }
+}
+
+/// All sessions of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    by_id: BTreeMap<u64, Session>,
+    by_last_use: BTreeSet<(u64, u64)>,
+    answers: u64,
+}
+
+/// Ring time and log index of the batch being applied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub index: u64,
+    pub ring_time_ms: u64,
+}
+
+/// Whether a write is to be applied.
+pub(super) enum Admission<'a> {
+    Apply(Seat<'a>),
+    Answered(Answer),
+    Denied(Denied),
+}
+
+/// The place where the answer of an admitted write will be kept.
+pub(super) struct Seat<'a> {
+    session: &'a mut Session,
+    answers: &'a mut u64,
+    at: usize,
+    sequence: u64,
+    command_crc: u32,
+}
+
+impl Seat<'_> {
+    /// Keeps the answer.
+    pub fn keep(self, answer: &Answer) {
+        let kept = Kept {
+            sequence: self.sequence,
+            index: answer.revision.index,
+            ring_time_ms: answer.ring_time_ms,
+            position_and_existed: answer.revision.position | if answer.existed { EXISTED } else { 0 },
+            command_crc: self.command_crc,
+        };
+        self.session.window.insert(self.at, kept);
+        *self.answers += 1;
+    }
+}
+
+impl Sessions {
+    /// Decides over a write that has a session, as the module's table says.
+    pub fn admit(&mut self, write: &Write<'_>, now: Moment, limits: &Limits, frozen: Option<&mut Frozen>) -> Admission<'_> {
+        let Some(session) = self.by_id.get_mut(&write.session) else {
+            return Admission::Denied(Denied::SessionExpired);
+        };
+        if expired(session.last_use_s, now.ring_time_ms, limits) {
+            return Admission::Denied(Denied::SessionExpired);
+        }
+        if let Some(frozen) = frozen {
+            frozen.keep_session(write.session, session);
+        }
+        session.changed_at = now.index;
+        let second = now.ring_time_ms / 1_000;
+        if second != session.last_use_s {
+            self.by_last_use.remove(&(session.last_use_s, write.session));
+            self.by_last_use.insert((second, write.session));
+            session.last_use_s = second;
+        }
+        self.answers -= session.raise_floor(write.answered_below);
+
+        if write.sequence < session.floor {
+            return Admission::Denied(Denied::AlreadyAnswered);
+        }
+        let command_crc = write.command_crc();
+        let at = match session.find(write.sequence) {
+            Ok(at) if session.window[at].command_crc == command_crc => {
+                return Admission::Answered(session.window[at].answer());
+            }
+            Ok(_) => return Admission::Denied(Denied::SequenceReused),
+            Err(at) => at,
+        };
+        let full = session.window.len() >= limits.session_window as usize || self.answers >= u64::from(limits.answers_max);
+        if full {
+            return Admission::Denied(Denied::SessionWindowFull);
+        }
+        Admission::Apply(Seat { session, answers: &mut self.answers, at, sequence: write.sequence, command_crc })
+    }
+
+    /// Opens a session with the id of `revision`, unless as many as may be are in use.
+    pub fn open(
+        &mut self,
+        revision: Revision,
+        now: Moment,
+        limits: &Limits,
+        frozen: Option<&mut Frozen>,
+    ) -> Result<(), Denied> {
+        if self.by_id.len() >= limits.sessions_max as usize && !self.remove_oldest_expired(now, limits, frozen) {
+            return Err(Denied::TooManySessions);
+        }
+        let id = revision.session_id();
+        let session =
+            Session { floor: 1, last_use_s: now.ring_time_ms / 1_000, changed_at: now.index, window: VecDeque::new() };
+        assert!(self.insert(id, session), "session ids are unique, being revisions");
+        Ok(())
+    }
+
+    /// Closes a session; whether it was open. Closing twice is no error: the second wants what already is.
+    pub fn close(&mut self, id: u64, now: Moment, limits: &Limits, frozen: Option<&mut Frozen>) -> bool {
+        let open = self.by_id.get(&id).is_some_and(|s| !expired(s.last_use_s, now.ring_time_ms, limits));
+        self.remove(id, frozen);
+        open
+    }
+
+    /// Forgets sessions whose time is up, a bounded number of them.
+    pub fn expire(&mut self, now: Moment, limits: &Limits, mut frozen: Option<&mut Frozen>) {
+        for _ in 0..EXPIRED_PER_BATCH_MAX {
+            if !self.remove_oldest_expired(now, limits, frozen.as_deref_mut()) {
+                return;
+            }
+        }
+    }
+
+    /// The kept answer of a session's write.
+    pub fn outcome(&self, id: u64, sequence: u64) -> Option<Answer> {
+        let session = self.by_id.get(&id)?;
+        let at = session.find(sequence).ok()?;
+        Some(session.window[at].answer())
+    }
+
+    /// Adds a session as it is; false, and nothing done, if there is one with this id.
+    pub fn insert(&mut self, id: u64, session: Session) -> bool {
+        if self.by_id.contains_key(&id) {
+            return false;
+        }
+        self.answers += session.window.len() as u64;
+        self.by_last_use.insert((session.last_use_s, id));
+        self.by_id.insert(id, session);
+        true
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+    /// The sessions with ids above `id`, in order.
+    pub fn after(&self, id: u64) -> impl Iterator<Item = (u64, &Session)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        self.by_id.range((Excluded(id), Unbounded)).map(|(id, session)| (*id, session))
+    }
+
+    fn remove_oldest_expired(&mut self, now: Moment, limits: &Limits, frozen: Option<&mut Frozen>) -> bool {
+        match self.by_last_use.first() {
+            Some(&(last_use_s, id)) if expired(last_use_s, now.ring_time_ms, limits) => {
+                self.remove(id, frozen);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn remove(&mut self, id: u64, frozen: Option<&mut Frozen>) {
+        let Some(session) = self.by_id.remove(&id) else {
+            return;
+        };
+        assert!(self.by_last_use.remove(&(session.last_use_s, id)), "each session is in the order by last use");
+        self.answers -= session.window.len() as u64;
+        if let Some(frozen) = frozen {
+            frozen.keep_removed_session(id, session);
+        }
+    }
+}
+
+impl Session {
+    fn find(&self, sequence: u64) -> Result<usize, usize> {
+        match self.window.back() {
+            Some(last) if last.sequence >= sequence => self.window.binary_search_by_key(&sequence, |kept| kept.sequence),
+            _ => Err(self.window.len()), // the common case: the next sequence
+        }
+    }
+
+    /// Drops the answers below `answered_below`; how many.
+    fn raise_floor(&mut self, answered_below: u64) -> u64 {
+        if answered_below <= self.floor {
+            return 0;
+        }
+        self.floor = answered_below;
+        let mut dropped = 0;
+        while self.window.front().is_some_and(|kept| kept.sequence < answered_below) {
+            self.window.pop_front();
+            dropped += 1;
+        }
+        if self.window.capacity() > 64 && self.window.len() < self.window.capacity() / 8 {
+            self.window.shrink_to(self.window.len() * 2); // a burst is over
+        }
+        dropped
+    }
+
+    pub fn digest(&self, id: u64, digest: &mut Digest) {
+        for word in [id, self.floor, self.last_use_s, self.window.len() as u64] {
+            digest.word(word);
+        }
+        for kept in &self.window {
+            digest.word(kept.sequence);
+            digest.word(kept.index);
+            digest.word(kept.ring_time_ms);
+            digest.word(u64::from(kept.position_and_existed) << 32 | u64::from(kept.command_crc));
+        }
+    }
+}
+
+/// Never early: the whole second of the last use counts as use.
+fn expired(last_use_s: u64, ring_time_ms: u64, limits: &Limits) -> bool {
+    let end_of_use_ms = last_use_s.saturating_add(1).saturating_mul(1_000);
+    end_of_use_ms.saturating_add(limits.session_lifetime_ms) <= ring_time_ms
+}

@@ -1,0 +1,116 @@
+//! The state machine against a naive model: apply, sessions, snapshots.
+//!
+//! Everything random comes from a seed that a failing assertion names.
+
+mod apply;
+mod model;
+mod sessions;
+mod snapshot;
+
+use bytes::Bytes;
+
+use super::command::{Builder, Op, Write, parse};
+use super::{Answer, Limits, State};
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// A write that owns its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    pub namespace: String,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+    pub op: OwnedOp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnedOp {
+    Put(Vec<u8>, Vec<u8>),
+    Delete(Vec<u8>),
+    Open,
+    Close,
+}
+
+impl Owned {
+    pub fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Owned {
+        Owned::of(OwnedOp::Put(key.as_ref().to_vec(), value.as_ref().to_vec()))
+    }
+    pub fn delete(key: impl AsRef<[u8]>) -> Owned {
+        Owned::of(OwnedOp::Delete(key.as_ref().to_vec()))
+    }
+    pub fn open() -> Owned {
+        Owned::of(OwnedOp::Open)
+    }
+    pub fn close(session: u64) -> Owned {
+        Owned::of(OwnedOp::Close).by(session, 0, 0)
+    }
+    fn of(op: OwnedOp) -> Owned {
+        Owned { namespace: String::new(), session: 0, sequence: 0, answered_below: 0, op }
+    }
+    pub fn by(self, session: u64, sequence: u64, answered_below: u64) -> Owned {
+        Owned { session, sequence, answered_below, ..self }
+    }
+    pub fn within(self, namespace: &str) -> Owned {
+        Owned { namespace: namespace.into(), ..self }
+    }
+    pub fn as_write(&self) -> Write<'_> {
+        let op = match &self.op {
+            OwnedOp::Put(key, value) => Op::Put { key, value },
+            OwnedOp::Delete(key) => Op::Delete { key },
+            OwnedOp::Open => Op::OpenSession,
+            OwnedOp::Close => Op::CloseSession,
+        };
+        let Owned { session, sequence, answered_below, .. } = *self;
+        Write { namespace: &self.namespace, session, sequence, answered_below, op }
+    }
+}
+
+pub fn batch(ring_time_ms: u64, writes: &[Owned]) -> Bytes {
+    let mut builder = Builder::new();
+    builder.start(ring_time_ms);
+    for write in writes {
+        builder.push(&write.as_write()).expect("tests stay within bounds");
+    }
+    assert_eq!(builder.len(), writes.len());
+    builder.finish()
+}
+
+/// Applies the writes as one batch at the next index.
+pub fn apply(state: &mut State, ring_time_ms: u64, writes: &[Owned]) -> Vec<Answer> {
+    let bytes = batch(ring_time_ms, writes);
+    let mut answers = Vec::new();
+    state.apply(state.applied() + 1, &parse(&bytes).expect("just built"), &mut answers);
+    assert_eq!(answers.len(), writes.len());
+    answers
+}
+
+/// Opens a session and returns its id.
+pub fn open(state: &mut State, ring_time_ms: u64) -> u64 {
+    let answers = apply(state, ring_time_ms, &[Owned::open()]);
+    assert_eq!(answers[0].outcome, Ok(()));
+    answers[0].revision.session_id()
+}
+
+pub fn small_limits() -> Limits {
+    Limits { sessions_max: 5, session_window: 4, answers_max: 1_000, session_lifetime_ms: 3_000 }
+}

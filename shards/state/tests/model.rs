@@ -1,0 +1,198 @@
+//! The model: two ordered maps and the rules said once more, without any thought of speed or memory; and random work.
+
+use std::collections::BTreeMap;
+
+use super::{Owned, OwnedOp, Random};
+use crate::state::{Answer, Denied, Limits, Revision, State};
+
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub keys: BTreeMap<(String, Vec<u8>), (Revision, Vec<u8>)>,
+    pub sessions: BTreeMap<u64, ModelSession>,
+    pub ring_time_ms: u64,
+    pub applied: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ModelSession {
+    floor: u64,
+    last_use_s: u64,
+    answers: BTreeMap<u64, (Answer, Owned)>,
+}
+
+impl Model {
+    pub fn apply(&mut self, limits: &Limits, ring_time_ms: u64, writes: &[Owned]) -> Vec<Answer> {
+        self.applied += 1;
+        self.ring_time_ms = self.ring_time_ms.max(ring_time_ms);
+        let now = self.ring_time_ms;
+        // All at once, where the state forgets some a batch: nobody may be able to tell.
+        self.sessions.retain(|_, s| now < (s.last_use_s + 1) * 1_000 + limits.session_lifetime_ms);
+        (0..).zip(writes).map(|(position, write)| self.apply_one(limits, position, write)).collect()
+    }
+
+    fn apply_one(&mut self, limits: &Limits, position: u32, write: &Owned) -> Answer {
+        let revision = Revision { index: self.applied, position };
+        let ok = Answer { outcome: Ok(()), revision, ring_time_ms: self.ring_time_ms, existed: false, duplicate: false };
+        let denied = |why| Answer { outcome: Err(why), ..ok };
+        let last_use_s = self.ring_time_ms / 1_000;
+        match write.op {
+            OwnedOp::Open if self.sessions.len() >= limits.sessions_max as usize => {
+                return denied(Denied::TooManySessions);
+            }
+            OwnedOp::Open => {
+                let session = ModelSession { floor: 1, last_use_s, answers: BTreeMap::new() };
+                self.sessions.insert(revision.index * (1 << 20) + u64::from(position), session);
+                return ok;
+            }
+            OwnedOp::Close => {
+                return Answer { existed: self.sessions.remove(&write.session).is_some(), ..ok };
+            }
+            OwnedOp::Put(..) | OwnedOp::Delete(..) => {}
+        }
+        if write.session != 0 {
+            let Some(session) = self.sessions.get_mut(&write.session) else {
+                return denied(Denied::SessionExpired);
+            };
+            session.last_use_s = last_use_s;
+            session.floor = session.floor.max(write.answered_below);
+            session.answers = session.answers.split_off(&session.floor);
+            if write.sequence < session.floor {
+                return denied(Denied::AlreadyAnswered);
+            }
+            if let Some((first, command)) = session.answers.get(&write.sequence) {
+                let same = command.op == write.op && command.namespace == write.namespace;
+                return if same { Answer { duplicate: true, ..*first } } else { denied(Denied::SequenceReused) };
+            }
+            if session.answers.len() >= limits.session_window as usize {
+                return denied(Denied::SessionWindowFull);
+            }
+        }
+        let existed = match &write.op {
+            OwnedOp::Put(key, value) => {
+                self.keys.insert((write.namespace.clone(), key.clone()), (revision, value.clone())).is_some()
+            }
+            OwnedOp::Delete(key) => self.keys.remove(&(write.namespace.clone(), key.clone())).is_some(),
+            OwnedOp::Open | OwnedOp::Close => unreachable!("answered above"),
+        };
+        let answer = Answer { existed, ..ok };
+        if let Some(session) = self.sessions.get_mut(&write.session) {
+            session.answers.insert(write.sequence, (answer, write.clone()));
+        }
+        answer
+    }
+
+    /// Panics unless `state` holds exactly what this model does.
+    pub fn check(&self, state: &State, seed: u64) {
+        assert_eq!((state.applied(), state.ring_time_ms()), (self.applied, self.ring_time_ms), "seed {seed}");
+        assert_eq!(state.keys(), self.keys.len() as u64, "seed {seed}");
+        let bytes: usize = self.keys.iter().map(|((_, key), (_, value))| 14 + key.len() + value.len()).sum();
+        assert_eq!(state.bytes(), bytes as u64, "seed {seed}");
+        for ((namespace, key), (revision, value)) in &self.keys {
+            let found = state.get(namespace, key).expect("the model has this key");
+            assert_eq!((found.revision, found.value), (*revision, &value[..]), "seed {seed}");
+        }
+        let all: Vec<(String, Vec<u8>)> = state
+            .contents
+            .tables
+            .iter()
+            .flat_map(|(name, table)| table.iter().map(|record| (name.to_string(), record.key().to_vec())))
+            .collect();
+        assert!(all.iter().eq(self.keys.keys()), "in order; seed {seed}");
+        for (name, table) in &state.contents.tables {
+            assert!(!table.is_empty(), "namespace {name:?} is empty; seed {seed}");
+            table.check();
+        }
+        for (id, session) in &self.sessions {
+            for (sequence, (answer, _)) in &session.answers {
+                assert_eq!(state.outcome(*id, *sequence), Some(Answer { duplicate: true, ..*answer }), "seed {seed}");
+            }
+        }
+    }
+}
+
+/// Random writes that meet each other: few keys, few sessions, retries of what was sent before.
+pub struct Work {
+    pub random: Random,
+    pub ring_time_ms: u64,
+    pub sessions: Vec<u64>,
+    sequences: BTreeMap<u64, u64>,
+    sent: Vec<Owned>,
+    keys: u64,
+}
+
+impl Work {
+    pub fn new(seed: u64, keys: u64) -> Work {
+        Work { random: Random(seed), ring_time_ms: 0, sessions: Vec::new(), sequences: BTreeMap::new(), sent: Vec::new(), keys }
+    }
+
+    /// The writes of the next batch.
+    pub fn batch(&mut self) -> Vec<Owned> {
+        self.ring_time_ms += match self.random.below(20) {
+            0 => self.random.below(4_000),
+            _ => self.random.below(30),
+        };
+        if self.sent.len() > 200 {
+            self.sent.drain(..100);
+        }
+        let writes = self.random.below(12);
+        (0..writes).map(|_| self.write()).collect()
+    }
+
+    fn write(&mut self) -> Owned {
+        if self.random.one_in(6) && !self.sent.is_empty() {
+            return self.random.pick(&self.sent).clone(); // a retry, soon or late
+        }
+        let session = if self.sessions.is_empty() { 0 } else { *self.random.pick(&self.sessions) };
+        match self.random.below(40) {
+            0 => return Owned::open(),
+            1 if session != 0 && self.random.one_in(3) => return Owned::close(session),
+            _ => {}
+        }
+        let namespace = *self.random.pick(&["", "", "a", "ab", "b\u{e9}"]);
+        let key = self.key();
+        let write = match self.random.below(3) {
+            0 => Owned::delete(key),
+            _ => {
+                let value = vec![self.random.next() as u8; *self.random.pick(&[0, 3, 3, 3, 40])];
+                Owned::put(key, value)
+            }
+        };
+        let write = write.within(namespace);
+        if session == 0 || self.random.one_in(4) {
+            return write;
+        }
+        let next = self.sequences.entry(session).or_insert(1);
+        let sequence = match self.random.below(12) {
+            0 => self.random.below(*next + 3), // anything near: reused, skipped, far below
+            _ => *next,
+        };
+        *next = (*next).max(sequence + 1);
+        let answered_below = next.saturating_sub(self.random.below(6));
+        let write = write.by(session, sequence, answered_below);
+        self.sent.push(write.clone());
+        write
+    }
+
+    /// Keys with common beginnings of several lengths, one the beginning of another, zeros among them.
+    fn key(&mut self) -> Vec<u8> {
+        let number = self.random.below(self.keys);
+        match number % 4 {
+            0 => format!("user:{number:06}").into_bytes(),
+            1 => vec![b'z'; 1 + (number % 300) as usize],
+            2 => [&b"user:"[..], &vec![0; (number % 7) as usize]].concat(),
+            _ => number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes().to_vec(),
+        }
+    }
+
+    /// Notes the sessions that a batch opened.
+    pub fn learn(&mut self, writes: &[Owned], answers: &[Answer]) {
+        for (write, answer) in writes.iter().zip(answers) {
+            if write.op == OwnedOp::Open && answer.outcome == Ok(()) {
+                self.sessions.push(answer.revision.session_id());
+            }
+        }
+        if self.sessions.len() > 8 {
+            self.sessions.remove(0);
+        }
+    }
+}

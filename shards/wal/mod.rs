@@ -1,0 +1,276 @@
+//! The log on disk of one shard: votes, entries, truncations and purges as one ordered stream of durable records.
+//!
+//! On the way of a write this is the WAL step: raft appends an entry, the log makes it durable, `flushed` is called.
+//!
+//! ```text
+//! append, save_vote, truncate_after, purge
+//!        |  pending records            readable at once (index.rs)
+//!        v
+//!   flusher (writer.rs)                one flush in flight, the rest gathers: group commit
+//!        |  whole 4 KiB blocks         block.rs, record.rs
+//!        v
+//!   wal-...01.seg  wal-...02.seg | wal-...03.seg     spare-...00.seg
+//!   full           current         next, prepared    recycled           (segment.rs)
+//! ```
+//!
+//! The bytes are drawn in `docs/format.md`. What recovery does with each kind of damage is a truth table in `recovery.rs`.
+//!
+//! **Invariants**
+//! - Records become durable in the order of the calls, and `flushed` callbacks are called in that order, each once, after
+//!   its record is durable or with the error that says it may not be.
+//! - A flush begins on a new block, and no block is written twice in the life of its segment (but for wiping a cut flush):
+//!   a torn write cannot damage what an earlier flush made durable.
+//! - There is one flush in flight. So a block of flush *s+1* proves that flush *s* was durable.
+//! - After a failed flush nothing is ever written again: the log is dead ([`Wal::fault`]).
+//! - A segment is freed only once a *durable* purge covers all that was ever in it, the oldest first.
+//! - What [`Wal::open`] found is durable before it returns: it may have read a flush that was written but never synced.
+//!
+//! **Bounds**
+//! - A flush: [`FLUSH_BYTES_MAX`] of records, or one larger record alone. A record: `entry_bytes_max` of payload.
+//! - A segment holds at least two of the largest flushes; `open` refuses a configuration where it does not.
+//! - When the next segment cannot be prepared, [`Wal::has_room`] says so once what is left of the current one is less than
+//!   the records that wait plus one largest flush. That reserve is for entries that raft has accepted and not yet appended:
+//!   raft must have less than that on the way. If it has more, the rest waits for space: late, never lost.
+//! - Pending records are bounded by whoever calls `append`; the log itself takes what it is given.
+//!
+//! **Not here**: snapshots, the meaning of entries, locking the directory against a second process (the node does it).
+
+mod block;
+mod chores;
+mod error;
+mod index;
+mod log;
+mod read;
+mod record;
+mod recovery;
+mod replay;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use error::{Full, OpenError};
+
+use crate::io::{self, Env, Instant};
+use bytes::Bytes;
+use std::io::Result;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Records gathered into one flush, at most; a larger record goes alone. About 3 ms at 1.4 GB/s: a bound on how long a lone
+/// write waits for the flush in front of it.
+pub const FLUSH_BYTES_MAX: usize = 4 << 20;
+/// Largest `entry_bytes_max`: a flush of it has fewer than 65,536 blocks.
+pub const ENTRY_BYTES_HARD_MAX: usize = 128 << 20;
+
+/// Position of an entry: who wrote it in which term, and its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogId {
+    /// Term of the leader that wrote it.
+    pub term: u64,
+    /// Node id of that leader.
+    pub leader: u64,
+    /// Log index.
+    pub index: u64,
+}
+
+/// A raft vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Vote {
+    /// Term voted in.
+    pub term: u64,
+    /// Node voted for.
+    pub node: u64,
+    /// That node has won.
+    pub committed: bool,
+}
+
+/// One log entry; kind and payload are opaque to the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its position.
+    pub id: LogId,
+    /// What the payload is, for raft.
+    pub kind: u8,
+    /// At most [`WalConfig::entry_bytes_max`].
+    pub payload: Bytes,
+}
+
+/// Whose log it is. In every segment's header; a log of anybody else is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Owner {
+    /// Ring id.
+    pub ring: u64,
+    /// Node id.
+    pub node: u64,
+    /// The data directory's random id.
+    pub incarnation: u64,
+    /// Shard id.
+    pub shard: u32,
+}
+
+/// Sizes of a log. They may change from one opening to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalConfig {
+    /// Length of a segment file; a multiple of 4096, at least twice the largest flush.
+    pub segment_bytes: u64,
+    /// Newest entries kept in memory.
+    pub cache_bytes: usize,
+    /// Purged segments kept for recycling; more than these are removed.
+    pub spare_segments: u32,
+    /// Largest payload of an entry that `append` takes.
+    pub entry_bytes_max: usize,
+}
+
+impl Default for WalConfig {
+    /// 64 MiB segments, 32 MiB cached, 2 spares, entries up to 17 MiB (a batch of one largest value).
+    fn default() -> Self {
+        WalConfig { segment_bytes: 64 << 20, cache_bytes: 32 << 20, spare_segments: 2, entry_bytes_max: 17 << 20 }
+    }
+}
+
+impl WalConfig {
+    /// Bytes on disk of the largest flush: the largest record, or a full gathering, with what rides along.
+    fn largest_flush_bytes(&self) -> u64 {
+        let riders = record::STATE_RECORD_BYTES + record::RECORD_HEADER_BYTES;
+        let record = self.entry_bytes_max + record::RECORD_HEADER_BYTES;
+        let payload = record.max(self.gather_bytes_max()) + riders;
+        (block::blocks_for(payload) * io::BLOCK_BYTES) as u64
+    }
+
+    /// Records gathered into one flush, at most. Small segments, as in tests, gather less.
+    fn gather_bytes_max(&self) -> usize {
+        FLUSH_BYTES_MAX.min(self.segment_bytes as usize / 4)
+    }
+
+    fn check(&self) -> std::result::Result<(), OpenError> {
+        let refuse = |message: String| Err(OpenError::Config(message));
+        let (bytes, least) = (self.segment_bytes, 2 * self.largest_flush_bytes() + io::BLOCK_BYTES as u64);
+        if self.entry_bytes_max > ENTRY_BYTES_HARD_MAX {
+            return refuse(format!(
+                "entry_bytes_max is {}, the largest possible is {ENTRY_BYTES_HARD_MAX}",
+                self.entry_bytes_max
+            ));
+        }
+        if !bytes.is_multiple_of(io::BLOCK_BYTES as u64) || bytes > u64::from(u32::MAX) {
+            return refuse(format!("segment_bytes is {bytes}, it must be a multiple of 4096 below 4 GiB"));
+        }
+        if bytes < least {
+            return refuse(format!(
+                "segment_bytes is {bytes}, it must be at least {least}: a segment holds two of the largest flushes \
+                 (entry_bytes_max is {})",
+                self.entry_bytes_max
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The log of one shard. Clones are handles to one log.
+pub struct Wal<E: Env>(Rc<writer::Shared<E>>);
+
+impl<E: Env> Clone for Wal<E> {
+    fn clone(&self) -> Self {
+        Wal(self.0.clone())
+    }
+}
+
+impl<E: Env> std::fmt::Debug for Wal<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wal").field("dir", &self.0.dir).field("last", &self.last()).finish_non_exhaustive()
+    }
+}
+
+impl<E: Env> Wal<E> {
+    /// Opens the log in `dir`, or makes a new one, and recovers what is durable in it.
+    pub async fn open(disk: E::Disk, dir: &str, owner: Owner, config: WalConfig) -> std::result::Result<Wal<E>, OpenError> {
+        config.check()?;
+        let recovered = replay::recover::<E>(&disk, dir, owner, &config).await?;
+        Ok(Wal(writer::Shared::start(disk, dir, owner, config, recovered)))
+    }
+
+    /// Appends entries that follow [`Wal::last`]. They can be read at once; `flushed` is called once they are durable.
+    ///
+    /// # Panics
+    /// When an index does not follow, or a payload is larger than `entry_bytes_max`: both are the caller's to prevent.
+    pub fn append(&self, entries: Vec<Entry>, flushed: impl FnOnce(Result<()>) + 'static) {
+        self.0.append(entries, Box::new(flushed));
+    }
+
+    /// Replaces the vote.
+    pub fn save_vote(&self, vote: Vote, flushed: impl FnOnce(Result<()>) + 'static) {
+        self.0.push(record::Record::Vote(vote), Box::new(flushed));
+    }
+
+    /// Notes how far is committed. Rides along with the next flush and never causes one; after a crash an older value may
+    /// come back, and it is never beyond the entries.
+    pub fn save_committed(&self, id: Option<LogId>) {
+        self.0.save_committed(id);
+    }
+
+    /// Drops all entries after `last`; `None`: all entries.
+    ///
+    /// # Panics
+    /// When `last` names an entry that the log has with another term.
+    pub fn truncate_after(&self, last: Option<LogId>, flushed: impl FnOnce(Result<()>) + 'static) {
+        self.0.truncate_after(last, Box::new(flushed));
+    }
+
+    /// Drops all entries up to and with `upto`, which may lie beyond the last. Whole segments that are not needed any more
+    /// are recycled once the purge is durable.
+    pub fn purge(&self, upto: LogId, flushed: impl FnOnce(Result<()>) + 'static) {
+        self.0.push(record::Record::Purge(upto), Box::new(flushed));
+    }
+
+    /// The entries of `range` that the log has, in order, from its first on; no more than `bytes_max` of payload, but at least
+    /// one if there is one. From memory or from disk.
+    pub async fn read(&self, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
+        read::read(&self.0, range, bytes_max).await
+    }
+
+    /// The vote last saved, durable or not.
+    pub fn vote(&self) -> Option<Vote> {
+        self.0.log.borrow().state.vote
+    }
+    /// The commit position last saved.
+    pub fn committed(&self) -> Option<LogId> {
+        self.0.log.borrow().state.committed
+    }
+    /// The last purged entry.
+    pub fn purged(&self) -> Option<LogId> {
+        self.0.log.borrow().state.purged
+    }
+    /// The last entry; the last purged one when there is none.
+    pub fn last(&self) -> Option<LogId> {
+        self.0.log.borrow().state.last
+    }
+    /// The id of an entry, also of the last purged one.
+    pub fn id_at(&self, index: u64) -> Option<LogId> {
+        let log = self.0.log.borrow();
+        log.index.id_at(index).or(log.state.purged.filter(|id| id.index == index))
+    }
+    /// Bytes on disk from the first entry that is not purged to the end of the log.
+    pub fn bytes(&self) -> u64 {
+        self.0.log.borrow().bytes()
+    }
+    /// When the flush that made this entry durable ended. Known for the entries of the last
+    /// [`FLUSH_HISTORY`] flushes.
+    pub fn flushed_at(&self, index: u64) -> Option<Instant> {
+        self.0.log.borrow().flushed_at(index)
+    }
+    /// Why the log is dead, once a flush has failed.
+    pub fn fault(&self) -> Option<String> {
+        self.0.log.borrow().fault.clone()
+    }
+    /// Whether new writes may enter raft. `Full` while the next segment cannot be made and the current one is nearly used up.
+    pub fn has_room(&self) -> std::result::Result<(), Full> {
+        self.0.has_room()
+    }
+    /// Flushes what is pending, seals the log and stops its tasks. Other handles' later writes fail.
+    pub async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+/// Flushes whose end [`Wal::flushed_at`] remembers.
+pub const FLUSH_HISTORY: usize = 1024;

@@ -1,0 +1,84 @@
+//! THE WAY OF A WRITE, on one page.
+//!
+//! | step | what happens | where | time in the reply |
+//! |---|---|---|---|
+//! | 1 frame | a put arrives; checksum, message, sizes are verified | `connection.rs` | |
+//! | 2 admit | this node leads, queue and disk have room, or it is refused with a number | `admission.rs` | |
+//! | 3 batch | its bytes are copied once, behind those that wait already | `batcher.rs` | queue |
+//! | 4 propose | all that waits becomes one raft entry; an idle shard does not wait | here | |
+//! | 5 append | leader's log and followers get it at the same moment, each flushes once | `raft/`, `wal/` | fsync |
+//! | 6 commit | a quorum of voters has it on disk, the leader perhaps not among them | openraft | quorum |
+//! | 7 apply | the state machine runs the batch and gives one answer a write | `state/` | apply |
+//! | 8 ack | answers go to their connections; each connection sends once | here | |
+//!
+//! **Invariants**
+//! - A write is acknowledged only after step 6, and its answer is the one that step 7 gave on every node.
+//! - A refusal before step 4 says "certainly not applied". After it the outcome is unknown until step 7, and a client that
+//!   loses us there asks again with the same session and sequence.
+//! - Writes of one connection enter the log in the order in which they arrived.
+//!
+//! **Not here**: reads (`read.rs`), what a write means (`state/`), retries (the SDK).
+
+use std::rc::Rc;
+
+use ringbeam_wire::client::{Breakdown, ReplyBody, Revision, Written};
+use ringbeam_wire::refusal::{Code, Refusal};
+
+use crate::admission;
+use crate::batcher::{Batch, Waiter};
+use crate::error::{denied, internal, outcome_unknown};
+use crate::io::{Env, Instant};
+use crate::raft::Applied;
+use crate::raft::replica::NotApplied;
+use crate::shard::Shard;
+use crate::state::command::Write;
+
+/// Steps 2 and 3: takes a write that has just arrived, or refuses it at once.
+pub(crate) fn offer<E: Env>(shard: &Shard<E>, write: &Write<'_>, waiter: Waiter) {
+    let mut batcher = shard.batcher.borrow_mut();
+    match shard.admit(batcher.bytes(), |standing| admission::admit(standing, write)) {
+        Ok(()) => match batcher.push(write, waiter, shard.replica.machine().ring_time_ms(E::now())) {
+            Ok(()) => shard.work.notify_one(),
+            Err((waiter, why)) => waiter.answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why))),
+        },
+        Err(reason) => waiter.answer(&ReplyBody::Refused(shard.explain(reason))),
+    }
+}
+
+/// Steps 4 to 8: one batch, from the queue to its answers.
+pub(crate) async fn carry<E: Env>(shard: Rc<Shard<E>>, batch: Rc<Batch>) {
+    let taken = E::now();
+    let outcome = shard.replica.propose(batch.payload()).await;
+    let acked = E::now();
+    match outcome {
+        Ok(applied) => acknowledge(&shard, &batch, &applied, taken, acked),
+        Err(NotApplied::NotLeader) => batch.answer_all(|_, _| ReplyBody::Refused(shard.not_leader_unknown())),
+        Err(NotApplied::Unknown(why)) => batch.answer_all(|_, _| ReplyBody::Refused(outcome_unknown(&why))),
+    }
+}
+
+/// Step 8, for each write of the batch.
+fn acknowledge<E: Env>(shard: &Shard<E>, batch: &Batch, applied: &Applied, taken: Instant, acked: Instant) {
+    let flushed = shard.replica.wal().flushed_at(applied.index).unwrap_or(acked);
+    batch.answer_all(|position, waiter| {
+        let Some(answer) = applied.answers.get(position) else { return ReplyBody::Refused(internal("no answer")) };
+        if let Err(why) = answer.outcome {
+            return ReplyBody::Refused(denied(why));
+        }
+        if waiter.opens_session {
+            return shard.session_opened(answer);
+        }
+        ReplyBody::Written(Written {
+            revision: Revision { index: answer.revision.index, position: answer.revision.position },
+            ring_time_ms: answer.ring_time_ms,
+            existed: answer.existed,
+            duplicate: answer.duplicate,
+            breakdown: Breakdown {
+                queue_us: taken.micros_since(waiter.arrived),
+                fsync_us: flushed.micros_since(taken),
+                quorum_us: applied.began.micros_since(taken),
+                apply_us: acked.micros_since(applied.began),
+            },
+        })
+    });
+}

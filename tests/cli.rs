@@ -1,0 +1,423 @@
+//! The commands as a person and a script meet them: wrong files and arguments, values through pipes, exit codes, the SDK's
+//! example, and disks that are no disks or are full.
+
+mod ring;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ring::{Plan, Ring, SMALL_LOG, free_port, ringbeam};
+use ringbeam_sdk::{Client, Error};
+use ringbeam_wire::refusal::Code;
+use serde_json::Value;
+
+/// The example of the SDK's documentation, as it is.
+#[path = "../wire/sdk/rust/examples/hello.rs"]
+#[allow(dead_code, reason = "its main is not called")]
+mod hello;
+
+fn small(nodes: u64) -> Plan {
+    Plan { nodes, extra: SMALL_LOG.into(), ..Plan::default() }
+}
+
+/// Runs the binary with something on its standard input; (exit code, stdout, stderr).
+fn with_input(args: &[&str], input: &[u8]) -> (i32, Vec<u8>, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringbeam"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    let input = input.to_vec();
+    // A command that does not read to the end closes the pipe.
+    let feeds = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let out = child.wait_with_output().expect("it ends");
+    feeds.join().expect("the input was offered");
+    (out.status.code().unwrap_or(-1), out.stdout, String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+#[test]
+fn serve_refuses_a_wrong_file_by_name_and_line() {
+    let dir = PathBuf::from(format!("/var/tmp/ringbeam-cli-config-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("a directory can be made");
+    let good = format!(
+        "[node]\nid = 1\ndata_dir = {:?}\n[ring]\nfounders = [{{ id = 1, peer = \"127.0.0.1:7702\" }}]\n",
+        dir.join("data")
+    );
+    let serve = |text: &str| {
+        let path = dir.join("node.toml");
+        fs::write(&path, text).expect("a file can be written");
+        ringbeam(&["serve", "--config", path.to_str().expect("a path in letters")])
+    };
+    for (text, says) in [
+        (good.replace("data_dir", "datadir"), vec!["node.toml", "line 3", "datadir"]),
+        (format!("{good}[limits]\nvalue_bytes = 5\n"), vec!["line 7", "value_bytes"]),
+        (format!("{good}[surprise]\n"), vec!["line 6", "surprise"]),
+        (good.replace("id = 1\n", "id = \"one\"\n"), vec!["line 2", "id"]),
+        (good.replace("id = 1\n", "id = 0\n"), vec!["node.id"]),
+        (format!("{good}[limits]\nvalue_bytes_max = 99999999\n"), vec!["limits.value_bytes_max", "16777216"]),
+        (format!("{good}[limits]\nqueue_bytes_max = 1\n"), vec!["limits.queue_bytes_max", "at least"]),
+        (format!("{good}[log]\nsegment_bytes = 5000\n"), vec!["log.segment_bytes", "4096"]),
+        (format!("{good}[timers]\nheartbeat_ms = 400\n"), vec!["election_timeout_min_ms", "heartbeat_ms"]),
+        (format!("{good}[listen]\npeer = \"nowhere\"\n"), vec!["listen.peer", "host:port"]),
+        (good.replace("[ring]", "role = \"king\"\n[ring]"), vec!["king", "tie-breaker"]),
+        ("not toml at all".to_string(), vec!["line 1"]),
+        (String::new(), vec!["node.id"]),
+    ] {
+        let (code, out, said) = serve(&text);
+        assert_eq!((code, out.as_str()), (2, ""), "{text}\n{said}");
+        for word in says {
+            assert!(said.contains(word), "{word:?} is not in {said:?} for\n{text}");
+        }
+    }
+    assert!(!dir.join("data").exists(), "a wrong file makes nothing");
+    let (code, _, said) = ringbeam(&["serve", "--config", "/nowhere/node.toml"]);
+    assert!(code == 2 && said.contains("/nowhere/node.toml"), "{code}: {said}");
+    let (code, _, said) = ringbeam(&["serve"]);
+    assert!(code == 2 && said.contains("--config"), "{code}: {said}");
+    let _ = fs::remove_dir_all(dir);
+}
+
+#[tokio::test]
+async fn keys_and_values_go_through_arguments_files_and_pipes_byte_for_byte() {
+    let ring = Ring::start("cli", small(3)).await;
+    let endpoints = ring.endpoints();
+    let run = |args: &[&str], input: &[u8]| with_input(&[args, &["--endpoints", &endpoints]].concat(), input);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+
+    // 1: no value. 0: put and get, by argument.
+    let (code, out, said) = run(&["get", "k"], b"");
+    assert!(code == 1 && out.is_empty() && said.contains("no value"), "{code}: {said}");
+    let (code, out, said) = run(&["put", "k", "value"], b"");
+    assert_eq!((code, said.as_str()), (0, ""));
+    let revision = text(&out);
+    assert!(revision.trim().split('.').all(|n| n.parse::<u64>().is_ok()) && revision.ends_with('\n'), "{revision:?}");
+    assert_eq!(run(&["get", "k"], b""), (0, b"value".to_vec(), String::new()), "no newline in a pipe");
+    assert_eq!(run(&["get", "k", "--consistency", "local"], b"").0, 0);
+
+    // Every byte there is, through a pipe, a file and back.
+    let bytes: Vec<u8> = (0..=255u8).cycle().take(40_000).collect();
+    assert_eq!(run(&["put", "piped"], &bytes).0, 0);
+    assert_eq!(run(&["get", "piped"], b"").1, bytes);
+    assert_eq!(run(&["put", "dash", "-"], &bytes).0, 0);
+    assert_eq!(run(&["get", "dash"], b"").1, bytes);
+    let file = ring.root.join("value");
+    fs::write(&file, &bytes).expect("a file can be written");
+    let file = file.to_str().expect("a path in letters");
+    assert_eq!(run(&["put", "filed", "--file", file], b"not this").0, 0);
+    assert_eq!(run(&["get", "filed"], b"").1, bytes);
+    assert_eq!(run(&["put", "empty"], b"").0, 0);
+    assert_eq!(run(&["get", "empty"], b""), (0, Vec::new(), String::new()), "an empty value is a value");
+
+    // Namespaces are apart.
+    assert_eq!(run(&["put", "k", "elsewhere", "--namespace", "n"], b"").0, 0);
+    assert_eq!(run(&["get", "k"], b"").1, b"value");
+    assert_eq!(run(&["get", "k", "--namespace", "n"], b"").1, b"elsewhere");
+    assert_eq!(run(&["get", "k", "--namespace", "m"], b"").0, 1);
+
+    // JSON.
+    let json = |args: &[&str]| -> (i32, Value) {
+        let (code, out, said) = run(&[args, &["--json"]].concat(), b"");
+        (code, serde_json::from_slice(&out).unwrap_or_else(|e| panic!("{args:?}: {e}: {said}")))
+    };
+    let (code, found) = json(&["get", "k"]);
+    assert_eq!(
+        (code, &found["found"], &found["value"], &found["encoding"]),
+        (0, &true.into(), &"value".into(), &"utf8".into())
+    );
+    let (code, found) = json(&["get", "piped"]);
+    assert_eq!((code, &found["encoding"]), (0, &"base64".into()));
+    assert_eq!(json(&["get", "nothing"]), (1, serde_json::json!({ "found": false })));
+    let (code, written) = json(&["put", "k", "again"]);
+    assert_eq!((code, &written["existed"]), (0, &true.into()));
+    for part in ["queue_us", "fsync_us", "quorum_us", "apply_us"] {
+        assert!(written["breakdown"][part].is_u64(), "{part} in {written}");
+    }
+
+    let (code, _, said) = run(&["delete", "k"], b"");
+    assert_eq!((code, said.as_str()), (0, ""));
+    assert_eq!(run(&["get", "k"], b"").0, 1);
+    let (code, _, said) = run(&["delete", "k"], b"");
+    assert!(code == 0 && said.contains("had no value"), "{code}: {said}");
+
+    // 2: wrong here. 3: refused there. 5: nobody there.
+    let (code, _, said) = run(&["put", "k", "--file", "/nowhere/value"], b"");
+    assert!(code == 2 && said.contains("/nowhere/value"), "{code}: {said}");
+    let (code, _, said) = run(&["put"], b"");
+    assert!(code == 2 && said.contains("<KEY>"), "{code}: {said}");
+    let (code, _, said) = run(&["put", "large"], &vec![0; 65_537]);
+    assert!(code == 3 && said.contains("65536"), "{code}: {said}");
+    let (code, _, said) = run(&["put", &"k".repeat(4097), "v"], b"");
+    assert!(code == 3 && said.contains("4096"), "{code}: {said}");
+    let nobody = format!("127.0.0.1:{}", free_port());
+    let (code, _, said) = with_input(&["get", "k", "--timeout-ms", "500", "--endpoints", &nobody], b"");
+    assert!(code == 5 && said.contains(&nobody), "{code}: {said}");
+
+    status(&endpoints);
+    hello::hello(&endpoints).await.expect("the example of the documentation works");
+    assert_eq!(run(&["get", "greeting"], b"").1, b"hello");
+    outcomes_without_a_quorum(ring, &endpoints).await;
+}
+
+fn status(endpoints: &str) {
+    let (code, out, said) = ringbeam(&["status", "--endpoints", endpoints]);
+    assert_eq!(code, 0, "{said}");
+    assert!(out.contains("leader") || out.contains("LEADER"), "{out}");
+    let (code, out, said) = ringbeam(&["status", "--json", "--endpoints", endpoints]);
+    assert_eq!(code, 0, "{said}");
+    let status: Value = serde_json::from_str(&out).expect("JSON");
+    let shard = &status["shards"][0];
+    assert_eq!(shard["shard"], 0);
+    for key in ["leader", "term", "last_index", "committed_index", "applied_index"] {
+        assert!(shard[key].as_u64().is_some_and(|n| n > 0), "{key} in {shard}");
+    }
+    let voters = shard["voters"].as_array().expect("voters");
+    assert_eq!(voters.len(), 3);
+    assert!(voters.iter().all(|v| v["lag"].is_u64() && v["node"].is_u64() && v["matched"].is_u64()), "{voters:?}");
+    let nodes = status["nodes"].as_array().expect("nodes");
+    assert_eq!(nodes.len(), 3);
+    for node in nodes {
+        assert_eq!(node["reachable"], true);
+        assert_eq!(node["role"], "voter");
+        assert_eq!(node["version"], env!("CARGO_PKG_VERSION"));
+        assert!(node["uptime_ms"].is_u64(), "{node}");
+    }
+}
+
+/// 4: the outcome is unknown. 5 or 4: no quorum, said within the time that was given.
+async fn outcomes_without_a_quorum(ring: Ring, endpoints: &str) {
+    let leader = ring.settled_leader(0).await;
+    let others: Vec<u32> = [1, 2, 3].iter().filter(|id| **id != leader).filter_map(|id| ring.pid(*id)).collect();
+    others.iter().for_each(|pid| ring::signal(*pid, "STOP"));
+    let at = ring.node(leader).client.clone();
+    let began = Instant::now();
+    let (code, _, said) = ringbeam(&["put", "unknown", "v", "--timeout-ms", "1500", "--endpoints", &at]);
+    assert!(code == 4 || code == 5, "{code}: {said}");
+    assert!(began.elapsed() < Duration::from_secs(10), "put took {:?}", began.elapsed());
+    let began = Instant::now();
+    let (code, _, said) = ringbeam(&["get", "greeting", "--timeout-ms", "1500", "--endpoints", &at]);
+    assert!(code == 3 || code == 5, "a linearizable read without a quorum: {code}: {said}");
+    assert!(began.elapsed() < Duration::from_secs(10), "get took {:?}", began.elapsed());
+    let (code, out, said) = ringbeam(&["get", "greeting", "--consistency", "local", "--endpoints", &at]);
+    assert_eq!((code, out.as_str()), (0, "hello"), "{said}");
+    others.iter().for_each(|pid| ring::signal(*pid, "CONT"));
+    ring.wait_ready().await;
+    let (code, _, said) = ringbeam(&["put", "again", "v", "--timeout-ms", "20000", "--endpoints", endpoints]);
+    assert_eq!(code, 0, "{said}");
+}
+
+#[tokio::test]
+async fn disk_in_memory_is_refused_unless_it_is_allowed_by_name() {
+    let shm = PathBuf::from(format!("/dev/shm/ringbeam-cli-{}", std::process::id()));
+    if fs::create_dir_all(&shm).is_err() {
+        println!("disk_in_memory: not run here: no /dev/shm to write to");
+        return;
+    }
+    let mut ring = Ring::prepare("memory", small(1));
+    let config = ring.node(1).config.clone();
+    let text = fs::read_to_string(&config).expect("it was written");
+    let in_memory = text.replace(ring.node(1).data.to_str().expect("letters"), shm.join("data").to_str().expect("letters"));
+    fs::write(&config, &in_memory).expect("it can be written");
+    ring.spawn(1);
+    assert_eq!(ring.wait_end(1, Duration::from_secs(20)), Some(1));
+    let said = ring.tail(1);
+    for word in ["tmpfs", "real disk", "allow_volatile_disk"] {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
+    fs::write(&config, in_memory.replace("[node]\n", "[node]\nallow_volatile_disk = true\n")).expect("it can be written");
+    ring.spawn(1);
+    ring.wait_ready().await;
+    assert!(ring.tail(1).contains("WARN"), "{}", ring.tail(1));
+    let client = ring.client().await;
+    client.put("k", "v").await.expect("it works");
+    ring.kill(1);
+    let _ = fs::remove_dir_all(shm);
+}
+
+/// A small ext4 in a file, mounted; gone when dropped.
+struct SmallDisk {
+    image: PathBuf,
+    mount: PathBuf,
+}
+
+impl SmallDisk {
+    /// An error says why this machine cannot have one.
+    fn new(dir: &Path, name: &str, mib: u64) -> Result<SmallDisk, String> {
+        let disk = SmallDisk { image: dir.join(format!("{name}.img")), mount: dir.join(name) };
+        fs::create_dir_all(&disk.mount).map_err(|e| e.to_string())?;
+        fs::File::create(&disk.image).and_then(|file| file.set_len(mib << 20)).map_err(|e| e.to_string())?;
+        let (image, mount) = (disk.image.display().to_string(), disk.mount.display().to_string());
+        for command in [vec!["mkfs.ext4", "-q", "-m", "0", &image], vec!["mount", "-o", "loop", &image, &mount]] {
+            let out = Command::new(command[0]).args(&command[1..]).output().map_err(|e| format!("{}: {e}", command[0]))?;
+            if !out.status.success() {
+                return Err(format!("{}: {}", command.join(" "), String::from_utf8_lossy(&out.stderr).trim()));
+            }
+        }
+        Ok(disk)
+    }
+
+    /// Leaves no byte.
+    fn fill(&self) {
+        let mut ballast = fs::OpenOptions::new().create(true).append(true).open(self.ballast()).expect("a file can be opened");
+        for size in [1 << 20, 4096] {
+            let zeros = vec![0; size];
+            while ballast.write_all(&zeros).is_ok() {}
+        }
+        let _ = ballast.sync_all();
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.ballast()).expect("the ballast is there");
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.mount.join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: after a failed test the nodes still run, and end a moment later.
+        let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
+        let _ = fs::remove_file(&self.image);
+    }
+}
+
+/// Writes that were acknowledged, and what was said to the others.
+#[derive(Default)]
+struct Tally {
+    acknowledged: Vec<u32>,
+    refused: Vec<Code>,
+    other: Vec<String>,
+}
+
+fn value_of(n: u32) -> Vec<u8> {
+    n.to_le_bytes().repeat(12_000)
+}
+
+impl Tally {
+    /// Writes the next `count` numbered keys of 48 kB.
+    async fn write(&mut self, client: &Client, count: u32) -> u32 {
+        let mut acknowledged = 0;
+        for _ in 0..count {
+            let n = (self.acknowledged.len() + self.refused.len() + self.other.len()) as u32;
+            match client.put(format!("n{}", n % 64), value_of(n)).await {
+                Ok(_) => {
+                    self.acknowledged.push(n);
+                    acknowledged += 1;
+                }
+                Err(Error::Refused(refusal)) => self.refused.push(refusal.code),
+                Err(e) => self.other.push(e.to_string()),
+            }
+        }
+        acknowledged
+    }
+
+    /// Each key has its newest acknowledged value, or a newer one whose fate was open.
+    async fn check(&self, client: &Client) {
+        for key in 0..64 {
+            let Some(newest) = self.acknowledged.iter().rev().find(|n| **n % 64 == key) else { continue };
+            let found = client.get(format!("n{key}")).await.expect("reads go on").expect("it was acknowledged");
+            let n = u32::from_le_bytes(found.value[..4].try_into().expect("four bytes"));
+            assert!(n % 64 == key && n >= *newest, "n{key} has {n}, acknowledged was {newest}");
+            assert!(found.value[..] == value_of(n)[..], "the value of n{key} is whole");
+        }
+    }
+}
+
+#[tokio::test]
+async fn full_disk_refuses_writes_loses_nothing_and_clears_itself() {
+    let mut ring = Ring::prepare(
+        "full",
+        Plan {
+            extra: SMALL_LOG.replace("snapshot_after_bytes = 2097152", "snapshot_after_bytes = 12582912"),
+            ..Plan::default()
+        },
+    );
+    // Dropped before the ring, which removes the directory that they are mounted in.
+    let mut disks = Vec::new();
+    for id in 1..=3 {
+        match SmallDisk::new(&ring.root, &format!("disk-{id}"), 96) {
+            Ok(disk) => disks.push(disk),
+            Err(why) => {
+                println!("full_disk: not run here (root and loop devices are needed): {why}");
+                return;
+            }
+        }
+        fs::create_dir_all(disks[id as usize - 1].mount.join("data")).expect("a new disk has room");
+        symlink(disks[id as usize - 1].mount.join("data"), &ring.node(id).data).expect("a link can be made");
+        ring.spawn(id);
+    }
+    ring.wait_ready().await;
+    let client = Client::builder().endpoints([ring.endpoints()]).timeout(Duration::from_secs(2)).connect().await;
+    let client = client.expect("the ring is ready");
+    let mut tally = Tally::default();
+    assert_eq!(tally.write(&client, 64).await, 64);
+
+    // A full follower: it neither dies nor acknowledges what it cannot keep; the ring goes on without it.
+    let leader = ring.settled_leader(0).await;
+    let follower = if leader == 1 { 2 } else { 1 };
+    disks[follower as usize - 1].fill();
+    assert_eq!(tally.write(&client, 400).await, 400, "the others carry on: {:?} {:?}", tally.refused, tally.other);
+    let standing = |statuses: &[ringbeam_sdk::Status], id: u64| statuses.iter().find(|s| s.node == id).cloned();
+    let statuses = ring.wait_ready().await;
+    let (l, f) = (standing(&statuses, leader).expect("it leads"), standing(&statuses, follower).expect("it answers"));
+    println!(
+        "leader at {} with {} log bytes, full follower at {} with {}",
+        l.last_index, l.log_bytes, f.last_index, f.log_bytes
+    );
+    assert!(f.fault.is_none(), "{:?}", f.fault);
+    let matched = l.voters.iter().find(|v| v.node == follower).expect("a voter").matched;
+    println!("the leader has its word up to {matched}");
+    tally.check(&client).await;
+    disks[follower as usize - 1].free();
+    ring.wait_converged().await;
+
+    // A full leader says so, as soon as what it has prepared is used up.
+    let leader = ring.settled_leader(0).await;
+    disks[leader as usize - 1].fill();
+    let began = Instant::now();
+    while !tally.refused.contains(&Code::DiskFull) {
+        tally.write(&client, 10).await;
+        let (acknowledged, others) = (tally.acknowledged.len(), (&tally.refused, &tally.other));
+        let late = began.elapsed() > Duration::from_secs(40);
+        assert!(!late, "never DiskFull: {acknowledged} acknowledged, {others:?}\n{}", ring.tail(leader));
+    }
+    tally.check(&client).await;
+    // All full: what was prepared is used up, then nothing is acknowledged, whoever leads; what was can be read.
+    disks.iter().for_each(SmallDisk::fill);
+    let began = Instant::now();
+    while tally.write(&client, 2).await > 0 {
+        assert!(began.elapsed() < Duration::from_secs(40), "full disks take more and more");
+    }
+    println!("all full: {:?}, {:?}", tally.refused, tally.other);
+    tally.check(&client).await;
+    for id in 1..=3 {
+        assert!(ring.status(&client, id, 0).await.is_some_and(|s| s.fault.is_none()), "node {id}:\n{}", ring.tail(id));
+    }
+    disks.iter().for_each(SmallDisk::free);
+    let began = Instant::now();
+    while tally.write(&client, 1).await == 0 {
+        assert!(began.elapsed() < Duration::from_secs(30), "writes do not go on: {:?} {:?}", tally.refused, tally.other);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(tally.write(&client, 64).await > 0);
+    ring.wait_converged().await;
+    tally.check(&client).await;
+    // What was kept is kept on disk as well.
+    for id in 1..=3 {
+        ring.kill(id);
+    }
+    for id in 1..=3 {
+        ring.spawn(id);
+    }
+    ring.wait_ready().await;
+    tally.check(&client).await;
+    (1..=3).for_each(|id| ring.kill(id));
+}

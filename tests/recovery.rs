@@ -1,0 +1,286 @@
+//! How a node comes back, on real processes: by log, by snapshot, after damage, and what it refuses.
+
+mod ring;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ring::light::Load;
+use ring::{Plan, Ring, SMALL_LOG, ringbeam_at};
+use ringbeam_sdk::{Client, Status};
+
+/// For what takes seconds on a busy machine.
+const SOON: Duration = Duration::from_secs(30);
+/// Of the log's files.
+const BLOCK_BYTES: usize = 4096;
+
+fn plan(shards: u32) -> Plan {
+    // Values are large here: the log must be truncated within seconds, again and again.
+    Plan { shards, extra: SMALL_LOG.to_string(), ..Plan::default() }
+}
+
+/// Writes about `bytes` in values of 32 KiB to keys that begin with `name`.
+async fn fill(client: &Client, name: &str, bytes: usize) {
+    const VALUE_BYTES: usize = 32 << 10;
+    let client = client.with_timeout(SOON);
+    for n in 0..bytes / VALUE_BYTES {
+        let value = vec![n as u8; VALUE_BYTES];
+        client.put(format!("{name}/{n}"), value).await.expect("the ring can be written");
+    }
+}
+
+/// Writes until every running node has cut its log past `index` of shard 0, and a node that stopped there needs a snapshot.
+async fn truncate_past(ring: &Ring, client: &Client, index: u64) {
+    let began = Instant::now();
+    for round in 0.. {
+        fill(client, &format!("truncate{}", round % 4), 4 << 20).await;
+        // openraft keeps some entries behind a snapshot; small writes get past them.
+        let mut writes = tokio::task::JoinSet::new();
+        for n in 0..400 {
+            let client = client.with_timeout(SOON);
+            writes.spawn(async move { client.put(format!("small/{}", n % 50), "x").await.map(|_| ()) });
+            if n % 4 == 3 {
+                while let Some(written) = writes.join_next().await {
+                    written.expect("a write ends well").expect("the ring can be written");
+                }
+            }
+        }
+        let statuses = ring.wait_ready().await;
+        if statuses.iter().all(|s| s.purged_index > index) {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "the logs are not cut past {index}: {statuses:#?}");
+    }
+}
+
+fn segments(ring: &Ring, id: u64, shard: u32) -> Vec<PathBuf> {
+    files(ring, id, shard, "log", "wal-")
+}
+
+fn files(ring: &Ring, id: u64, shard: u32, below: &str, prefix: &str) -> Vec<PathBuf> {
+    let dir = ring.node(id).data.join(format!("shard-{shard}")).join(below);
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+        .expect("the directory can be read")
+        .map(|e| e.expect("the directory can be read").path())
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(prefix)))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Waits for the fault of a shard of node `id`.
+async fn fault_of(ring: &Ring, id: u64, shard: u32) -> String {
+    let is = |s: &&Status| s.node == id && s.shard == shard && s.fault.is_some();
+    let statuses = ring.wait_for("the shard says what is wrong", SOON, |s| s.iter().any(|s| is(&s))).await;
+    statuses.iter().find(is).and_then(|s| s.fault.clone()).expect("it was seen")
+}
+
+// ---- catching up ----
+
+#[tokio::test]
+async fn a_node_far_behind_catches_up_by_snapshot() {
+    let mut ring = Ring::start_quiet("by-snapshot", plan(1)).await;
+    let client = ring.client().await;
+    fill(&client, "before", 1 << 20).await;
+    ring.wait_converged().await;
+    let stopped_at = ring.status(&client, 3, 0).await.expect("it answers").last_index;
+    ring.kill(3);
+    truncate_past(&ring, &client, stopped_at).await;
+    let load = Load::start(&client, 2);
+    ring.spawn(3);
+    let arrived = |s: &[Status]| s.iter().any(|s| s.node == 3 && s.snapshot_index > stopped_at && s.purged_index > stopped_at);
+    ring.wait_for("node 3 has a snapshot that it did not make", SOON, arrived).await;
+    load.check(&client).await;
+    ring.wait_converged().await;
+
+    // Snapshot and log together are the state again.
+    for id in 1..=3 {
+        ring.kill(id);
+    }
+    for id in 1..=3 {
+        ring.spawn(id);
+    }
+    ring.wait_converged().await;
+    let value = client.with_timeout(SOON).get("before/0").await.expect("the ring can be read");
+    assert_eq!(value.map(|v| v.value.len()), Some(32 << 10));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_cut_off_begins_again() {
+    let mut ring = Ring::start_quiet("cut-off", plan(1)).await;
+    let client = ring.client().await;
+    fill(&client, "large", 24 << 20).await;
+    let lagging = ring.leader(0).await % 3 + 1;
+    ring.wait_converged().await;
+    let stopped_at = ring.status(&client, lagging, 0).await.expect("it answers").last_index;
+    ring.kill(lagging);
+    truncate_past(&ring, &client, stopped_at).await;
+
+    let incoming = ring.node(lagging).data.join("shard-0/incoming.tmp");
+    let mut seen = 0;
+    for round in 0..4u64 {
+        ring.spawn(lagging);
+        let began = Instant::now();
+        // As soon as the snapshot arrives, and each time a little later.
+        while !incoming.exists() && began.elapsed() < Duration::from_secs(2) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(round * 5)).await;
+        seen += u64::from(incoming.exists());
+        if round % 2 == 0 {
+            ring.kill(lagging);
+        } else {
+            let leader = ring.leader(0).await;
+            ring.kill(leader);
+            ring.kill(lagging);
+            ring.spawn(leader);
+            ring.wait_ready().await;
+        }
+    }
+    assert!(seen > 0, "no transfer was caught in the middle");
+    ring.spawn(lagging);
+    ring.wait_converged().await;
+    assert!(!incoming.exists());
+    let status = ring.status(&client, lagging, 0).await.expect("it answers");
+    assert!(status.snapshot_index > stopped_at, "{status:?}");
+}
+
+#[tokio::test]
+async fn restarted_nodes_replay_to_equal_states() {
+    let mut ring = Ring::start_quiet("replay", plan(2)).await;
+    let client = ring.client().await;
+    let load = Load::with_values(&client, 4, 16 << 10, Duration::from_millis(1));
+    for id in 1..=3 {
+        load.goes_on(150, SOON).await;
+        ring.kill(id);
+        load.goes_on(50, SOON).await;
+        ring.spawn(id);
+        ring.wait_ready().await;
+    }
+    for id in 1..=3 {
+        ring.kill(id);
+    }
+    for id in 1..=3 {
+        ring.spawn(id);
+    }
+    load.goes_on(50, SOON).await;
+    load.check(&client).await;
+    ring.wait_converged().await;
+}
+
+// ---- damage ----
+
+#[tokio::test]
+async fn a_rotten_log_is_refused_by_name_and_the_other_shard_serves() {
+    let mut ring = Ring::start_quiet("rot", plan(2)).await;
+    let client = ring.client().await;
+    fill(&client, "some", 1 << 20).await;
+    ring.wait_converged().await;
+    ring.terminate(3);
+    let segment = segments(&ring, 3, 0).remove(0);
+    let good = fs::read(&segment).expect("the segment can be read");
+    let mut bad = good.clone();
+    // Block 0 is the header; this is in an early flush of some 150.
+    let at = 3 * BLOCK_BYTES + 100;
+    bad[at] ^= 0x10;
+    fs::write(&segment, bad).expect("the segment can be written");
+
+    ring.spawn(3);
+    let fault = fault_of(&ring, 3, 0).await;
+    let name = segment.file_name().expect("it has a name").to_string_lossy().into_owned();
+    let offset = format!("offset {}", 3 * BLOCK_BYTES);
+    assert!(fault.contains(&name) && fault.contains(&offset), "{name}, {offset}: {fault}");
+    let (code, out, err) = ringbeam_at(&ring.endpoints(), &["status"]).await;
+    assert!(code == 0 && out.contains("shard 0 on node 3 does not serve") && out.contains(&offset), "{out}{err}");
+    let other = ring.status(&client, 3, 1).await.expect("shard 1 answers");
+    assert!(other.fault.is_none() && other.keys > 0, "{other:?}");
+    // The ring goes on: both shards, without node 3 in shard 0.
+    let load = Load::start(&client, 2);
+    load.goes_on(30, SOON).await;
+
+    // The file restored, the shard comes back.
+    ring.terminate(3);
+    fs::write(&segment, good).expect("the segment can be written");
+    ring.spawn(3);
+    load.goes_on(30, SOON).await;
+    load.check(&client).await;
+    ring.wait_converged().await;
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_and_refilled() {
+    let mut ring = Ring::start_quiet("torn", plan(1)).await;
+    let client = ring.client().await;
+    let load = Load::start(&client, 2);
+    load.goes_on(50, SOON).await;
+    let follower = ring.leader(0).await % 3 + 1;
+    ring.kill(follower);
+    // The newest segment may be prepared and not begun.
+    let written = |block: &[u8]| block.get(4..7) == Some(b"RBB");
+    let (segment, mut bytes, last) = segments(&ring, follower, 0)
+        .into_iter()
+        .rev()
+        .find_map(|segment| {
+            let bytes = fs::read(&segment).expect("the segment can be read");
+            let last = bytes.chunks(BLOCK_BYTES).rposition(written)?;
+            Some((segment, bytes, last))
+        })
+        .expect("something was written");
+    assert!(last > 1, "there is more than one");
+    bytes[last * BLOCK_BYTES..(last + 1) * BLOCK_BYTES].fill(0);
+    fs::write(&segment, bytes).expect("the segment can be written");
+    ring.spawn(follower);
+    load.goes_on(50, SOON).await;
+    load.check(&client).await;
+    let statuses = ring.wait_converged().await;
+    assert!(statuses.iter().all(|s| s.fault.is_none()));
+}
+
+#[tokio::test]
+async fn a_rotten_snapshot_is_refused_by_name() {
+    let mut ring = Ring::start_quiet("rotten-snapshot", plan(1)).await;
+    let client = ring.client().await;
+    fill(&client, "some", 6 << 20).await;
+    ring.wait_for("node 3 has a snapshot", SOON, |s| s.iter().any(|s| s.node == 3 && s.snapshot_index > 0)).await;
+    ring.wait_converged().await;
+    ring.terminate(3);
+    let snapshot = files(&ring, 3, 0, "", "snapshot-").pop().expect("there is a snapshot");
+    let mut bytes = fs::read(&snapshot).expect("the snapshot can be read");
+    bytes[300_000] ^= 1;
+    fs::write(&snapshot, bytes).expect("the snapshot can be written");
+    ring.spawn(3);
+    let fault = fault_of(&ring, 3, 0).await;
+    let name = snapshot.file_name().expect("it has a name").to_string_lossy().into_owned();
+    assert!(fault.contains(&name) && fault.contains("checksum"), "{fault}");
+    client.with_timeout(SOON).put("still", "written").await.expect("two of three can write");
+}
+
+// ---- founding ----
+
+#[tokio::test]
+async fn crashes_while_founding_found_one_ring() {
+    for round in 0..4u64 {
+        let mut ring = Ring::start_quiet_founding(&format!("founding-{round}"), plan(2));
+        // The coordinator dies several times, each time a little later, and with it once another one.
+        for crash in 0..5u64 {
+            ring.spawn(1);
+            tokio::time::sleep(Duration::from_millis(40 + 45 * crash + 11 * round)).await;
+            ring.kill(1);
+            if crash == 2 {
+                ring.kill(2);
+                ring.spawn(2);
+            }
+        }
+        ring.spawn(1);
+        let statuses = ring.wait_ready().await;
+        let client = ring.client().await;
+        client.with_timeout(SOON).put("founded", "once").await.expect("the ring can be written");
+        let statuses = [statuses, ring.wait_converged().await].concat();
+        assert!(statuses.iter().all(|s| s.ring == statuses[0].ring && s.ring != 0));
+        // None, when it died between saving the ring and saying so.
+        assert!(ring.said(1).matches("ring founded").count() <= 1, "{}", ring.said(1));
+        let told: Vec<u64> = statuses.iter().filter(|s| s.shard == 0).map(|s| s.node).collect();
+        assert!((1..=3).all(|id| told.contains(&id)), "{told:?}");
+    }
+}

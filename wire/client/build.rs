@@ -1,0 +1,243 @@
+//! From client messages to frames.
+
+use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, Vector, WIPOffset};
+
+use super::*;
+use crate::frame_builder::FrameBuilder;
+use crate::member::build_members;
+use crate::schema;
+
+type Builder = FlatBufferBuilder<'static>;
+type Body = WIPOffset<UnionWIPOffset>;
+
+/// Encodes client messages: one reusable builder per connection. Each call appends one whole frame (header, CRC, payload).
+pub struct Encoder(FrameBuilder);
+
+impl Default for Encoder {
+    fn default() -> Encoder {
+        Encoder::new()
+    }
+}
+
+impl Encoder {
+    /// An encoder with a small buffer.
+    pub fn new() -> Encoder {
+        Encoder(FrameBuilder::new())
+    }
+
+    /// Appends the frame of a request to `out`.
+    pub fn request(&mut self, out: &mut Vec<u8>, id: u64, deadline_ms: u32, body: &RequestBody<'_>) {
+        self.0.append(out, |b| {
+            let (body_type, body) = request_body(b, body);
+            schema::Request::create(b, &schema::RequestArgs { id, deadline_ms, body_type, body: Some(body) })
+        });
+    }
+
+    /// Appends the frame of a reply to `out`.
+    pub fn reply(&mut self, out: &mut Vec<u8>, id: u64, body: &ReplyBody<'_>) {
+        self.0.append(out, |b| {
+            let (body_type, body) = reply_body(b, body);
+            schema::Reply::create(b, &schema::ReplyArgs { id, body_type, body: Some(body) })
+        });
+    }
+}
+
+/// The default namespace is absent on the wire.
+fn namespace(b: &mut Builder, namespace: &str) -> Option<WIPOffset<&'static str>> {
+    (!namespace.is_empty()).then(|| b.create_string(namespace))
+}
+
+fn bytes(b: &mut Builder, bytes: &[u8]) -> Option<WIPOffset<Vector<'static, u8>>> {
+    Some(b.create_vector(bytes))
+}
+
+fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody, Body) {
+    use schema::RequestBody as Type;
+    match body {
+        RequestBody::Hello(hello) => {
+            let args = schema::HelloArgs {
+                version_min: hello.version_min,
+                version_max: hello.version_max,
+                features: hello.features,
+                ring: hello.ring,
+                client: Some(b.create_string(hello.client)),
+            };
+            (Type::Hello, schema::Hello::create(b, &args).as_union_value())
+        }
+        RequestBody::Put(put) => {
+            let args = schema::PutArgs {
+                namespace: namespace(b, put.namespace),
+                key: bytes(b, put.key),
+                value: bytes(b, put.value),
+                session: put.session,
+                sequence: put.sequence,
+                answered_below: put.answered_below,
+            };
+            (Type::Put, schema::Put::create(b, &args).as_union_value())
+        }
+        RequestBody::Delete(delete) => {
+            let args = schema::DeleteArgs {
+                namespace: namespace(b, delete.namespace),
+                key: bytes(b, delete.key),
+                session: delete.session,
+                sequence: delete.sequence,
+                answered_below: delete.answered_below,
+            };
+            (Type::Delete, schema::Delete::create(b, &args).as_union_value())
+        }
+        RequestBody::Get(get) => {
+            let args = schema::GetArgs {
+                namespace: namespace(b, get.namespace),
+                key: bytes(b, get.key),
+                consistency: match get.consistency {
+                    Consistency::Linearizable => schema::Consistency::Linearizable,
+                    Consistency::Local => schema::Consistency::Local,
+                },
+            };
+            (Type::Get, schema::Get::create(b, &args).as_union_value())
+        }
+        RequestBody::OpenSession => {
+            (Type::OpenSession, schema::OpenSession::create(b, &schema::OpenSessionArgs {}).as_union_value())
+        }
+        &RequestBody::CloseSession { session } => {
+            let args = schema::CloseSessionArgs { session };
+            (Type::CloseSession, schema::CloseSession::create(b, &args).as_union_value())
+        }
+        RequestBody::GetTopology => {
+            (Type::GetTopology, schema::GetTopology::create(b, &schema::GetTopologyArgs {}).as_union_value())
+        }
+        RequestBody::GetStatus => (Type::GetStatus, schema::GetStatus::create(b, &schema::GetStatusArgs {}).as_union_value()),
+        RequestBody::Ping => (Type::Ping, schema::Ping::create(b, &schema::PingArgs {}).as_union_value()),
+        &RequestBody::RingAdd { node, peer } => {
+            let args = schema::RingAddArgs { node, peer: Some(b.create_string(peer)) };
+            (Type::RingAdd, schema::RingAdd::create(b, &args).as_union_value())
+        }
+        &RequestBody::RingPromote { node } => {
+            (Type::RingPromote, schema::RingPromote::create(b, &schema::RingPromoteArgs { node }).as_union_value())
+        }
+        &RequestBody::RingRemove { node, force } => {
+            let args = schema::RingRemoveArgs { node, force };
+            (Type::RingRemove, schema::RingRemove::create(b, &args).as_union_value())
+        }
+        &RequestBody::RingTransfer { to } => {
+            (Type::RingTransfer, schema::RingTransfer::create(b, &schema::RingTransferArgs { to }).as_union_value())
+        }
+    }
+}
+
+fn reply_body(b: &mut Builder, body: &ReplyBody<'_>) -> (schema::ReplyBody, Body) {
+    use schema::ReplyBody as Type;
+    match body {
+        ReplyBody::Written(written) => (Type::Written, build_written(b, written)),
+        ReplyBody::Value(value) => (Type::Value, build_value(b, value)),
+        ReplyBody::Refused(refusal) => {
+            let args = schema::RefusedArgs {
+                code: refusal.code as u16,
+                unknown: refusal.unknown,
+                message: Some(b.create_string(&refusal.message)),
+                leader: refusal.leader,
+                leader_address: (!refusal.leader_address.is_empty()).then(|| b.create_string(&refusal.leader_address)),
+                retry_after_ms: refusal.retry_after_ms,
+            };
+            (Type::Refused, schema::Refused::create(b, &args).as_union_value())
+        }
+        ReplyBody::Welcome(welcome) => {
+            let args = schema::WelcomeArgs {
+                version: welcome.version,
+                features: welcome.features,
+                ring: welcome.ring,
+                node: welcome.node,
+                shard: welcome.shard,
+                key_bytes_max: welcome.key_bytes_max,
+                value_bytes_max: welcome.value_bytes_max,
+                session_window: welcome.session_window,
+                server: Some(b.create_string(&welcome.server)),
+            };
+            (Type::Welcome, schema::Welcome::create(b, &args).as_union_value())
+        }
+        &ReplyBody::SessionOpened { session, lifetime_ms } => {
+            let args = schema::SessionOpenedArgs { session, lifetime_ms };
+            (Type::SessionOpened, schema::SessionOpened::create(b, &args).as_union_value())
+        }
+        ReplyBody::Topology(topology) => (Type::Topology, build_topology(b, topology)),
+        ReplyBody::Status(status) => (Type::Status, build_status(b, status)),
+        ReplyBody::Done { message } => {
+            let args = schema::DoneArgs { message: Some(b.create_string(message)) };
+            (Type::Done, schema::Done::create(b, &args).as_union_value())
+        }
+    }
+}
+
+fn build_written(b: &mut Builder, written: &Written) -> Body {
+    let Breakdown { queue_us, fsync_us, quorum_us, apply_us } = written.breakdown;
+    let args = schema::WrittenArgs {
+        revision: Some(&schema::Revision::new(written.revision.index, written.revision.position)),
+        ring_time_ms: written.ring_time_ms,
+        existed: written.existed,
+        duplicate: written.duplicate,
+        breakdown: Some(&schema::Breakdown::new(queue_us, fsync_us, quorum_us, apply_us)),
+    };
+    schema::Written::create(b, &args).as_union_value()
+}
+
+fn build_value(b: &mut Builder, value: &Value<'_>) -> Body {
+    let revision = schema::Revision::new(value.revision.index, value.revision.position);
+    let args = schema::ValueArgs {
+        found: value.found,
+        value: if value.found { bytes(b, value.value) } else { None },
+        revision: value.found.then_some(&revision),
+        index: value.index,
+    };
+    schema::Value::create(b, &args).as_union_value()
+}
+
+fn build_topology(b: &mut Builder, topology: &Topology) -> Body {
+    let slots: Vec<_> =
+        topology.slots.iter().map(|range| schema::SlotRange::new(range.first, range.end, range.shard)).collect();
+    let args = schema::TopologyArgs {
+        epoch: topology.epoch,
+        ring: topology.ring,
+        shard: topology.shard,
+        leader: topology.leader,
+        term: topology.term,
+        slots: Some(b.create_vector(&slots)),
+        members: Some(build_members(b, &topology.members)),
+    };
+    schema::Topology::create(b, &args).as_union_value()
+}
+
+fn build_status(b: &mut Builder, status: &Status) -> Body {
+    let mut voters = Vec::with_capacity(status.voters.len());
+    for &Progress { node, role, matched, lag, learner } in &status.voters {
+        let args = schema::ProgressArgs { node, role: role.build(), matched, lag, learner };
+        voters.push(schema::Progress::create(b, &args));
+    }
+    let args = schema::StatusArgs {
+        node: status.node,
+        ring: status.ring,
+        shard: status.shard,
+        shards: status.shards,
+        version: Some(b.create_string(&status.version)),
+        role: status.role.build(),
+        uptime_ms: status.uptime_ms,
+        raft_state: Some(b.create_string(&status.raft_state)),
+        leader: status.leader,
+        term: status.term,
+        last_index: status.last_index,
+        committed_index: status.committed_index,
+        applied_index: status.applied_index,
+        snapshot_index: status.snapshot_index,
+        purged_index: status.purged_index,
+        keys: status.keys,
+        state_bytes: status.state_bytes,
+        state_hash: status.state_hash,
+        log_bytes: status.log_bytes,
+        sessions: status.sessions,
+        connections: status.connections,
+        voters: Some(b.create_vector(&voters)),
+        voters_joint: status.voters_joint,
+        fault: status.fault.as_deref().map(|fault| b.create_string(fault)),
+        ring_time_ms: status.ring_time_ms,
+    };
+    schema::Status::create(b, &args).as_union_value()
+}

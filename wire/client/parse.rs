@@ -1,0 +1,262 @@
+//! From bytes to client messages.
+
+use super::*;
+use crate::malformed::{Malformed, root};
+use crate::member::{check_count, parse_members};
+use crate::refusal::Code;
+use crate::{schema, slots};
+
+/// Verifies and checks a request.
+pub fn parse_request(payload: &[u8]) -> Result<Request<'_>, Malformed> {
+    let request = root::<schema::Request<'_>>(payload, "request")?;
+    let id = request.id();
+    Ok(Request { id, deadline_ms: request.deadline_ms(), body: request_body(&request, id)? })
+}
+
+// A `body_as_*` of the generated code is `None` only when the body has another type, which the match has ruled out; the `?`
+// on `None` keeps that free of panics. The order of arms is that of traffic.
+fn request_body<'a>(request: &schema::Request<'a>, id: u64) -> Result<RequestBody<'a>, Malformed> {
+    use schema::RequestBody as Type;
+    let kind = request.body_type();
+    let body = match kind {
+        Type::Put => request.body_as_put().map(|put| RequestBody::Put(parse_put(put))),
+        Type::Get => match request.body_as_get() {
+            Some(get) => Some(RequestBody::Get(parse_get(get, id)?)),
+            None => None,
+        },
+        Type::Delete => request.body_as_delete().map(|delete| RequestBody::Delete(parse_delete(delete))),
+        Type::Hello => request.body_as_hello().map(|hello| RequestBody::Hello(parse_hello(hello))),
+        Type::OpenSession => Some(RequestBody::OpenSession),
+        Type::CloseSession => request.body_as_close_session().map(|body| RequestBody::CloseSession { session: body.session() }),
+        Type::GetTopology => Some(RequestBody::GetTopology),
+        Type::GetStatus => Some(RequestBody::GetStatus),
+        Type::Ping => Some(RequestBody::Ping),
+        Type::RingAdd => request
+            .body_as_ring_add()
+            .map(|body| RequestBody::RingAdd { node: body.node(), peer: body.peer().unwrap_or_default() }),
+        Type::RingPromote => request.body_as_ring_promote().map(|body| RequestBody::RingPromote { node: body.node() }),
+        Type::RingRemove => {
+            request.body_as_ring_remove().map(|body| RequestBody::RingRemove { node: body.node(), force: body.force() })
+        }
+        Type::RingTransfer => request.body_as_ring_transfer().map(|body| RequestBody::RingTransfer { to: body.to() }),
+        _ => None,
+    };
+    body.ok_or_else(|| {
+        let max = schema::RequestBody::ENUM_MAX;
+        Malformed::new(id, format!("request.body is of type {}, known are 1 to {max}", kind.0))
+    })
+}
+
+fn parse_hello(hello: schema::Hello<'_>) -> Hello<'_> {
+    Hello {
+        version_min: hello.version_min(),
+        version_max: hello.version_max(),
+        features: hello.features(),
+        ring: hello.ring(),
+        client: hello.client().unwrap_or_default(),
+    }
+}
+
+fn parse_put(put: schema::Put<'_>) -> Put<'_> {
+    Put {
+        namespace: put.namespace().unwrap_or_default(),
+        key: put.key().map_or(&[], |key| key.bytes()),
+        value: put.value().map_or(&[], |value| value.bytes()),
+        session: put.session(),
+        sequence: put.sequence(),
+        answered_below: put.answered_below(),
+    }
+}
+
+fn parse_delete(delete: schema::Delete<'_>) -> Delete<'_> {
+    Delete {
+        namespace: delete.namespace().unwrap_or_default(),
+        key: delete.key().map_or(&[], |key| key.bytes()),
+        session: delete.session(),
+        sequence: delete.sequence(),
+        answered_below: delete.answered_below(),
+    }
+}
+
+fn parse_get(get: schema::Get<'_>, id: u64) -> Result<Get<'_>, Malformed> {
+    let consistency = match get.consistency() {
+        schema::Consistency::Linearizable => Consistency::Linearizable,
+        schema::Consistency::Local => Consistency::Local,
+        schema::Consistency(other) => {
+            let known = "known are 0 (linearizable), 1 (local)";
+            return Err(Malformed::new(id, format!("request.body.consistency is {other}, {known}")));
+        }
+    };
+    let key = get.key().map_or(&[][..], |key| key.bytes());
+    Ok(Get { namespace: get.namespace().unwrap_or_default(), key, consistency })
+}
+
+/// Verifies and checks a reply. A refusal whose code this build does not know is [`Code::Internal`] with the number in its message.
+pub fn parse_reply(payload: &[u8]) -> Result<Reply<'_>, Malformed> {
+    let reply = root::<schema::Reply<'_>>(payload, "reply")?;
+    let id = reply.id();
+    Ok(Reply { id, body: reply_body(&reply, id)? })
+}
+
+fn reply_body<'a>(reply: &schema::Reply<'a>, id: u64) -> Result<ReplyBody<'a>, Malformed> {
+    if let Some(written) = reply.body_as_written() {
+        return parse_written(written, id).map(ReplyBody::Written);
+    }
+    if let Some(value) = reply.body_as_value() {
+        return parse_value(value, id).map(ReplyBody::Value);
+    }
+    if let Some(refused) = reply.body_as_refused() {
+        return Ok(ReplyBody::Refused(parse_refusal(refused)));
+    }
+    if let Some(welcome) = reply.body_as_welcome() {
+        return Ok(ReplyBody::Welcome(parse_welcome(welcome)));
+    }
+    if let Some(opened) = reply.body_as_session_opened() {
+        return Ok(ReplyBody::SessionOpened { session: opened.session(), lifetime_ms: opened.lifetime_ms() });
+    }
+    if let Some(topology) = reply.body_as_topology() {
+        return parse_topology(topology, id).map(ReplyBody::Topology);
+    }
+    if let Some(status) = reply.body_as_status() {
+        return parse_status(status, id).map(|status| ReplyBody::Status(Box::new(status)));
+    }
+    if let Some(done) = reply.body_as_done() {
+        return Ok(ReplyBody::Done { message: text(done.message()) });
+    }
+    let (kind, max) = (reply.body_type().0, schema::ReplyBody::ENUM_MAX);
+    Err(Malformed::new(id, format!("reply.body is of type {kind}, known are 1 to {max}")))
+}
+
+fn text(text: Option<&str>) -> String {
+    text.unwrap_or_default().to_string()
+}
+
+fn parse_welcome(welcome: schema::Welcome<'_>) -> Welcome {
+    Welcome {
+        version: welcome.version(),
+        features: welcome.features(),
+        ring: welcome.ring(),
+        node: welcome.node(),
+        shard: welcome.shard(),
+        key_bytes_max: welcome.key_bytes_max(),
+        value_bytes_max: welcome.value_bytes_max(),
+        session_window: welcome.session_window(),
+        server: text(welcome.server()),
+    }
+}
+
+fn parse_revision(revision: &schema::Revision) -> Revision {
+    Revision { index: revision.index(), position: revision.position() }
+}
+
+fn parse_written(written: schema::Written<'_>, id: u64) -> Result<Written, Malformed> {
+    let revision = written.revision().ok_or_else(|| Malformed::absent(id, "reply.body.revision"))?;
+    Ok(Written {
+        revision: parse_revision(revision),
+        ring_time_ms: written.ring_time_ms(),
+        existed: written.existed(),
+        duplicate: written.duplicate(),
+        breakdown: written.breakdown().map_or_else(Breakdown::default, |breakdown| Breakdown {
+            queue_us: breakdown.queue_us(),
+            fsync_us: breakdown.fsync_us(),
+            quorum_us: breakdown.quorum_us(),
+            apply_us: breakdown.apply_us(),
+        }),
+    })
+}
+
+fn parse_value(value: schema::Value<'_>, id: u64) -> Result<Value<'_>, Malformed> {
+    if !value.found() {
+        return Ok(Value { index: value.index(), ..Value::default() });
+    }
+    let revision = value.revision().ok_or_else(|| Malformed::absent(id, "reply.body.revision of a found value"))?;
+    Ok(Value {
+        found: true,
+        value: value.value().map_or(&[], |value| value.bytes()),
+        revision: parse_revision(revision),
+        index: value.index(),
+    })
+}
+
+fn parse_refusal(refused: schema::Refused<'_>) -> Refusal {
+    let message = refused.message().unwrap_or_default();
+    let (code, message) = match Code::from_u16(refused.code()) {
+        Some(code) => (code, message.to_string()),
+        None => (Code::Internal, format!("refusal {} (unknown to this version): {message}", refused.code())),
+    };
+    Refusal {
+        code,
+        unknown: refused.unknown(),
+        message,
+        leader: refused.leader(),
+        leader_address: text(refused.leader_address()),
+        retry_after_ms: refused.retry_after_ms(),
+    }
+}
+
+fn parse_topology(topology: schema::Topology<'_>, id: u64) -> Result<Topology, Malformed> {
+    Ok(Topology {
+        epoch: topology.epoch(),
+        ring: topology.ring(),
+        shard: topology.shard(),
+        leader: topology.leader(),
+        term: topology.term(),
+        slots: topology
+            .slots()
+            .map_or(Ok(Vec::new()), |ranges| ranges.iter().map(|range| parse_slot_range(range, id)).collect())?,
+        members: parse_members(topology.members(), id, "reply.body.members")?,
+    })
+}
+
+fn parse_slot_range(range: &schema::SlotRange, id: u64) -> Result<SlotRange, Malformed> {
+    let (first, end, shard) = (range.first(), range.end(), range.shard());
+    if first < end && end <= slots::SLOTS {
+        return Ok(SlotRange { first, end, shard });
+    }
+    let right = format!("right is first < end <= {}", slots::SLOTS);
+    Err(Malformed::new(id, format!("reply.body.slots has the range {first}..{end} of shard {shard}, {right}")))
+}
+
+fn parse_status(status: schema::Status<'_>, id: u64) -> Result<Status, Malformed> {
+    let mut voters = Vec::new();
+    if let Some(progress) = status.voters() {
+        check_count(progress.len(), id, "reply.body.voters")?;
+        voters.reserve_exact(progress.len());
+        for progress in progress {
+            voters.push(Progress {
+                node: progress.node(),
+                role: Role::parse(progress.role(), id, "reply.body.voters.role")?,
+                matched: progress.matched(),
+                lag: progress.lag(),
+                learner: progress.learner(),
+            });
+        }
+    }
+    Ok(Status {
+        node: status.node(),
+        ring: status.ring(),
+        shard: status.shard(),
+        shards: status.shards(),
+        version: text(status.version()),
+        role: Role::parse(status.role(), id, "reply.body.role")?,
+        uptime_ms: status.uptime_ms(),
+        raft_state: text(status.raft_state()),
+        leader: status.leader(),
+        term: status.term(),
+        last_index: status.last_index(),
+        committed_index: status.committed_index(),
+        applied_index: status.applied_index(),
+        snapshot_index: status.snapshot_index(),
+        purged_index: status.purged_index(),
+        keys: status.keys(),
+        state_bytes: status.state_bytes(),
+        state_hash: status.state_hash(),
+        log_bytes: status.log_bytes(),
+        sessions: status.sessions(),
+        connections: status.connections(),
+        voters,
+        voters_joint: status.voters_joint(),
+        fault: status.fault().map(str::to_string),
+        ring_time_ms: status.ring_time_ms(),
+    })
+}

@@ -1,0 +1,348 @@
+//! The peer protocol: what nodes of a ring say to each other about one shard.
+//!
+//! Requests on one connection are answered in their order. The first is [`PeerHello`]; what may follow depends on its purpose.
+//! An [`Append`] stays in its payload: its entries are checked when it is parsed and read when they are asked for, as slices
+//! that `Bytes::slice_ref` turns into shared ones without a copy.
+//!
+//! **Invariants**: a message that parsed is complete; the indexes of an [`Append`]'s entries are consecutive.
+//!
+//! **Not here**: whether a vote is granted or an append fits (`shards/raft`); what is in an entry's payload, except for
+//! [`Membership`].
+
+mod append;
+mod build;
+mod membership;
+mod parse;
+
+pub use crate::member::{Member, Role};
+pub use append::{Append, Entries};
+pub use build::Encoder;
+pub use membership::Membership;
+pub use parse::{parse_reply, parse_request};
+
+/// A log position: term and leader that wrote it, and index. Absent (`None`) means "before the first entry".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogId {
+    /// Term of the leader.
+    pub term: u64,
+    /// Node id of the leader.
+    pub leader: u64,
+    /// Log index.
+    pub index: u64,
+}
+
+/// For whom a node has voted in a term.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vote {
+    /// The term.
+    pub term: u64,
+    /// The candidate or leader.
+    pub node: u64,
+    /// It has won the election, not only asked for it.
+    pub committed: bool,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EntryKind {
+    /// A new leader's first entry, without payload.
+    #[default]
+    Blank,
+    /// A batch of writes, for the state machine.
+    Batch,
+    /// An encoded [`Membership`].
+    Membership,
+}
+
+impl EntryKind {
+    /// The kind's number on the wire and on disk.
+    pub fn as_u8(self) -> u8 {
+        match self {
+            EntryKind::Blank => 0,
+            EntryKind::Batch => 1,
+            EntryKind::Membership => 2,
+        }
+    }
+
+    /// The kind with this number, if this build knows it.
+    pub fn from_u8(number: u8) -> Option<EntryKind> {
+        match number {
+            0 => Some(EntryKind::Blank),
+            1 => Some(EntryKind::Batch),
+            2 => Some(EntryKind::Membership),
+            _ => None,
+        }
+    }
+}
+
+/// An entry of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef<'a> {
+    /// Its position.
+    pub id: LogId,
+    /// What it is.
+    pub kind: EntryKind,
+    /// Its payload: when parsed, a slice of the frame.
+    pub payload: &'a [u8],
+}
+
+/// An entry to encode: the same shape.
+pub type EntryOut<'a> = EntryRef<'a>;
+
+/// What a connection is for. Heartbeats and elections never wait behind large appends or snapshots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Appends with entries.
+    #[default]
+    Replication,
+    /// Appends without entries.
+    Heartbeat,
+    /// Votes and hand-overs.
+    Election,
+    /// Snapshots.
+    Snapshot,
+    /// Founding and joining.
+    Control,
+}
+
+/// A message to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRequest<'a> {
+    /// Chosen by the sender, echoed in the reply.
+    pub id: u64,
+    /// What is said.
+    pub body: PeerRequestBody<'a>,
+}
+
+/// The kinds of messages to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerRequestBody<'a> {
+    /// Says who calls whom; first on every connection.
+    Hello(PeerHello),
+    /// Replicates entries, or only says that the leader lives.
+    Append(Append<'a>),
+    /// Asks for a vote.
+    Vote(RequestVote),
+    /// Asks a follower to campaign at once.
+    Transfer(TransferLeader),
+    /// Offers a snapshot.
+    SnapshotOffer(SnapshotOffer<'a>),
+    /// A piece of the snapshot that was offered on this connection.
+    SnapshotChunk {
+        /// Where it belongs, bytes from the snapshot's start.
+        offset: u64,
+        /// The bytes.
+        data: &'a [u8],
+        /// Nothing follows.
+        last: bool,
+    },
+    /// Asks who a node is; answered also by one that is not founded yet.
+    Identify,
+    /// Tells a founder the ring's id and first members.
+    Found {
+        /// The new ring's id.
+        ring: u64,
+        /// Number of shards.
+        shards: u32,
+        /// All founders.
+        members: Vec<Member>,
+    },
+    /// A joining node asks a member whether the ring knows it.
+    WhoAmI {
+        /// The asking node's id.
+        node: u64,
+        /// The asking node's incarnation.
+        incarnation: u64,
+    },
+}
+
+/// Opens a peer connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerHello {
+    /// Protocol version.
+    pub version: u16,
+    /// Ring id; 0: founding or joining, then only [`Purpose::Control`] is allowed.
+    pub ring: u64,
+    /// Calling node.
+    pub from: u64,
+    /// Its incarnation.
+    pub from_incarnation: u64,
+    /// Called node.
+    pub to: u64,
+    /// Its incarnation as the caller knows it; 0: not known yet.
+    pub to_incarnation: u64,
+    /// The shard.
+    pub shard: u32,
+    /// What the connection is for.
+    pub purpose: Purpose,
+}
+
+/// Asks for a vote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestVote {
+    /// The vote asked for.
+    pub vote: Vote,
+    /// The candidate's last entry.
+    pub last: Option<LogId>,
+    /// Only asks whether it would be granted (pre-vote).
+    pub pre: bool,
+    /// The leader itself asked for this election: its lease does not stand against it.
+    pub transfer: bool,
+}
+
+/// Hands leadership over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransferLeader {
+    /// The vote of the leader that gives up.
+    pub from: Vote,
+    /// The node that should lead.
+    pub to: u64,
+    /// It may campaign once it has this entry.
+    pub last: Option<LogId>,
+}
+
+/// Describes a snapshot; chunks follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotOffer<'a> {
+    /// The leader's vote.
+    pub vote: Vote,
+    /// Last entry in the snapshot.
+    pub last: Option<LogId>,
+    /// Where the membership was logged.
+    pub membership_at: Option<LogId>,
+    /// The encoded [`Membership`].
+    pub membership: &'a [u8],
+    /// The snapshot's name: equal names have equal bytes.
+    pub snapshot: &'a str,
+    /// Length, bytes.
+    pub bytes: u64,
+    /// CRC32 of all its bytes.
+    pub crc: u32,
+}
+
+/// A peer's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerReply {
+    /// The message's id.
+    pub id: u64,
+    /// The answer.
+    pub body: PeerReplyBody,
+}
+
+/// The kinds of a peer's answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerReplyBody {
+    /// To `Hello`.
+    Welcome(PeerWelcome),
+    /// To `Append`.
+    Append(AppendReply),
+    /// To `Vote`.
+    Vote(VoteReply),
+    /// To `Transfer`.
+    Transfer {
+        /// Whether the follower will campaign.
+        accepted: bool,
+        /// Why not.
+        message: String,
+    },
+    /// To `SnapshotOffer` and `SnapshotChunk`.
+    Snapshot {
+        /// The receiver's vote.
+        vote: Vote,
+        /// Offset that the receiver wants next, bytes.
+        resume_at: u64,
+        /// The snapshot is installed.
+        installed: bool,
+    },
+    /// To `Identify`.
+    Identity(Box<Identity>),
+    /// To `WhoAmI` and `Found`.
+    YouAre {
+        /// How the ring knows the asking node.
+        standing: Standing,
+        /// Ring id.
+        ring: u64,
+        /// Number of shards.
+        shards: u32,
+        /// The ring's members.
+        members: Vec<Member>,
+    },
+    /// To anything: no.
+    Refused {
+        /// A number of [`crate::refusal::Code`], or one that this build does not know.
+        code: u16,
+        /// For people.
+        message: String,
+    },
+}
+
+/// The called side of a peer connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerWelcome {
+    /// Protocol version.
+    pub version: u16,
+    /// Node id.
+    pub node: u64,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Ring id; 0: not founded.
+    pub ring: u64,
+}
+
+/// How an append went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendReply {
+    /// All entries are durable on the follower.
+    Success,
+    /// Those up to `matched` are.
+    Partial {
+        /// Last durable entry of them.
+        matched: Option<LogId>,
+    },
+    /// The follower's log differs at `previous`.
+    Conflict,
+    /// The follower has seen this higher vote.
+    HigherVote(Vote),
+}
+
+/// How a vote went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VoteReply {
+    /// The vote that the asked node holds now.
+    pub vote: Vote,
+    /// It is the one asked for.
+    pub granted: bool,
+    /// The asked node's last entry.
+    pub last: Option<LogId>,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Node id.
+    pub node: u64,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Ring id; 0: not founded.
+    pub ring: u64,
+    /// Number of shards; 0: not founded.
+    pub shards: u32,
+    /// How it would appear in the membership.
+    pub member: Member,
+    /// The ring's members as it knows them; empty when not founded.
+    pub members: Vec<Member>,
+    /// Its shards have been started: from now on an empty log is a lost log.
+    pub started: bool,
+}
+
+/// How the ring knows a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Not at all.
+    #[default]
+    Unknown,
+    /// With this incarnation.
+    Known,
+    /// With another incarnation: the node's disk was lost, it must be replaced.
+    OtherIncarnation,
+}

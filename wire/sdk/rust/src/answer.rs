@@ -1,0 +1,87 @@
+//! What a call can come to, owned: decoded by the driver, taken by the caller.
+
+use bytes::Bytes;
+use ringbeam_wire::client::{ReplyBody, Revision, Status, Topology, Written, parse_reply};
+use ringbeam_wire::refusal::Refusal;
+
+use crate::limits::VALUE_BYTES_COPIED_MAX;
+
+/// A key's value, as a read found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// The bytes.
+    pub value: Bytes,
+    /// When the key last changed.
+    pub revision: Revision,
+    /// The applied log index of the shard that this answer reflects.
+    pub index: u64,
+}
+
+/// A node's reply.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Written(Written),
+    Value(Option<Value>),
+    SessionOpened(u64),
+    Topology(Box<Topology>),
+    Status(Box<Status>),
+    Done(Box<str>),
+    Refused(Box<Refusal>),
+    /// A second Welcome.
+    Welcome,
+}
+
+impl Answer {
+    /// Its kind, for a message about an answer that does not fit.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Answer::Written(_) => "Written",
+            Answer::Value(_) => "Value",
+            Answer::SessionOpened(_) => "SessionOpened",
+            Answer::Topology(_) => "Topology",
+            Answer::Status(_) => "Status",
+            Answer::Done(_) => "Done",
+            Answer::Refused(_) => "Refused",
+            Answer::Welcome => "Welcome",
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Answer(Answer),
+    /// The connection is no more. `sent`: the whole request had left.
+    Lost {
+        sent: bool,
+    },
+    /// The deadline passed before the reply came.
+    DeadlinePassed,
+    /// Too much is in flight; nothing was sent.
+    Busy,
+}
+
+const _: () = assert!(size_of::<Outcome>() <= 72, "one of these lies in every place of a slab");
+
+/// Decodes one reply: the request's id and the outcome.
+pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
+    let reply = parse_reply(payload).map_err(|malformed| format!("the node sent no sensible reply: {malformed}"))?;
+    let answer = match reply.body {
+        ReplyBody::Written(written) => Answer::Written(written),
+        ReplyBody::Value(value) if !value.found => Answer::Value(None),
+        ReplyBody::Value(value) => {
+            Answer::Value(Some(Value { value: keep(payload, value.value), revision: value.revision, index: value.index }))
+        }
+        ReplyBody::SessionOpened { session, .. } => Answer::SessionOpened(session),
+        ReplyBody::Topology(topology) => Answer::Topology(Box::new(topology)),
+        ReplyBody::Status(status) => Answer::Status(status),
+        ReplyBody::Refused(refusal) => Answer::Refused(Box::new(refusal)),
+        ReplyBody::Done { message } => Answer::Done(message.into()),
+        ReplyBody::Welcome(_) => Answer::Welcome,
+    };
+    Ok((reply.id, Outcome::Answer(answer)))
+}
+
+fn keep(payload: &Bytes, value: &[u8]) -> Bytes {
+    if value.len() <= VALUE_BYTES_COPIED_MAX { Bytes::copy_from_slice(value) } else { payload.slice_ref(value) }
+}

@@ -1,0 +1,179 @@
+//! The way of a call: find the node, take a ticket, send, and do what `retry.rs` says until there is an answer or no time.
+//!
+//! ```text
+//!   put -> shard of the key -> leader known, session open, room?  -- yes --> send --> Written
+//!                                       | no                          | anything else
+//!                                       v                             v
+//!                              find leader, open session  <----  retry.rs: where, when, or why not
+//! ```
+//!
+//! The first line runs without an allocation and without waiting for anything but the reply. Everything below it is one loop,
+//! boxed, so that the futures of usual calls stay small.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringbeam_wire::client::{RequestBody, Written};
+
+use crate::answer::{Answer, Outcome, Value};
+use crate::client::Inner;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::leader::NotFound;
+use crate::request::{Job, Time, What, Why, deadline_ms, odd};
+use crate::retry::{Effort, Kind, Leader, Next, Seen, Verdict};
+use crate::routing::Address;
+use crate::shard::Turn;
+use crate::turn::NoTurn;
+
+type First<'a> = (Arc<Connection>, Option<Turn<'a>>, Outcome);
+
+impl Inner {
+    pub(crate) async fn write(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Written, Error> {
+        let time = Time::start(timeout);
+        let (number, shard) = self.shard_of(key);
+        let kind = if self.sessions { Kind::ExactlyOnce } else { Kind::AtMostOnce };
+        let mut first = None;
+        if let Some((leader, turn)) = shard.begin_write() {
+            what.check(leader.welcome.value_bytes_max).map_err(Error::Refused)?;
+            let outcome = leader.call(what.body(Some(turn.ticket)), time.deadline, deadline_ms(timeout)).await;
+            if let Outcome::Answer(Answer::Written(written)) = outcome {
+                return Ok(written);
+            }
+            first = Some((leader, Some(turn), outcome));
+        }
+        match Box::pin(self.carry_out(Job { number, shard, kind, what, time }, first)).await? {
+            Answer::Written(written) => Ok(written),
+            other => Err(odd(&other)),
+        }
+    }
+
+    pub(crate) async fn read(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Option<Value>, Error> {
+        let time = Time::start(timeout);
+        let (number, shard) = self.shard_of(key);
+        let mut first = None;
+        if let Some(node) = if what.reads_anywhere() { shard.reader() } else { shard.leader() } {
+            what.check(u32::MAX).map_err(Error::Refused)?;
+            let outcome = node.call(what.body(None), time.deadline, deadline_ms(timeout)).await;
+            if let Outcome::Answer(Answer::Value(value)) = outcome {
+                return Ok(value);
+            }
+            first = Some((node, None, outcome));
+        }
+        match Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first)).await? {
+            Answer::Value(value) => Ok(value),
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// A command for the shard's leader that is not about a key.
+    pub(crate) async fn command(
+        self: &Arc<Self>,
+        number: u32,
+        kind: Kind,
+        body: RequestBody<'_>,
+        timeout: Duration,
+    ) -> Result<Answer, Error> {
+        let Some(shard) = self.shards.get(number as usize) else {
+            return Err(Error::Protocol(format!("there is no shard {number}, this ring has {}", self.shards.len())));
+        };
+        let time = Time::start(timeout);
+        Box::pin(self.carry_out(Job { number, shard, kind, what: What::Ring(body), time }, None)).await
+    }
+
+    /// The loop. `first`: an attempt that was made already.
+    async fn carry_out<'a>(self: &Arc<Self>, job: Job<'a>, first: Option<First<'a>>) -> Result<Answer, Error> {
+        let mut effort = Effort::new(job.kind);
+        let mut turn: Option<Turn<'a>> = None;
+        let mut last = None;
+        let mut why = Why::default();
+        let mut avoid: Option<Address> = None;
+        if let Some((connection, first_turn, outcome)) = first {
+            turn = first_turn;
+            last = Some((connection, outcome));
+        }
+        loop {
+            if let Some((connection, outcome)) = last.take() {
+                let outcome = match outcome {
+                    Outcome::Answer(answer) if !matches!(answer, Answer::Refused(_)) => {
+                        return Ok(answer);
+                    }
+                    other => other,
+                };
+                let (seen, named) = match &outcome {
+                    Outcome::Answer(Answer::Refused(refusal)) => (Seen::Refused(refusal), Some(&*refusal.leader_address)),
+                    Outcome::Lost { sent } => (Seen::Lost { sent: *sent }, None),
+                    Outcome::DeadlinePassed => (Seen::DeadlinePassed, None),
+                    Outcome::Busy | Outcome::Answer(_) => (Seen::Busy, None),
+                };
+                let next = effort.after(seen, fastrand::u64(..));
+                let (after, leader, new_session) = match next {
+                    Next::Fail(verdict) => {
+                        return Err(Why::of(&connection, outcome).error(verdict, &job, turn.as_ref()));
+                    }
+                    Next::Again { after, leader, new_session } => (after, leader, new_session),
+                };
+                match leader {
+                    Leader::Same => {}
+                    Leader::Named => job.shard.not_leader(&connection, named.map(Address::from)),
+                    Leader::Search => job.shard.not_leader(&connection, None),
+                }
+                if leader != Leader::Same {
+                    job.shard.not_reader(&connection);
+                    avoid = Some(connection.address.clone());
+                }
+                if new_session && let Some(turn) = turn.take() {
+                    job.shard.session_expired(turn.ticket.session);
+                }
+                why = Why::of(&connection, outcome);
+                if after >= job.time.remaining() {
+                    return Err(why.error(effort.out_of_time(), &job, turn.as_ref()));
+                }
+                if !after.is_zero() {
+                    tokio::time::sleep(after).await;
+                }
+            }
+            let found = if job.what.reads_anywhere() {
+                self.find_reader(job.number, job.shard, avoid.as_ref(), job.time.deadline).await
+            } else {
+                self.find_leader(job.number, job.shard, job.time.deadline).await
+            };
+            let connection = match found {
+                Ok(connection) => connection,
+                Err(NotFound { error: Some(error), .. }) if effort.out_of_time() != Verdict::Unknown => return Err(error),
+                Err(NotFound { why, .. }) => {
+                    return Err(Why::text(why).error(effort.out_of_time(), &job, turn.as_ref()));
+                }
+            };
+            if let Err(refusal) = job.what.check(connection.welcome.value_bytes_max) {
+                return Err(Error::Refused(refusal));
+            }
+            if job.kind == Kind::ExactlyOnce && turn.is_none() {
+                // Nothing of the write itself has been sent, whatever became of the opening.
+                match self.take_turn(&job, &connection).await {
+                    Ok(taken) => turn = Some(taken),
+                    Err(NoTurn::Late(text)) => {
+                        return Err(Why::text(text).error(Verdict::Timeout, &job, None));
+                    }
+                    Err(NoTurn::Odd(error)) => return Err(error),
+                    Err(NoTurn::Refused(mut refusal)) => {
+                        refusal.unknown = false;
+                        last = Some((connection, Outcome::Answer(Answer::Refused(refusal))));
+                        continue;
+                    }
+                    Err(NoTurn::Lost) => {
+                        last = Some((connection, Outcome::Lost { sent: false }));
+                        continue;
+                    }
+                }
+            }
+            let remaining = job.time.remaining();
+            if remaining.is_zero() {
+                return Err(why.error(effort.out_of_time(), &job, turn.as_ref()));
+            }
+            let body = job.what.body(turn.as_ref().map(|turn| turn.ticket));
+            let outcome = connection.call(body, job.time.deadline, deadline_ms(remaining)).await;
+            last = Some((connection, outcome));
+        }
+    }
+}

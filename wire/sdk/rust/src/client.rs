@@ -1,0 +1,179 @@
+//! The client: what applications hold. Cheap to clone, shared by any number of tasks.
+//!
+//! **Invariants**
+//! - One ring for life: every connection of a client is to nodes of the ring that its first endpoint belonged to.
+//! - One session per shard, so all clones together have one order of sequences per shard.
+//!
+//! **Not here**: how a call is carried out (`call.rs`), commands for operators (`admin.rs`).
+
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ringbeam_wire::client::{RequestBody, Topology, Written};
+use ringbeam_wire::slots::slot_of;
+
+use crate::answer::Value;
+use crate::builder::Builder;
+use crate::error::Error;
+use crate::pool::Pool;
+use crate::request::What;
+use crate::routing::Routes;
+use crate::shard::Shard;
+
+pub use ringbeam_wire::client::Consistency;
+
+/// A ring's client. See the head of the crate for what it promises.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) inner: Arc<Inner>,
+    namespace: Arc<str>,
+    pub(crate) timeout: Duration,
+}
+
+/// How one put or delete differs from the client's settings.
+#[derive(Clone, Debug, Default)]
+pub struct PutOptions {
+    /// Deadline of this call; `None`: the client's.
+    pub timeout: Option<Duration>,
+    /// Namespace of this call; `None`: the client's.
+    pub namespace: Option<String>,
+}
+
+/// How one get differs from the client's settings.
+#[derive(Clone, Debug, Default)]
+pub struct GetOptions {
+    /// How fresh the answer must be.
+    pub consistency: Consistency,
+    /// Deadline of this call; `None`: the client's.
+    pub timeout: Option<Duration>,
+    /// Namespace of this call; `None`: the client's.
+    pub namespace: Option<String>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) sessions: bool,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) shards: Vec<Shard>,
+    /// The shard of every slot. Read by every call, so without a lock.
+    slots: Vec<AtomicU16>,
+    routes: Mutex<Routes>,
+}
+
+impl Client {
+    /// Connects with default settings. `endpoints`: host:port of any nodes, comma separated; one that answers is enough.
+    pub async fn connect(endpoints: &str) -> Result<Client, Error> {
+        Client::builder().endpoints([endpoints]).connect().await
+    }
+
+    /// Settings first.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn new(inner: Inner, timeout: Duration) -> Client {
+        let inner = Arc::new(inner);
+        inner.pool.serve(Arc::downgrade(&inner));
+        Client { inner, namespace: "".into(), timeout }
+    }
+
+    /// The same client, working in another namespace: at most 64 bytes, "" is the default one.
+    pub fn namespace(&self, name: &str) -> Client {
+        Client { namespace: name.into(), ..self.clone() }
+    }
+
+    /// The same client with another deadline per call.
+    pub fn with_timeout(&self, timeout: Duration) -> Client {
+        Client { timeout, ..self.clone() }
+    }
+
+    /// Sets a key. Returns once it is durable on a quorum and applied.
+    pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Written, Error> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let what = What::Put { namespace: &self.namespace, key, value };
+        self.inner.write(key, what, self.timeout).await
+    }
+
+    /// Sets a key, with options.
+    pub async fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        options: &PutOptions,
+    ) -> Result<Written, Error> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let namespace = options.namespace.as_deref().unwrap_or(&self.namespace);
+        let what = What::Put { namespace, key, value };
+        self.inner.write(key, what, options.timeout.unwrap_or(self.timeout)).await
+    }
+
+    /// Removes a key. [`Written::existed`] says whether it was there.
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Written, Error> {
+        let key = key.as_ref();
+        self.inner.write(key, What::Delete { namespace: &self.namespace, key }, self.timeout).await
+    }
+
+    /// Removes a key, with options.
+    pub async fn delete_with(&self, key: impl AsRef<[u8]>, options: &PutOptions) -> Result<Written, Error> {
+        let key = key.as_ref();
+        let namespace = options.namespace.as_deref().unwrap_or(&self.namespace);
+        self.inner.write(key, What::Delete { namespace, key }, options.timeout.unwrap_or(self.timeout)).await
+    }
+
+    /// Reads a key, linearizably. `None`: it has no value.
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, Error> {
+        let key = key.as_ref();
+        let what = What::Get { namespace: &self.namespace, key, consistency: Consistency::Linearizable };
+        self.inner.read(key, what, self.timeout).await
+    }
+
+    /// Reads a key, with options.
+    pub async fn get_with(&self, key: impl AsRef<[u8]>, options: &GetOptions) -> Result<Option<Value>, Error> {
+        let key = key.as_ref();
+        let namespace = options.namespace.as_deref().unwrap_or(&self.namespace);
+        let what = What::Get { namespace, key, consistency: options.consistency };
+        self.inner.read(key, what, options.timeout.unwrap_or(self.timeout)).await
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(pool: Arc<Pool>, routes: Routes, sessions: bool) -> Inner {
+        let slots = routes.slot_table().into_iter().map(AtomicU16::new).collect();
+        let shards = (0..routes.shards()).map(|_| Shard::default()).collect();
+        Inner { sessions, pool, shards, slots, routes: Mutex::new(routes) }
+    }
+
+    pub(crate) fn routes(&self) -> MutexGuard<'_, Routes> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over a topology if it is news. One that does not fit is ignored: its sender is not of this ring.
+    pub(crate) fn learn(&self, topology: &Topology) {
+        let mut routes = self.routes();
+        if let Ok(true) = routes.learn(topology) {
+            for (slot, shard) in self.slots.iter().zip(routes.slot_table()) {
+                slot.store(shard, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn shard_of(&self, key: &[u8]) -> (u32, &Shard) {
+        let slot = usize::from(slot_of(key));
+        let number = self.slots.get(slot).map_or(0, |shard| shard.load(Ordering::Relaxed));
+        // `Routes` lets no topology in whose shards differ from those of the founding, so this index is there.
+        (u32::from(number), &self.shards[usize::from(number)])
+    }
+}
+
+impl Drop for Inner {
+    /// The ring keeps a session's answers until it expires; a goodbye frees them at once.
+    fn drop(&mut self) {
+        const WHY: &str = "the client was dropped";
+        for (leader, session) in self.shards.iter().filter_map(Shard::farewell) {
+            leader.close_saying(&RequestBody::CloseSession { session }, WHY);
+        }
+        self.pool.close(WHY);
+    }
+}

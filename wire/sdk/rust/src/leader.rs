@@ -1,0 +1,233 @@
+//! Finding the node to talk to: one task per shard looks for the leader while the others wait for it.
+//!
+//! ```text
+//!   redirect names an address?  -> go there
+//!   else ask everyone at once: "who leads this shard, in which term?"
+//!        the latest term with a leader wins (routing.rs) -> go there
+//!   nobody knows -> wait 5 to 100 ms with full jitter, ask again, until the deadline
+//! ```
+//!
+//! Asking brings the topology with it: after every change of leader the members are fresh.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringbeam_wire::client::{RequestBody, Topology};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+
+use crate::answer::{Answer, Outcome};
+use crate::client::Inner;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::handshake::OpenError;
+use crate::limits::{CONNECT_TIMEOUT, PROBE_GRACE, PROBE_TIMEOUT};
+use crate::request::deadline_ms;
+use crate::retry::{self, backoff};
+use crate::routing::{Address, Claim, believe};
+use crate::shard::Shard;
+
+/// No node to talk to before the deadline.
+pub(crate) struct NotFound {
+    /// What was seen last.
+    pub(crate) why: String,
+    /// Set when waiting longer would not have helped.
+    pub(crate) error: Option<Error>,
+}
+
+/// What asking everyone brought.
+#[derive(Default)]
+struct Poll {
+    claims: Vec<Claim>,
+    failures: Vec<OpenError>,
+    asked: usize,
+}
+
+impl Inner {
+    /// The leader's connection.
+    pub(crate) async fn find_leader(
+        self: &Arc<Self>,
+        number: u32,
+        shard: &Shard,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, NotFound> {
+        if let Some(connection) = open_leader(shard) {
+            return Ok(connection);
+        }
+        let late = |_| NotFound { why: format!("no leader of shard {number} was found in time"), error: None };
+        let _finding = timeout_at(deadline.into(), shard.finding.lock()).await.map_err(late)?;
+        let mut rounds = 0;
+        loop {
+            if let Some(connection) = open_leader(shard) {
+                return Ok(connection);
+            }
+            if let Some(named) = shard.take_named()
+                && let Ok(connection) = self.pool.open(&named, number, deadline).await
+            {
+                shard.lead_by(connection.clone());
+                return Ok(connection);
+            }
+            let mut poll = self.ask_everyone(number, deadline).await;
+            let why = match self.go_to_leader(number, &mut poll, deadline).await {
+                Ok(connection) => {
+                    shard.lead_by(connection.clone());
+                    return Ok(connection);
+                }
+                Err(why) => why,
+            };
+            if let Some(error) = poll.hopeless() {
+                return Err(NotFound { why, error: Some(error) });
+            }
+            rounds += 1;
+            let wait = backoff(rounds, fastrand::u64(..));
+            if Instant::now() + wait >= deadline {
+                return Err(NotFound { why, error: None });
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn go_to_leader(&self, number: u32, poll: &mut Poll, deadline: Instant) -> Result<Arc<Connection>, String> {
+        let Some(claim) = believe(poll.claims.iter().copied()) else {
+            let mut why = format!("no leader of shard {number} is known to {} nodes asked", poll.asked);
+            if let Some(failure) = poll.failures.first() {
+                why = format!("{why}, {} of them could not be asked: {failure}", poll.failures.len());
+            }
+            return Err(why);
+        };
+        let leader = claim.leader;
+        let Some(address) = self.routes().address_of(leader) else {
+            return Err(format!("node {leader} leads shard {number}, but the topology has no client address of it"));
+        };
+        self.pool.open(&address, number, deadline).await.map_err(|error| {
+            let why = format!("node {leader} leads shard {number}, but {error}");
+            poll.failures.push(error);
+            why
+        })
+    }
+
+    /// `connection` completes nothing. If it is the leader's, and another node leads in a later term, its calls move there:
+    /// a leader that is cut off from its quorum, but not from us, would keep them until their deadlines.
+    pub(crate) async fn reconsider(self: Arc<Self>, connection: Arc<Connection>) {
+        let number = connection.welcome.shard;
+        let Some(shard) = self.shards.get(number as usize) else {
+            return;
+        };
+        let leads = |shard: &Shard| shard.leader().is_some_and(|leader| Arc::ptr_eq(&leader, &connection));
+        if !leads(shard) {
+            return;
+        }
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let mut poll = self.ask_everyone(number, deadline).await;
+        let believed = believe(poll.claims.iter().copied());
+        if believed.is_none_or(|claim| claim.leader == connection.welcome.node) {
+            return;
+        }
+        if let Ok(next) = self.go_to_leader(number, &mut poll, deadline).await {
+            shard.replace_leader(&connection, next);
+            connection.close("another node leads in a later term");
+        }
+    }
+
+    /// Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader.
+    async fn ask_everyone(self: &Arc<Self>, number: u32, deadline: Instant) -> Poll {
+        let askable = self.routes().askable();
+        let mut until = deadline.min(Instant::now() + PROBE_TIMEOUT);
+        let mut poll = Poll { asked: askable.len(), ..Poll::default() };
+        let mut asking = JoinSet::new();
+        for address in askable {
+            let inner = self.clone();
+            asking.spawn(async move { inner.topology_from(&address, number, until).await });
+        }
+        while let Ok(Some(joined)) = timeout_at(until.into(), asking.join_next()).await {
+            match joined {
+                Ok(Ok((from, topology))) => {
+                    self.learn(&topology);
+                    poll.claims.push(Claim { from, leader: topology.leader, term: topology.term });
+                    if topology.leader != 0 {
+                        until = until.min(Instant::now() + PROBE_GRACE);
+                    }
+                }
+                Ok(Err(failure)) => poll.failures.push(failure),
+                // The task was dropped: the runtime ends.
+                Err(_) => {}
+            }
+        }
+        poll
+    }
+
+    /// One node's topology of one shard, and which node that is.
+    pub(crate) async fn topology_from(
+        &self,
+        address: &Address,
+        number: u32,
+        deadline: Instant,
+    ) -> Result<(u64, Box<Topology>), OpenError> {
+        let connection = self.pool.open(address, number, deadline).await?;
+        let told = deadline_ms(deadline.saturating_duration_since(Instant::now()));
+        match connection.call(RequestBody::GetTopology, deadline, told).await {
+            Outcome::Answer(Answer::Topology(topology)) => Ok((connection.welcome.node, topology)),
+            Outcome::Answer(Answer::Refused(refusal)) => Err(OpenError::Refused(address.to_string(), *refusal)),
+            Outcome::Answer(other) => {
+                Err(OpenError::Protocol(format!("{address}: {} is no answer to GetTopology", other.kind())))
+            }
+            Outcome::Lost { .. } => Err(OpenError::Connect(connection.why_closed())),
+            Outcome::DeadlinePassed | Outcome::Busy => {
+                Err(OpenError::Connect(format!("{address}: no answer to GetTopology in time")))
+            }
+        }
+    }
+
+    /// A node for local reads: own region first, then the connected; `avoid` failed just now and is tried last.
+    pub(crate) async fn find_reader(
+        self: &Arc<Self>,
+        number: u32,
+        shard: &Shard,
+        avoid: Option<&Address>,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, NotFound> {
+        if let Some(connection) = shard.reader().filter(|reader| reader.is_open()) {
+            return Ok(connection);
+        }
+        let connected = |address: &str| self.pool.connected(address, number).is_some();
+        let mut order = self.routes().readers(connected, fastrand::u64(..));
+        order.sort_by_key(|address| Some(address) == avoid);
+        let mut rounds = 0;
+        let mut why = format!("no node serves reads of shard {number}");
+        loop {
+            for address in &order {
+                match self.pool.open(address, number, deadline).await {
+                    Ok(connection) => {
+                        shard.read_from(connection.clone());
+                        return Ok(connection);
+                    }
+                    Err(error) => why = format!("no node serves reads of shard {number}, the last asked: {error}"),
+                }
+            }
+            rounds += 1;
+            let wait: Duration = backoff(rounds, fastrand::u64(..));
+            if Instant::now() + wait >= deadline {
+                return Err(NotFound { why, error: None });
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+impl Poll {
+    /// Everyone was asked, and everyone said something that time does not change.
+    fn hopeless(&self) -> Option<Error> {
+        let lasting = |failure: &&OpenError| match failure {
+            OpenError::Connect(_) => false,
+            OpenError::Protocol(_) => true,
+            OpenError::Refused(_, refusal) => retry::lasts(refusal.code),
+        };
+        let all = !self.failures.is_empty() && self.failures.len() >= self.asked;
+        let first = self.failures.first().filter(|_| all && self.failures.iter().all(|failure| lasting(&failure)))?;
+        Some(first.clone().into())
+    }
+}
+
+fn open_leader(shard: &Shard) -> Option<Arc<Connection>> {
+    shard.leader().filter(|leader| leader.is_open())
+}

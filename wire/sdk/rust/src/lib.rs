@@ -1,0 +1,81 @@
+//! The Rust SDK of ringbeam: a client of a replicated key-value store, for tokio.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), ringbeam_sdk::Error> {
+//! use ringbeam_sdk::Client;
+//!
+//! // Any one node is enough; the rest of the ring is learnt from it.
+//! let client = Client::connect("127.0.0.1:7701,127.0.0.1:7702").await?;
+//!
+//! // Returns once the write is durable on a quorum of disks and applied.
+//! let written = client.put("greeting", "hello").await?;
+//! println!("written at {:?}", written.revision);
+//!
+//! // Sees every write that was acknowledged before, whoever made it.
+//! if let Some(found) = client.get("greeting").await? {
+//!     println!("{}", String::from_utf8_lossy(&found.value));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/hello.rs` is the same as a program.
+//!
+//! # What it promises
+//!
+//! - **Every call ends** by its deadline (5 s unless said otherwise, kept to within 10 ms) with an answer or with an
+//!   [`Error`] that says what is certain. `Refused` and `Timeout`: it did not happen. `Unknown`: it may have.
+//! - **Exactly once.** A write that is repeated after a lost connection carries the same session and sequence, and the shard
+//!   applies it once. `session.rs` says how, and what happens to writes that were given up.
+//! - **No configuration to keep.** Leaders, members and redirects are followed; a dead leader is left as soon as its
+//!   connection ends, one that has been deposed without noticing after one second, a silent one after two.
+//! - **One client for all tasks.** [`Client`] clones cheaply; calls from many tasks share one connection per (node, shard)
+//!   and leave in as few sends as possible. A dropped future forgets its reply; the write may still happen.
+//!
+//! # The way of a call
+//!
+//! ```text
+//!   key -> slot -> shard -> ticket (session, sequence) -> leader's connection -> encode into its buffer
+//!      client.rs             session.rs, turn.rs             call.rs                connection.rs
+//!   driver task writes everything at once, reads many replies at once, wakes their callers        driver.rs
+//!   anything but success: retry.rs decides, leader.rs finds the leader, handshake.rs and pool.rs connect
+//! ```
+//!
+//! Decisions are pure (`routing`, `retry`, `session`: no tokio, no clock, no randomness inside); the rest carries them out.
+//!
+//! # Needs
+//!
+//! A tokio runtime with I/O and time, of one thread or many. Connections live in the runtime whose task opened them.
+//! For the least CPU per call keep a client's tasks on one `current_thread` runtime: waking a task is then a push to a queue.
+//!
+//! # Not here (yet)
+//!
+//! TLS, watches, transactions, session and bounded reads, a retry budget across calls, lookup of a lost write's outcome.
+
+mod admin;
+mod answer;
+mod builder;
+mod call;
+mod client;
+mod connection;
+mod driver;
+mod error;
+mod handshake;
+mod leader;
+pub mod limits;
+mod pool;
+mod request;
+pub mod retry;
+pub mod routing;
+pub mod session;
+mod shard;
+mod slab;
+mod turn;
+
+pub use answer::Value;
+pub use builder::Builder;
+pub use bytes::Bytes;
+pub use client::{Client, Consistency, GetOptions, PutOptions};
+pub use error::Error;
+pub use ringbeam_wire::client::{Breakdown, Member, Progress, Revision, Role, SlotRange, Status, Topology, Written};
+pub use ringbeam_wire::refusal::{Code, Refusal};

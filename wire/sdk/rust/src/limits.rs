@@ -1,0 +1,72 @@
+//! Every bound of the SDK, with its unit and its reason.
+
+use std::time::Duration;
+
+/// A call's deadline unless the caller says another. Longer than any healthy election (600 to 1200 ms) twice over.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// What is held back from the deadline that the server is told, so that its "too late, and certainly not done" still
+/// arrives in time to be better news than our own "unknown": an eighth of what remains, at most this.
+pub const DEADLINE_MARGIN_MAX: Duration = Duration::from_millis(50);
+
+/// Shortest wait of a back-off, milliseconds.
+pub const BACKOFF_MS_MIN: u64 = 5;
+
+/// Longest wait of a back-off, milliseconds: the extra time after a failover, so well under an election.
+pub const BACKOFF_MS_MAX: u64 = 100;
+
+/// Redirects that one call follows at once. More in a row are nodes that disagree during an election: back off.
+pub const REDIRECTS_AT_ONCE_MAX: u32 = 2;
+
+/// Sessions that one write may lose before it gives up: a ring that expires a session before its first write is broken.
+pub const SESSIONS_LOST_MAX: u32 = 3;
+
+/// Unanswered writes of one session when the server does not say (`Welcome.session_window` 0).
+pub const SESSION_WINDOW_DEFAULT: u32 = 1024;
+
+/// Most unanswered writes of one session, whatever the server allows: the bookkeeping is one bit each.
+pub const SESSION_WINDOW_MAX: u32 = 1 << 16;
+
+/// Opening a connection (TCP and Hello) takes at most this; a dead host must not eat a whole deadline.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Asking one node who leads takes at most this.
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Once one node has named a leader, the others have this long to name one of a later term.
+pub const PROBE_GRACE: Duration = Duration::from_millis(10);
+
+/// A failed attempt to connect answers all callers for this long, so that many tasks do not dial one dead node.
+pub const CONNECT_FAILURE_SHARED: Duration = Duration::from_millis(20);
+
+/// Deadlines of calls in flight are looked at this often.
+pub const SWEEP: Duration = Duration::from_millis(10);
+
+/// A connection that owes replies and has been silent for this long is pinged; a live node answers without its log.
+pub const SILENCE_BEFORE_PING: Duration = Duration::from_millis(500);
+
+/// A connection that owes replies and has been silent for this long is dead: its host vanished without a reset.
+pub const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// A leader that completes none of its calls for this long makes the client ask the other nodes whether a later term has
+/// another leader: it may be cut off from its quorum and not from us. Longer than a slow disk's usual hiccup.
+pub const STALL: Duration = Duration::from_secs(1);
+
+/// Calls in flight on one connection. Each costs about 150 bytes; more than this is a queue, not a pipeline.
+pub const IN_FLIGHT_MAX: u32 = 1 << 16;
+
+/// Bytes waiting for a socket that does not drain. Beyond it calls wait instead of memory growing.
+pub const OUT_BYTES_MAX: usize = 8 << 20;
+
+/// Capacity that an output buffer keeps when idle, bytes.
+pub const OUT_BYTES_KEPT: usize = 256 << 10;
+
+/// Replies decoded between two looks at the lock, so that callers wait microseconds for it.
+pub const REPLIES_PER_LOCK: usize = 128;
+
+/// A value of at most this many bytes is copied out of the buffer it was read into: a caller that keeps a small value must
+/// not keep 64 KiB alive.
+pub const VALUE_BYTES_COPIED_MAX: usize = 1 << 10;
+
+const _: () = assert!(BACKOFF_MS_MIN < BACKOFF_MS_MAX);
+const _: () = assert!(SILENCE_BEFORE_PING.as_millis() < SILENCE_MAX.as_millis());

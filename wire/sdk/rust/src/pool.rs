@@ -1,0 +1,126 @@
+//! The connections of a client: one per (node, shard), opened when first needed, shared by all tasks.
+//!
+//! Two tasks that need the same connection wait for one dial. A dial that failed answers everyone for
+//! [`CONNECT_FAILURE_SHARED`], so that a thousand tasks knock once at a dead node and not a thousand times.
+//! Bounded by the addresses ever known times shards.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::time::timeout_at;
+
+use crate::client::Inner;
+use crate::connection::{Connection, Doubt};
+use crate::handshake::{self, OpenError};
+use crate::limits::{CONNECT_FAILURE_SHARED, CONNECT_TIMEOUT};
+use crate::routing::Address;
+
+type Entries = HashMap<Address, HashMap<u32, Arc<Entry>>>;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    client: String,
+    /// The ring that nodes must belong to; 0 until the first answered.
+    ring: AtomicU64,
+    entries: Mutex<Entries>,
+    /// Handed to every connection.
+    doubt: Doubt,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// Held while dialling; the last failure.
+    dialling: tokio::sync::Mutex<Option<(Instant, OpenError)>>,
+}
+
+impl Pool {
+    pub(crate) fn new(client: String, ring: u64) -> Pool {
+        Pool { client, ring: AtomicU64::new(ring), entries: Mutex::default(), doubt: Doubt::default() }
+    }
+
+    /// From now on connections tell `client` when their node may not lead any more.
+    pub(crate) fn serve(&self, client: Weak<Inner>) {
+        // Set once: a pool has one client.
+        let _ = self.doubt.set(client);
+    }
+
+    /// From now on only nodes of this ring.
+    pub(crate) fn belong_to(&self, ring: u64) {
+        self.ring.store(ring, Ordering::Relaxed);
+    }
+
+    /// The open connection to this node and shard, if there is one.
+    pub(crate) fn connected(&self, address: &str, shard: u32) -> Option<Arc<Connection>> {
+        let entry = self.entries().get(address)?.get(&shard)?.clone();
+        entry.open()
+    }
+
+    /// The connection to this node and shard, opened if need be, until `deadline` at most.
+    pub(crate) async fn open(&self, address: &Address, shard: u32, deadline: Instant) -> Result<Arc<Connection>, OpenError> {
+        let entry = self.entries().entry(address.clone()).or_default().entry(shard).or_default().clone();
+        if let Some(connection) = entry.open() {
+            return Ok(connection);
+        }
+        let until = deadline.min(Instant::now() + CONNECT_TIMEOUT);
+        let dial = async {
+            let mut failure = entry.dialling.lock().await;
+            if let Some(connection) = entry.open() {
+                return Ok(connection);
+            }
+            if let Some((_, error)) = failure.as_ref().filter(|(at, _)| at.elapsed() < CONNECT_FAILURE_SHARED) {
+                return Err(error.clone());
+            }
+            match handshake::open(address, shard, self.ring.load(Ordering::Relaxed), &self.client, &self.doubt).await {
+                Ok(connection) => {
+                    *failure = None;
+                    entry.keep(connection.clone());
+                    Ok(connection)
+                }
+                Err(error) => {
+                    *failure = Some((Instant::now(), error.clone()));
+                    Err(error)
+                }
+            }
+        };
+        let late = |_| OpenError::Connect(format!("{address}: no connection before the deadline"));
+        timeout_at(until.into(), dial).await.map_err(late)?
+    }
+
+    /// The same node is known under another address too.
+    pub(crate) fn also_known_as(&self, address: &Address, connection: &Arc<Connection>) {
+        let shard = connection.welcome.shard;
+        let entry = self.entries().entry(address.clone()).or_default().entry(shard).or_default().clone();
+        if entry.open().is_none() {
+            entry.keep(connection.clone());
+        }
+    }
+
+    /// Ends all connections.
+    pub(crate) fn close(&self, why: &str) {
+        let entries = std::mem::take(&mut *self.entries());
+        for entry in entries.into_values().flat_map(HashMap::into_values) {
+            if let Some(connection) = entry.open() {
+                connection.close(why);
+            }
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn open(&self) -> Option<Arc<Connection>> {
+        let kept = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        kept.filter(|connection| connection.is_open())
+    }
+
+    fn keep(&self, connection: Arc<Connection>) {
+        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
+    }
+}

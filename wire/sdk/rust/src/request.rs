@@ -1,0 +1,138 @@
+//! One call: what it asks, for how long, and what to say when it fails.
+//!
+//! **Not here**: carrying it out (`call.rs`).
+
+use std::time::{Duration, Instant};
+
+use ringbeam_wire::client::{Delete, Get, Put, RequestBody};
+use ringbeam_wire::limits::{check_key, check_namespace, check_value};
+use ringbeam_wire::refusal::Refusal;
+
+use crate::answer::{Answer, Outcome};
+use crate::client::Consistency;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::limits::DEADLINE_MARGIN_MAX;
+use crate::retry::{Kind, Verdict};
+use crate::session::Ticket;
+use crate::shard::{Shard, Turn};
+
+/// What is asked, without the ticket.
+#[derive(Clone)]
+pub(crate) enum What<'a> {
+    Put { namespace: &'a str, key: &'a [u8], value: &'a [u8] },
+    Delete { namespace: &'a str, key: &'a [u8] },
+    Get { namespace: &'a str, key: &'a [u8], consistency: Consistency },
+    Ring(RequestBody<'a>),
+}
+
+/// A call's time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time {
+    pub(crate) deadline: Instant,
+    pub(crate) timeout: Duration,
+}
+
+/// One call in the loop.
+pub(crate) struct Job<'a> {
+    pub(crate) number: u32,
+    pub(crate) shard: &'a Shard,
+    pub(crate) kind: Kind,
+    pub(crate) what: What<'a>,
+    pub(crate) time: Time,
+}
+
+impl Time {
+    pub(crate) fn start(timeout: Duration) -> Time {
+        let now = Instant::now();
+        // A timeout beyond what a clock can say is no deadline in practice; a year is as good.
+        let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(365 * 86_400));
+        Time { deadline, timeout }
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What the server is told of `remaining`: see [`DEADLINE_MARGIN_MAX`].
+pub(crate) fn deadline_ms(remaining: Duration) -> u32 {
+    let told = remaining - (remaining / 8).min(DEADLINE_MARGIN_MAX);
+    u32::try_from(told.as_millis()).unwrap_or(u32::MAX).max(1)
+}
+
+impl<'a> What<'a> {
+    pub(crate) fn body(&self, ticket: Option<Ticket>) -> RequestBody<'a> {
+        let Ticket { session, sequence, answered_below } =
+            ticket.unwrap_or(Ticket { session: 0, sequence: 0, answered_below: 0 });
+        match self {
+            &What::Put { namespace, key, value } => {
+                RequestBody::Put(Put { namespace, key, value, session, sequence, answered_below })
+            }
+            &What::Delete { namespace, key } => {
+                RequestBody::Delete(Delete { namespace, key, session, sequence, answered_below })
+            }
+            &What::Get { namespace, key, consistency } => RequestBody::Get(Get { namespace, key, consistency }),
+            What::Ring(body) => body.clone(),
+        }
+    }
+
+    /// Refuses what the node would refuse, before it can stop the connection for everyone: a frame that is too large is.
+    pub(crate) fn check(&self, value_bytes_max: u32) -> Result<(), Refusal> {
+        match *self {
+            What::Put { namespace, key, value } => {
+                check_namespace(namespace).and_then(|()| check_key(key)).and_then(|()| check_value(value, value_bytes_max))
+            }
+            What::Delete { namespace, key } | What::Get { namespace, key, .. } => {
+                check_namespace(namespace).and_then(|()| check_key(key))
+            }
+            What::Ring(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn reads_anywhere(&self) -> bool {
+        matches!(self, What::Get { consistency: Consistency::Local, .. })
+    }
+}
+
+/// What was seen last, for the caller's error.
+#[derive(Default)]
+pub(crate) struct Why {
+    text: String,
+    refusal: Option<Refusal>,
+}
+
+impl Why {
+    pub(crate) fn text(text: String) -> Why {
+        Why { text, refusal: None }
+    }
+
+    pub(crate) fn of(connection: &Connection, outcome: Outcome) -> Why {
+        let address = &connection.address;
+        match outcome {
+            Outcome::Answer(Answer::Refused(refusal)) => Why { text: format!("{address}: {refusal}"), refusal: Some(*refusal) },
+            Outcome::Answer(other) => Why::text(format!("{address} answered with {}", other.kind())),
+            Outcome::Lost { .. } => Why::text(connection.why_closed()),
+            Outcome::DeadlinePassed => Why::text(format!("{address} did not answer in time")),
+            Outcome::Busy => Why::text(format!("too much is in flight to {address}")),
+        }
+    }
+
+    pub(crate) fn error(self, verdict: Verdict, job: &Job<'_>, turn: Option<&Turn<'_>>) -> Error {
+        match (verdict, self.refusal) {
+            (Verdict::Refused, Some(refusal)) => Error::Refused(refusal),
+            (Verdict::Unknown, _) => {
+                let (session, sequence) = turn.map_or((0, 0), |turn| (turn.ticket.session, turn.ticket.sequence));
+                Error::Unknown { shard: job.number, session, sequence, why: self.text }
+            }
+            (Verdict::Refused | Verdict::Timeout, _) => {
+                let timeout_ms = u64::try_from(job.time.timeout.as_millis()).unwrap_or(u64::MAX);
+                Error::Timeout { timeout_ms, why: self.text }
+            }
+        }
+    }
+}
+
+pub(crate) fn odd(answer: &Answer) -> Error {
+    Error::Protocol(format!("a node answered with {}, which is no answer to this request", answer.kind()))
+}

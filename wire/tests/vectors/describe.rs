@@ -1,0 +1,159 @@
+//! Messages as JSON, with the schema's names for types and fields.
+
+use ringbeam_wire::client::*;
+use ringbeam_wire::peer::{
+    AppendReply, EntryKind, EntryRef, LogId, Membership, PeerReplyBody, PeerRequestBody, Purpose, Standing, Vote,
+};
+use ringbeam_wire::refusal::Refusal;
+
+use crate::json::{Json, Raw, fields};
+
+macro_rules! object {
+    ($type:ty; $($field:ident),* $(,)?) => {
+        impl Json for $type { fn json(&self) -> String { fields!(self; $($field),*) } }
+    };
+}
+object!(Member; node, incarnation, peer, client, admin, region, role);
+object!(Hello<'_>; version_min, version_max, features, ring, client);
+object!(Put<'_>; namespace, key, value, session, sequence, answered_below);
+object!(Delete<'_>; namespace, key, session, sequence, answered_below);
+object!(Get<'_>; namespace, key, consistency);
+object!(Welcome; version, features, ring, node, shard, key_bytes_max, value_bytes_max, session_window, server);
+object!(Revision; index, position);
+object!(Breakdown; queue_us, fsync_us, quorum_us, apply_us);
+object!(Written; revision, ring_time_ms, existed, duplicate, breakdown);
+object!(Value<'_>; found, value, revision, index);
+object!(SlotRange; first, end, shard);
+object!(Topology; epoch, ring, shard, leader, term, slots, members);
+object!(Progress; node, role, matched, lag, learner);
+object!(
+    Status; node, ring, shard, shards, version, role, uptime_ms, raft_state, leader, term, last_index, committed_index,
+    applied_index, snapshot_index, purged_index, keys, state_bytes, state_hash, log_bytes, sessions, connections, voters,
+    voters_joint, fault, ring_time_ms,
+);
+object!(LogId; term, leader, index);
+object!(Vote; term, node, committed);
+object!(EntryRef<'_>; id, kind, payload);
+
+macro_rules! number {
+    ($type:ty; $($variant:ident = $number:literal),*) => {
+        impl Json for $type {
+            fn json(&self) -> String { match self { $(Self::$variant => $number.to_string()),* } }
+        }
+    };
+}
+number!(Role; Voter = 0, TieBreaker = 1, Observer = 2);
+number!(Consistency; Linearizable = 0, Local = 1);
+number!(EntryKind; Blank = 0, Batch = 1, Membership = 2);
+number!(Purpose; Replication = 0, Heartbeat = 1, Election = 2, Snapshot = 3, Control = 4);
+number!(Standing; Unknown = 0, Known = 1, OtherIncarnation = 2);
+
+impl Json for Refusal {
+    fn json(&self) -> String {
+        let Refusal { unknown, message, leader, leader_address, retry_after_ms, .. } = self;
+        fields!(
+            code: self.code as u16, unknown: unknown, message: message, leader: leader, leader_address: leader_address,
+            retry_after_ms: retry_after_ms
+        )
+    }
+}
+
+impl Json for Membership {
+    fn json(&self) -> String {
+        let configs: Vec<Raw> = self.configs.iter().map(|nodes| Raw(fields!(nodes: nodes))).collect();
+        fields!(configs: configs, members: self.members)
+    }
+}
+
+/// `message` of a vector: id, type of the body, body.
+pub fn request(id: u64, deadline_ms: u32, body: &RequestBody<'_>) -> String {
+    let empty = || "{}".to_string();
+    let (kind, body) = match body {
+        RequestBody::Hello(hello) => ("Hello", hello.json()),
+        RequestBody::Put(put) => ("Put", put.json()),
+        RequestBody::Delete(delete) => ("Delete", delete.json()),
+        RequestBody::Get(get) => ("Get", get.json()),
+        RequestBody::OpenSession => ("OpenSession", empty()),
+        RequestBody::CloseSession { session } => ("CloseSession", fields!(session: session)),
+        RequestBody::GetTopology => ("GetTopology", empty()),
+        RequestBody::GetStatus => ("GetStatus", empty()),
+        RequestBody::Ping => ("Ping", empty()),
+        RequestBody::RingAdd { node, peer } => ("RingAdd", fields!(node: node, peer: peer)),
+        RequestBody::RingPromote { node } => ("RingPromote", fields!(node: node)),
+        RequestBody::RingRemove { node, force } => ("RingRemove", fields!(node: node, force: force)),
+        RequestBody::RingTransfer { to } => ("RingTransfer", fields!(to: to)),
+    };
+    fields!(id: id, deadline_ms: deadline_ms, body_type: kind, body: Raw(body))
+}
+
+pub fn reply(id: u64, body: &ReplyBody<'_>) -> String {
+    let (kind, body) = match body {
+        ReplyBody::Welcome(welcome) => ("Welcome", welcome.json()),
+        ReplyBody::Written(written) => ("Written", written.json()),
+        ReplyBody::Value(value) => ("Value", value.json()),
+        ReplyBody::SessionOpened { session, lifetime_ms } => {
+            ("SessionOpened", fields!(session: session, lifetime_ms: lifetime_ms))
+        }
+        ReplyBody::Topology(topology) => ("Topology", topology.json()),
+        ReplyBody::Status(status) => ("Status", status.json()),
+        ReplyBody::Refused(refusal) => ("Refused", refusal.json()),
+        ReplyBody::Done { message } => ("Done", fields!(message: message)),
+    };
+    fields!(id: id, body_type: kind, body: Raw(body))
+}
+
+pub fn peer_request(id: u64, body: &PeerRequestBody<'_>) -> String {
+    let (kind, body) = match body {
+        PeerRequestBody::Hello(hello) => {
+            ("PeerHello", fields!(hello; version, ring, from, from_incarnation, to, to_incarnation, shard, purpose))
+        }
+        PeerRequestBody::Append(append) => {
+            let entries: Vec<EntryRef<'_>> = append.entries().collect();
+            let (vote, previous, committed) = (append.vote, append.previous, append.committed);
+            ("Append", fields!(vote: vote, previous: previous, committed: committed, entries: entries))
+        }
+        PeerRequestBody::Vote(ask) => ("RequestVote", fields!(ask; vote, last, pre, transfer)),
+        PeerRequestBody::Transfer(transfer) => ("TransferLeader", fields!(transfer; from, to, last)),
+        PeerRequestBody::SnapshotOffer(offer) => {
+            ("SnapshotOffer", fields!(offer; vote, last, membership_at, membership, snapshot, bytes, crc))
+        }
+        PeerRequestBody::SnapshotChunk { offset, data, last } => {
+            ("SnapshotChunk", fields!(offset: offset, data: data, last: last))
+        }
+        PeerRequestBody::Identify => ("Identify", "{}".to_string()),
+        PeerRequestBody::Found { ring, shards, members } => ("Found", fields!(ring: ring, shards: shards, members: members)),
+        PeerRequestBody::WhoAmI { node, incarnation } => ("WhoAmI", fields!(node: node, incarnation: incarnation)),
+    };
+    fields!(id: id, body_type: kind, body: Raw(body))
+}
+
+pub fn peer_reply(id: u64, body: &PeerReplyBody) -> String {
+    let none = Raw("null".to_string());
+    let (kind, body) = match body {
+        PeerReplyBody::Welcome(welcome) => ("PeerWelcome", fields!(welcome; version, node, incarnation, ring)),
+        PeerReplyBody::Append(append) => (
+            "AppendReply",
+            match append {
+                AppendReply::Success => fields!(outcome: 0u8, matched: none, vote: none),
+                AppendReply::Partial { matched } => {
+                    fields!(outcome: 1u8, matched: matched, vote: none)
+                }
+                AppendReply::Conflict => fields!(outcome: 2u8, matched: none, vote: none),
+                AppendReply::HigherVote(vote) => fields!(outcome: 3u8, matched: none, vote: vote),
+            },
+        ),
+        PeerReplyBody::Vote(answer) => ("VoteReply", fields!(answer; vote, granted, last)),
+        PeerReplyBody::Transfer { accepted, message } => ("TransferReply", fields!(accepted: accepted, message: message)),
+        PeerReplyBody::Snapshot { vote, resume_at, installed } => {
+            ("SnapshotReply", fields!(vote: vote, resume_at: resume_at, installed: installed))
+        }
+        PeerReplyBody::Identity(identity) => {
+            ("Identity", fields!(identity; node, incarnation, ring, shards, member, members, started))
+        }
+        PeerReplyBody::YouAre { standing, ring, shards, members } => {
+            ("YouAre", fields!(state: standing, ring: ring, shards: shards, members: members))
+        }
+        PeerReplyBody::Refused { code, message } => ("PeerRefused", fields!(code: code, message: message)),
+    };
+    fields!(id: id, body_type: kind, body: Raw(body))
+}
