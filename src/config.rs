@@ -222,7 +222,7 @@ impl Default for Log {
             segment_bytes: 64 << 20,
             snapshot_after_bytes: 256 << 20,
             cache_bytes: 32 << 20,
-            spare_segments_count: 2,
+            spare_segments_count: 6,
             durable_writes: DurableWrites::Adaptive,
             snapshot_pause_us: 2_000,
         }
@@ -272,6 +272,7 @@ impl Config {
             segment_bytes: self.log.segment_bytes,
             cache_bytes: self.log.cache_bytes as usize,
             spare_segments: self.log.spare_segments_count,
+            stock_ahead: true,
             entry_bytes_max: check::entry_bytes_max(self.log.segment_bytes) as usize,
         }
     }

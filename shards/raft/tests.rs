@@ -34,7 +34,13 @@ impl StoreBuilder<Types<Uring>, LogStore<Uring>, Machine<Uring>, Scratch> for Bu
         std::fs::create_dir_all(&root).expect("a directory can be made in /var/tmp");
         let disk = UringDisk::new(root.clone(), DurableWrites::Dsync);
         let dir = format!("shard-{number}");
-        let config = WalConfig { segment_bytes: 1 << 20, cache_bytes: 4096, spare_segments: 1, entry_bytes_max: 64 << 10 };
+        let config = WalConfig {
+            segment_bytes: 1 << 20,
+            cache_bytes: 4096,
+            spare_segments: 1,
+            stock_ahead: false,
+            entry_bytes_max: 64 << 10,
+        };
         let wal = Wal::open(disk.clone(), &format!("{dir}/log"), Owner::default(), config).await.expect("an empty log opens");
         let settings =
             MachineSettings { dir: dir.clone(), keeps_state: true, limits: Limits::default(), snapshot_pause: Duration::ZERO };

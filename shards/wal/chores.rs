@@ -1,8 +1,13 @@
-//! Chores beside the writer: free purged segments, prepare the next one, try again while the disk refuses.
+//! Chores beside the writer: free purged segments, prepare the next one, stock spares, try again while the disk refuses.
+//!
+//! Zeroing a segment while writes go on costs them twice: its bytes go through the same disk, and each flush of the log waits
+//! for what the disk holds of them. So a log that has just been opened makes the segments of a whole cycle, from one snapshot
+//! to the next, and from then on they go round.
 //!
 //! If we stop anywhere in here, nothing of the log is lost: see the crash stories in `segment.rs`.
 
 use super::Full;
+use super::log::Log;
 use super::segment;
 use super::writer::Shared;
 use crate::io::Env;
@@ -19,6 +24,7 @@ impl<E: Env> Shared<E> {
         enum Chore {
             Free { number: u64, keep: bool },
             Prepare { number: u64, spares: Vec<u64> },
+            Stock { number: u64 },
         }
         let chore = {
             let mut log = self.log.borrow_mut();
@@ -34,7 +40,10 @@ impl<E: Env> Shared<E> {
                     Chore::Free { number: oldest.number, keep }
                 }
                 _ if wanted => Chore::Prepare { number, spares: std::mem::take(&mut log.spares) },
-                _ => return false,
+                _ => match self.next_to_stock(&log) {
+                    Some(number) => Chore::Stock { number },
+                    None => return false,
+                },
             }
         };
         let outcome = match chore {
@@ -59,12 +68,28 @@ impl<E: Env> Shared<E> {
                 self.work.notify_one();
                 outcome
             }
+            Chore::Stock { number } => {
+                if let Err(error) = segment::stock(&self.disk, &self.dir, number, self.config.segment_bytes).await {
+                    // Not needed yet. When it is, its lack is told; the next used segment is a reason to try again.
+                    tracing::debug!(dir = self.dir, %error, "no spare log segment could be made ahead");
+                    return false;
+                }
+                self.log.borrow_mut().spares.push(number);
+                Ok(())
+            }
         };
         if let Err(error) = &outcome {
             tracing::warn!(dir = self.dir, %error, "a log segment could not be made or freed; trying again");
             self.retry_later();
         }
         outcome.is_ok()
+    }
+
+    /// The number of a spare that is to be made ahead. Numbers of their own, which no used segment reaches.
+    fn next_to_stock(&self, log: &Log<E>) -> Option<u64> {
+        let segments = log.segments.len() + log.retired.len() + log.spares.len() + usize::from(log.next.is_some());
+        let enough = !self.config.stock_ahead || segments > self.config.spare_segments as usize;
+        if enough { None } else { (segment::FIRST_STOCKED..).find(|number| !log.spares.contains(number)) }
     }
 
     fn retry_later(&self) {

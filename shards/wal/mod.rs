@@ -118,14 +118,22 @@ pub struct WalConfig {
     pub cache_bytes: usize,
     /// Purged segments kept for recycling; more than these are removed.
     pub spare_segments: u32,
+    /// Make spares ahead, when the log is opened, until it has `spare_segments` beside the one in use.
+    pub stock_ahead: bool,
     /// Largest payload of an entry that `append` takes.
     pub entry_bytes_max: usize,
 }
 
 impl Default for WalConfig {
-    /// 64 MiB segments, 32 MiB cached, 2 spares, entries up to 17 MiB (a batch of one largest value).
+    /// 64 MiB segments, 32 MiB cached, 6 spares made ahead, entries up to 17 MiB (a batch of one largest value).
     fn default() -> Self {
-        WalConfig { segment_bytes: 64 << 20, cache_bytes: 32 << 20, spare_segments: 2, entry_bytes_max: 17 << 20 }
+        WalConfig {
+            segment_bytes: 64 << 20,
+            cache_bytes: 32 << 20,
+            spare_segments: 6,
+            stock_ahead: true,
+            entry_bytes_max: 17 << 20,
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!   create new-N.seg (zeros) --+
 //!                              +-- header with a fresh random id, durable -- rename to wal-N.seg -- sync the directory
-//!   spare-M.seg (recycled) ----+
+//!   spare-M.seg (recycled,     |
+//!     or made ahead) ----------+
 //!
 //!   wal-K.seg, purged -- rename to spare-K.seg, or remove -- sync the directory -- the next one
 //! ```
@@ -114,6 +115,20 @@ pub(super) async fn prepare<E: Env>(
     disk.rename(&from, &Name::Segment(number).path(dir)).await?;
     disk.sync_dir(dir).await?;
     Ok(Segment { number, id, file, base_bytes: 0, last_index: None })
+}
+
+/// The first number of the spares that never were segments.
+pub(super) const FIRST_STOCKED: u64 = 1 << 63;
+
+/// Makes a spare.
+pub(super) async fn stock<D: Disk>(disk: &D, dir: &str, number: u64, bytes: u64) -> io::Result<()> {
+    let path = Name::Unfinished(number).path(dir);
+    if let Err(error) = disk.create(&path, bytes).await {
+        let _ = disk.remove(&path).await;
+        return Err(error);
+    }
+    disk.rename(&path, &Name::Spare(number).path(dir)).await?;
+    disk.sync_dir(dir).await
 }
 
 /// Frees a purged segment: makes it a spare, or removes it.

@@ -121,12 +121,15 @@ fn read(root: &Path, path: &Path) -> Source {
     Source::new(&inside.to_string_lossy(), &text)
 }
 
+/// Folders that hold nothing of ours: what a build makes, and the copy of a dependency.
+const FOREIGN: [&str; 2] = ["target", "glommio"];
+
 fn collect(folder: &Path, extension: &str, paths: &mut Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let mut entries: Vec<PathBuf> = entries.map(|entry| entry.expect("a folder can be listed").path()).collect();
     entries.sort();
     for path in entries {
-        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+        if path.is_dir() && path.file_name().is_some_and(|name| !FOREIGN.contains(&name.to_str().unwrap_or_default())) {
             collect(&path, extension, paths);
         } else if path.extension().is_some_and(|found| found == extension) {
             paths.push(path);

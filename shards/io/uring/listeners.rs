@@ -37,7 +37,6 @@ use glommio::timer::Timer;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::net::{Connection, Place, UringNet, timeout};
-use super::turn;
 use crate::io::PreambleBytes;
 use crate::io::channel::Notify;
 
@@ -280,7 +279,7 @@ impl Door {
                     Timer::new(ACCEPT_PAUSE).await;
                 }
             }
-            turn::pause_if_due().await;
+            glommio::yield_if_needed().await;
         }
     }
 

@@ -1,4 +1,5 @@
-//! The real world: clock, tasks, disk and network on glommio, which drives io_uring. Only this folder names glommio.
+//! The real world: clock, tasks, disk and network on glommio, which drives io_uring. Only this folder names glommio
+//! (a changed copy of it: `../glommio/README.md`).
 //!
 //! ```text
 //!   executors.rs   one pinned thread a core, each with its ring; starts and stops the shards
@@ -9,7 +10,6 @@
 //!        |
 //!        +-- disk.rs        files of one data directory, O_DIRECT; adaptive.rs: O_DSYNC or fdatasync?
 //!
-//!   turn.rs   when a busy executor looks at its ring
 //!   stop.rs   the way out: a flag that signals set and executors look at
 //!   host.rs   before all that: can this machine do it? and: is this data directory ours alone?
 //! ```
@@ -27,7 +27,6 @@ mod host;
 mod listeners;
 mod net;
 mod stop;
-mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -77,7 +76,7 @@ impl super::Env for Uring {
     }
 
     fn yield_now() -> impl Future<Output = ()> {
-        turn::yield_now()
+        futures_lite::future::yield_now()
     }
 
     fn random() -> u64 {
@@ -101,15 +100,12 @@ impl Future for UringSleep {
     }
 }
 
-/// glommio's preemption timer, set so that it never fires.
-///
-/// When it fires between two steps of glommio 0.9's main loop, the executor takes "preempted" for "nothing to run" and
-/// sleeps on ready tasks until some other completion wakes it, which may be never (seen here with 1 ms and three processes
-/// on two cores: two of three hung in mid-write). `turn.rs` gives the ring its turns instead.
-const PREEMPT: Duration = Duration::from_secs(3600);
+/// Longest time a busy executor leaves its ring alone: then it submits and collects before it runs the next task. A look
+/// costs a few microseconds in system calls; a flush is submitted, and its end noticed, at most this much late. A task that
+/// neither waits nor gives way holds its core all the same.
+const TURN: Duration = Duration::from_micros(500);
 
-/// The same mistake is left for a wake-up from another thread that arrives in those microseconds. So every executor has a
-/// timer at this interval, which ends such a sleep; the stop flag is looked at then.
+/// How often the stop flag is looked at.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
 
 /// Submission entries of a ring. More requests than that wait in user space for the next turn; 128 is eight times what a
@@ -120,11 +116,11 @@ pub(crate) const RING_DEPTH: usize = 128;
 /// that a slow resolver does not hold up a rename.
 pub(crate) const BLOCKING_THREADS: usize = 2;
 
-/// An executor as we want it: parks at once when idle, and is never preempted by the clock.
+/// An executor as we want it: parks at once when idle.
 pub(crate) fn builder(placement: Placement, io_memory_bytes: usize) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(placement)
         .spin_before_park(Duration::ZERO)
-        .preempt_timer(PREEMPT)
+        .preempt_timer(TURN)
         .ring_depth(RING_DEPTH)
         .io_memory(io_memory_bytes)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
@@ -141,11 +137,6 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let executor = builder(Placement::Unbound, 256 << 10).make().map_err(io::Error::from)?;
     Ok(executor.run(async {
         warm_up().await;
-        let _tick = glommio::spawn_local(async {
-            loop {
-                Timer::new(TICK).await;
-            }
-        });
         future.await
     }))
 }

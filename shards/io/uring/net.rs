@@ -25,7 +25,7 @@ use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use socket2::{SockRef, TcpKeepalive};
 
-use super::{blocking, turn};
+use super::blocking;
 use crate::io::channel::Notify;
 use crate::io::{Net, PreambleBytes, Reader, Writer};
 
@@ -197,7 +197,7 @@ impl Connection {
         assert!(!buffer.is_empty(), "a read into nothing could not be told from the end");
         if self.eager.get() {
             // The other side sends faster than we read. Before the bytes are taken: a read dropped here took none.
-            turn::pause_if_due().await;
+            glommio::yield_if_needed().await;
         }
         self.eager.set(true);
         poll_fn(|cx| {

@@ -23,8 +23,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) const OWNER: Owner = Owner { ring: 0xABCD, node: 2, incarnation: 77, shard: 3 };
 
 /// Small, so that a test crosses segments with few bytes: 64 blocks, entries up to 24 KiB.
-pub(super) const SMALL: WalConfig =
-    WalConfig { segment_bytes: 64 * 4096, cache_bytes: 16 << 10, spare_segments: 2, entry_bytes_max: 24 << 10 };
+pub(super) const SMALL: WalConfig = WalConfig {
+    segment_bytes: 64 * 4096,
+    cache_bytes: 16 << 10,
+    spare_segments: 2,
+    stock_ahead: false,
+    entry_bytes_max: 24 << 10,
+};
 
 /// A directory that goes when the test has passed, and stays for a look when it has not.
 pub(super) struct Scratch(PathBuf);
