@@ -16,7 +16,7 @@ use nix::sys::statfs::*;
 use std::{
     cell::Ref,
     io,
-    os::unix::io::{AsRawFd, RawFd},
+    os::unix::io::{AsRawFd, BorrowedFd, RawFd},
     path::Path,
     rc::Rc,
 };
@@ -124,7 +124,9 @@ impl DmaFile {
     ) -> io::Result<DmaFile> {
         let file = GlommioFile::open_at(dir, path, flags, mode).await?;
         let (major, minor) = (file.dev_major as usize, file.dev_minor as usize);
-        let buf = statfs(path).unwrap();
+        // By the descriptor: the name may be gone again by now.
+        // SAFETY: `file` owns the descriptor for the whole call.
+        let buf = fstatfs(unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) })?;
         let fstype = buf.filesystem_type();
         let max_sectors_size = sysfs::BlockDevice::max_sectors_size(major, minor);
         let max_segment_size = sysfs::BlockDevice::max_segment_size(major, minor);
