@@ -122,6 +122,12 @@ impl Batcher {
         self.sealed.push_back((payload, std::mem::take(&mut self.waiters)));
     }
 
+    /// Bytes of the next batch, if anything waits.
+    pub fn next_bytes(&self) -> Option<usize> {
+        let open = (!self.waiters.is_empty()).then(|| self.builder.bytes());
+        self.sealed.front().map(|(payload, _)| payload.len()).or(open)
+    }
+
     /// The next batch, if anything waits.
     pub fn take(&mut self) -> Option<Rc<Batch>> {
         if self.sealed.is_empty() && !self.waiters.is_empty() {

@@ -68,6 +68,14 @@ pub const CARE_INTERVAL: Duration = Duration::from_millis(100);
 /// nothing any more, and may not hear of it.
 pub const HAND_OVER_PATIENCE: Duration = Duration::from_millis(300);
 
+/// Pause between two looks for room in the log while its next segment is made, or cannot be made: far less than the making takes.
+pub const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+/// A proposed write is told that its outcome is unknown when this node has been unable to bring it to an end for so long: it does
+/// not lead any more, or the disks of a quorum are full. Both may pass: a new leader commits what it finds, and what was on its
+/// way when a disk became full usually still fits.
+pub const FUTILE_MAX: Duration = Duration::from_millis(500);
+
 /// Retry-after hint of an `Overloaded` refusal, milliseconds: about two batch times under full load.
 pub const OVERLOADED_RETRY_MS: u32 = 5;
 

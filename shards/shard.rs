@@ -4,7 +4,7 @@
 //!  accept ─┬─ client ─▶ connection.rs ─▶ write::offer ─▶ batcher ─▶ [batches] ─▶ write::carry
 //!          │                          └▶ read::get ────▶ readings ─▶ [reads] ──▶ read::round
 //!          └─ peer ───▶ raft/peers.rs
-//!  [care]  snapshots due, leadership, room on the disk        [deadlines]  whose client has stopped waiting
+//!  [care]  snapshots due, leadership, room on the disk        [waiting]  who has stopped waiting, or waits for nothing
 //! ```
 //! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
 //!
@@ -27,13 +27,16 @@ use crate::batcher::{Batch, Batcher};
 use crate::error::{deadline_exceeded, deadline_unknown, denied, overloaded};
 use crate::io::channel::Notify;
 use crate::io::{Env, Instant, Net, Writer};
-use crate::limits::{BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, DEADLINE_SWEEP, HAND_OVER_PATIENCE, PEER_TIMEOUT, READ_BYTES_MAX};
+use crate::limits::{
+    BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT, READ_BYTES_MAX,
+    ROOM_PAUSE,
+};
 use crate::raft::link::PeerContext;
 use crate::raft::machine::MachineSettings;
 use crate::raft::replica::{Replica, Timers};
 use crate::read::Reading;
 use crate::state::{Answer, Limits};
-use crate::wal::{Owner, Wal, WalConfig};
+use crate::wal::{NoRoom, Owner, Wal, WalConfig};
 use crate::{connection, raft, read, write};
 
 /// What the operator chose, for one shard. Ranges are checked where the file is read.
@@ -87,7 +90,6 @@ pub(crate) struct Shard<E: Env> {
     in_flight: RefCell<Vec<Rc<Batch>>>,
     stopping: Cell<bool>,
     fault: RefCell<Option<String>>,
-    disk_full: RefCell<Option<String>>,
 }
 
 /// Runs a shard until its connections end (`Net::accept` yields `None`). The error says why it could not serve; by then it has
@@ -111,7 +113,7 @@ pub async fn run<E: Env>(
     };
     E::spawn(propose_batches(shard.clone()));
     E::spawn(serve_reads(shard.clone()));
-    E::spawn(watch_deadlines(shard.clone()));
+    E::spawn(watch_waiting(shard.clone()));
     E::spawn(care(shard.clone()));
     while let Some((preamble, reader, writer)) = net.accept().await {
         match Preamble::decode(&preamble).map(|p| p.kind) {
@@ -158,22 +160,34 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         in_flight: RefCell::new(Vec::new()),
         stopping: Cell::new(false),
         fault: RefCell::new(None),
-        disk_full: RefCell::new(None),
     }))
 }
 
 // ---- loops ----
 
-/// Takes what waits and carries it, a bounded number of batches at once.
+/// Takes what waits and carries it, a bounded number of batches at once. Nothing is proposed that the log has no room for.
 async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
     loop {
         shard.work.notified().await;
         while shard.in_flight.borrow().len() < BATCHES_IN_FLIGHT_MAX {
+            let Some(bytes) = shard.batcher.borrow().next_bytes() else { break };
+            let claim = match shard.replica.wal().claim(1, bytes) {
+                Ok(claim) => claim,
+                Err(NoRoom::Full(full)) => {
+                    shard.refuse_queue(&shard.explain(Reason::DiskFull(full.to_string())));
+                    continue;
+                }
+                Err(NoRoom::Soon) => {
+                    E::sleep(ROOM_PAUSE).await;
+                    continue;
+                }
+            };
             let Some(batch) = shard.batcher.borrow_mut().take() else { break };
             shard.in_flight.borrow_mut().push(batch.clone());
             let shard = shard.clone();
             E::spawn(async move {
                 write::carry(shard.clone(), batch.clone()).await;
+                drop(claim);
                 shard.in_flight.borrow_mut().retain(|b| !Rc::ptr_eq(b, &batch));
                 shard.work.notify_one();
             });
@@ -188,10 +202,24 @@ async fn serve_reads<E: Env>(shard: Rc<Shard<E>>) {
     }
 }
 
-async fn watch_deadlines<E: Env>(shard: Rc<Shard<E>>) {
+/// Answers those who need not wait longer: their deadline has passed, or this node cannot bring their writes to an end.
+async fn watch_waiting<E: Env>(shard: Rc<Shard<E>>) {
+    let mut futile_since = None;
     loop {
         E::sleep(DEADLINE_SWEEP).await;
         let now = E::now();
+        match shard.futile() {
+            None => futile_since = None,
+            Some(reason) => {
+                let refusal = shard.explain(reason);
+                shard.refuse_queue(&refusal);
+                if now.since(*futile_since.get_or_insert(now)) > FUTILE_MAX {
+                    for batch in shard.in_flight.borrow().iter() {
+                        batch.answer_all(|_, _| ReplyBody::Refused(Refusal { unknown: true, ..refusal.clone() }));
+                    }
+                }
+            }
+        }
         for waiter in shard.batcher.borrow_mut().take_expired(now) {
             waiter.answer(&ReplyBody::Refused(deadline_exceeded()));
         }
@@ -205,6 +233,7 @@ async fn watch_deadlines<E: Env>(shard: Rc<Shard<E>>) {
 
 async fn care<E: Env>(shard: Rc<Shard<E>>) {
     let mut spread = Spread::default();
+    let mut was_full = false;
     loop {
         E::sleep(CARE_INTERVAL).await;
         if let Some(why) = shard.replica.fault() {
@@ -216,14 +245,14 @@ async fn care<E: Env>(shard: Rc<Shard<E>>) {
             }
             continue;
         }
-        let full = shard.replica.wal().has_room().err().map(|full| full.to_string());
-        if full.is_some() != shard.disk_full.borrow().is_some() {
+        let full = shard.replica.wal().has_room().err();
+        if full.is_some() != std::mem::replace(&mut was_full, full.is_some()) {
             match &full {
-                Some(why) => tracing::error!(shard = shard.settings.shard, "writes are refused: {why}"),
+                Some(why) => tracing::error!(shard = shard.settings.shard, "the disk is full, no writes are taken: {why}"),
                 None => tracing::info!(shard = shard.settings.shard, "the disk has room again; writes go on"),
             }
         }
-        *shard.disk_full.borrow_mut() = full;
+        shard.replica.give_way_if_full().await;
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
         shard.replica.tie_break().await;
         spread.look(&shard).await;
@@ -246,6 +275,7 @@ impl Spread {
         let wanted = (shard.settings.shards > 1 && replica.leads() && !replica.led_by_transfer.get())
             .then(|| replica.preferred_leader(shard.settings.shard))
             .flatten()
+            .filter(|preferred| !replica.is_full(*preferred))
             .filter(|preferred| replica.heirs().iter().any(|(id, lag)| id == preferred && *lag <= 1024));
         let Some(preferred) = wanted else {
             self.since = None;
@@ -306,15 +336,38 @@ impl<E: Env> Shard<E> {
         self.settings.value_bytes_max + self.settings.key_bytes_max + ringbeam_wire::limits::FRAME_OVERHEAD_BYTES_MAX as usize
     }
 
+    /// Why the log takes no more writes, here or on so many nodes that there is no quorum.
+    fn disk_full(&self) -> Option<String> {
+        self.replica.wal().has_room().err().map(|full| full.to_string()).or_else(|| self.replica.quorum_full())
+    }
+
+    /// Why no write that waits here, or was proposed here, will be acknowledged by this node for now. A leader that is full alone
+    /// still acknowledges what it has proposed.
+    fn futile(&self) -> Option<Reason> {
+        if !self.replica.leads() {
+            return Some(Reason::NotLeader);
+        }
+        self.replica.quorum_full().map(Reason::DiskFull)
+    }
+
+    /// Refuses the writes that were not proposed yet.
+    fn refuse_queue(&self, refusal: &Refusal) {
+        let mut batcher = self.batcher.borrow_mut();
+        while let Some(batch) = batcher.take() {
+            batch.answer_all(|_, _| ReplyBody::Refused(refusal.clone()));
+        }
+    }
+
     /// Hands the shard's standing to `decide`.
     pub fn admit<T>(&self, queue_bytes: usize, decide: impl FnOnce(&Standing<'_>) -> T) -> T {
+        let disk_full = self.disk_full();
         decide(&Standing {
             leads: self.replica.leads(),
             stopping: self.stopping.get(),
             fault: self.fault.borrow().as_deref(),
             queue_bytes,
             queue_bytes_max: self.settings.queue_bytes_max,
-            disk_full: self.disk_full.borrow().as_deref(),
+            disk_full: disk_full.as_deref(),
             names: self.names(),
             value_bytes_max: self.settings.value_bytes_max,
         })
@@ -356,10 +409,5 @@ impl<E: Env> Shard<E> {
             refusal.leader_address = leader.client;
         }
         refusal
-    }
-
-    /// Leadership was lost while the write was on its way: it may or may not be in the new leader's log.
-    pub fn not_leader_unknown(&self) -> Refusal {
-        Refusal { unknown: true, ..self.not_leader() }
     }
 }

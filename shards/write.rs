@@ -13,8 +13,9 @@
 //!
 //! **Invariants**
 //! - A write is acknowledged only after step 6, and its answer is the one that step 7 gave on every node.
-//! - A refusal before step 4 says "certainly not applied". After it the outcome is unknown until step 7, and a client that
-//!   loses us there asks again with the same session and sequence.
+//! - A refusal before step 4 says "certainly not applied", raft's own at step 4 too: it appends nothing. After it the outcome is
+//!   unknown until step 7, and a client that loses us there asks again with the same session and sequence.
+//! - Step 4 takes only what the log has room for, on a full disk as well; the room is kept until step 8.
 //! - Writes of one connection enter the log in the order in which they arrived.
 //!
 //! **Not here**: reads (`read.rs`), what a write means (`state/`), retries (the SDK).
@@ -24,7 +25,7 @@ use std::rc::Rc;
 use ringbeam_wire::client::{Breakdown, ReplyBody, Revision, Written};
 use ringbeam_wire::refusal::{Code, Refusal};
 
-use crate::admission;
+use crate::admission::{self, Reason};
 use crate::batcher::{Batch, Waiter};
 use crate::error::{denied, internal, outcome_unknown};
 use crate::io::{Env, Instant};
@@ -52,7 +53,7 @@ pub(crate) async fn carry<E: Env>(shard: Rc<Shard<E>>, batch: Rc<Batch>) {
     let acked = E::now();
     match outcome {
         Ok(applied) => acknowledge(&shard, &batch, &applied, taken, acked),
-        Err(NotApplied::NotLeader) => batch.answer_all(|_, _| ReplyBody::Refused(shard.not_leader_unknown())),
+        Err(NotApplied::NotLeader) => batch.answer_all(|_, _| ReplyBody::Refused(shard.explain(Reason::NotLeader))),
         Err(NotApplied::Unknown(why)) => batch.answer_all(|_, _| ReplyBody::Refused(outcome_unknown(&why))),
     }
 }

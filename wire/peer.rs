@@ -235,7 +235,12 @@ pub enum PeerReplyBody {
     /// To `Hello`.
     Welcome(PeerWelcome),
     /// To `Append`.
-    Append(AppendReply),
+    Append {
+        /// How it went.
+        reply: AppendReply,
+        /// The follower's disk is full: its log takes no more than what is on its way.
+        full: bool,
+    },
     /// To `Vote`.
     Vote(VoteReply),
     /// To `Transfer`.

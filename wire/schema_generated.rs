@@ -7873,6 +7873,7 @@ impl<'a> AppendReply<'a> {
   pub const VT_OUTCOME: ::flatbuffers::VOffsetT = 4;
   pub const VT_MATCHED: ::flatbuffers::VOffsetT = 6;
   pub const VT_VOTE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FULL: ::flatbuffers::VOffsetT = 10;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -7886,6 +7887,7 @@ impl<'a> AppendReply<'a> {
     let mut builder = AppendReplyBuilder::new(_fbb);
     if let Some(x) = args.vote { builder.add_vote(x); }
     if let Some(x) = args.matched { builder.add_matched(x); }
+    builder.add_full(args.full);
     builder.add_outcome(args.outcome);
     builder.finish()
   }
@@ -7912,6 +7914,13 @@ impl<'a> AppendReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Vote>(AppendReply::VT_VOTE, None)}
   }
+  #[inline]
+  pub fn full(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(AppendReply::VT_FULL, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for AppendReply<'_> {
@@ -7923,6 +7932,7 @@ impl ::flatbuffers::Verifiable for AppendReply<'_> {
      .visit_field::<AppendOutcome>("outcome", Self::VT_OUTCOME, false)?
      .visit_field::<LogId>("matched", Self::VT_MATCHED, false)?
      .visit_field::<Vote>("vote", Self::VT_VOTE, false)?
+     .visit_field::<bool>("full", Self::VT_FULL, false)?
      .finish();
     Ok(())
   }
@@ -7931,6 +7941,7 @@ pub struct AppendReplyArgs<'a> {
     pub outcome: AppendOutcome,
     pub matched: Option<&'a LogId>,
     pub vote: Option<&'a Vote>,
+    pub full: bool,
 }
 impl<'a> Default for AppendReplyArgs<'a> {
   #[inline]
@@ -7939,6 +7950,7 @@ impl<'a> Default for AppendReplyArgs<'a> {
       outcome: AppendOutcome::Success,
       matched: None,
       vote: None,
+      full: false,
     }
   }
 }
@@ -7961,6 +7973,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AppendReplyBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<&Vote>(AppendReply::VT_VOTE, vote);
   }
   #[inline]
+  pub fn add_full(&mut self, full: bool) {
+    self.fbb_.push_slot::<bool>(AppendReply::VT_FULL, full, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AppendReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     AppendReplyBuilder {
@@ -7981,6 +7997,7 @@ impl ::core::fmt::Debug for AppendReply<'_> {
       ds.field("outcome", &self.outcome());
       ds.field("matched", &self.matched());
       ds.field("vote", &self.vote());
+      ds.field("full", &self.full());
       ds.finish()
   }
 }

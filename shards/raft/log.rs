@@ -84,7 +84,8 @@ impl<E: Env> RaftLogReader<Types<E>> for LogStore<E> {
 }
 
 async fn read<E: Env>(wal: &Wal<E>, start: u64, end: u64) -> io::Result<Vec<TEntry<E>>> {
-    let entries = wal.read(start..end, READ_BYTES_MAX).await?;
+    // What is read at once is appended at once by a follower, whose log keeps room for it.
+    let entries = wal.read(start..end, READ_BYTES_MAX.min(wal.append_bytes_max())).await?;
     entries.into_iter().map(|e| raft::entry_in::<E>(e.id, e.kind, e.payload).map_err(io::Error::other)).collect()
 }
 

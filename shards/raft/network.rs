@@ -7,7 +7,8 @@
 //! - Heartbeats are streams of one item, ten a second: the link is kept between them.
 //! - A peer that cannot be reached is `Unreachable`, so that openraft backs off at once.
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -37,7 +38,11 @@ use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, COMMIT_UPDATE_WAIT,
 pub struct Network<E: Env> {
     pub(crate) context: Rc<PeerContext<E>>,
     pub(crate) disk: E::Disk,
+    pub(crate) full: FullNodes,
 }
+
+/// Nodes whose disks are full, by their last answers. One that does not answer stays as it was: it counts for no quorum either way.
+pub(crate) type FullNodes = Rc<RefCell<BTreeSet<u64>>>;
 
 /// One peer, for one purpose.
 pub struct Peer<E: Env> {
@@ -46,12 +51,13 @@ pub struct Peer<E: Env> {
     member: Member,
     purpose: Purpose,
     link: Option<Link<E>>,
+    full: FullNodes,
 }
 
 impl<E: Env> Network<E> {
     fn peer(&self, target: u64, site: &Site, purpose: Purpose) -> Peer<E> {
         let member = site.member(target);
-        Peer { context: self.context.clone(), disk: self.disk.clone(), member, purpose, link: None }
+        Peer { context: self.context.clone(), disk: self.disk.clone(), member, purpose, link: None, full: self.full.clone() }
     }
 }
 
@@ -227,9 +233,16 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
         let Some(sent) = self.in_flight.pop_front().filter(|sent| sent.id == id) else {
             return Err(unreachable::<E>(&io::Error::other(format!("append reply {id} out of order"))));
         };
-        let PeerReplyBody::Append(reply) = body else {
+        let PeerReplyBody::Append { reply, full } = body else {
             return Err(unreachable::<E>(&io::Error::other("the answer to an append is no append reply")));
         };
+        let (node, mut nodes) = (self.peer.member.node, self.peer.full.borrow_mut());
+        if full {
+            nodes.insert(node)
+        } else {
+            nodes.remove(&node)
+        };
+        drop(nodes);
         if matches!(reply, AppendReply::Success | AppendReply::Partial { .. }) {
             self.answered.extend(sent.spared.into_iter().map(Ok));
         }

@@ -9,6 +9,8 @@
 //!
 //! **Invariants**
 //! - Nothing but `Identify`, `WhoAmI` and `Found` is answered before a hello in which ring, node and both incarnations agree.
+//! - Entries of clients are handed to raft with a claim for their room in the log. On a full disk they wait here, at the door: votes
+//!   and heartbeats, on connections of their own, pass them.
 //! - A leader's connection that closes is a hint that the leader is gone: this follower gives up its lease and asks for an
 //!   election. Pre-vote keeps a wrong hint harmless: the others, still led, refuse.
 
@@ -19,6 +21,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
+use openraft::EntryPayload;
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
 use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, VoteReply};
@@ -28,10 +31,10 @@ use ringbeam_wire::refusal::Code;
 use super::link::{FrameReader, within};
 use super::replica::Replica;
 use super::snapshot::{INCOMING, SnapshotFile};
-use super::{Types, entry_in, log_id_in, log_id_out, membership_in, vote_from_wire, wal_id, wire_id, wire_vote};
+use super::{TEntry, Types, entry_in, log_id_in, log_id_out, membership_in, vote_from_wire, wal_id, wire_id, wire_vote};
 use crate::io::{BLOCK_BYTES, Disk, Env, File, Net, Writer, channel::mpsc};
-use crate::limits::{APPENDS_IN_FLIGHT_MAX, HELLO_TIMEOUT, SEND_STALL_MAX};
-use crate::wal::LogId;
+use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, HELLO_TIMEOUT, ROOM_PAUSE, SEND_STALL_MAX};
+use crate::wal::{Claim, LogId};
 
 /// A peer's snapshot that is arriving. It outlives its connection, so that the next one can go on where this one broke.
 pub(crate) struct Incoming<E: Env> {
@@ -184,14 +187,15 @@ async fn appends<E: Env>(
     let input = futures_util::stream::unfold(input, |mut input| async move { input.recv().await.map(|r| (r, input)) });
     let results = replica.raft.stream_append(input);
     let over = Rc::new(Cell::new(false));
-    E::spawn(append_replies::<E>(Box::pin(results), sent.clone(), writer, over.clone()));
+    E::spawn(append_replies::<E>(replica.clone(), Box::pin(results), sent.clone(), writer, over.clone()));
 
     let mut frame = first;
     loop {
         let (id, rpc) = append_in::<E>(&frame)?;
         replica.heard_from_leader();
+        let Some(claim) = room_for(replica, &rpc.entries).await else { return Ok(EndedBy::Us) };
         let last = rpc.entries.last().map(|e| &e.log_id).or(rpc.prev_log_id.as_ref());
-        sent.borrow_mut().push_back((id, last.map(|id| wire_id(log_id_out::<E>(id)))));
+        sent.borrow_mut().push_back(Asked { id, last: last.map(|id| wire_id(log_id_out::<E>(id))), _claim: claim });
         if requests.send(rpc).await.is_err() {
             return Ok(EndedBy::Us);
         }
@@ -204,11 +208,34 @@ async fn appends<E: Env>(
     }
 }
 
-/// Id of an append, and its last entry.
-type Asked = (u64, Option<peer::LogId>);
+/// Waits for room in the log; not longer than the leader waits for the answer, which then tries again. Raft's own entries find
+/// room without a claim.
+async fn room_for<E: Env>(replica: &Replica<E>, entries: &[TEntry<E>]) -> Option<Option<Claim>> {
+    let payload = |entry: &TEntry<E>| if let EntryPayload::Normal(batch) = &entry.payload { batch.0.len() } else { 0 };
+    let bytes: usize = entries.iter().map(payload).sum();
+    if bytes == 0 {
+        return Some(None);
+    }
+    let began = E::now();
+    loop {
+        match replica.wal().claim(entries.len(), bytes) {
+            Ok(claim) => return Some(Some(claim)),
+            Err(_) if E::now().since(began) > APPEND_STALL_MAX / 2 => return None,
+            Err(_) => E::sleep(ROOM_PAUSE).await,
+        }
+    }
+}
+
+/// An append that raft has: its id, its last entry, its room.
+struct Asked {
+    id: u64,
+    last: Option<peer::LogId>,
+    _claim: Option<Claim>,
+}
 type AppendResult<E> = Result<StreamAppendResult<Types<E>>, openraft::errors::Fatal<Types<E>>>;
 
 async fn append_replies<E: Env>(
+    replica: Rc<Replica<E>>,
     results: impl futures_util::Stream<Item = AppendResult<E>> + Unpin,
     sent: Rc<RefCell<VecDeque<Asked>>>,
     mut writer: PeerWriter<E>,
@@ -223,10 +250,10 @@ async fn append_replies<E: Env>(
         let mut next = Some(first);
         // All that is ready leaves in one send.
         while let Some(result) = next.take() {
-            let Some((id, last)) = sent.borrow_mut().pop_front() else { break };
-            let reply = append_reply::<E>(result, last);
-            over.set(!matches!(&reply, PeerReplyBody::Append(AppendReply::Success)));
-            encoder.reply(&mut out, id, &reply);
+            let Some(asked) = sent.borrow_mut().pop_front() else { break };
+            let reply = append_reply::<E>(result, asked.last, replica.wal().has_room().is_err());
+            over.set(!matches!(&reply, PeerReplyBody::Append { reply: AppendReply::Success, .. }));
+            encoder.reply(&mut out, asked.id, &reply);
             if !over.get() {
                 next = results.next().now_or_never().flatten();
             }
@@ -241,8 +268,8 @@ async fn append_replies<E: Env>(
     let _ = writer.shutdown().await;
 }
 
-fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>) -> PeerReplyBody {
-    PeerReplyBody::Append(match result {
+fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>, full: bool) -> PeerReplyBody {
+    let reply = match result {
         Ok(Ok(matched)) => match matched.map(|id| wire_id(log_id_out::<E>(&id))) {
             matched if matched == last => AppendReply::Success,
             matched => AppendReply::Partial { matched },
@@ -250,7 +277,8 @@ fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>) -> P
         Ok(Err(StreamAppendError::Conflict(_))) => AppendReply::Conflict,
         Ok(Err(StreamAppendError::HigherVote(vote))) => AppendReply::HigherVote(wire_vote::<E>(&vote)),
         Err(fatal) => return refused(Code::ShardFault, fatal.to_string()),
-    })
+    };
+    PeerReplyBody::Append { reply, full }
 }
 
 async fn answer_vote<E: Env>(replica: &Replica<E>, request: peer::RequestVote) -> io::Result<PeerReplyBody> {

@@ -35,7 +35,7 @@ use ringbeam_wire::refusal::Code;
 use super::link::{Link, PeerContext};
 use super::log::LogStore;
 use super::machine::{Machine, MachineSettings};
-use super::network::Network;
+use super::network::{FullNodes, Network};
 use super::peers::Incoming;
 use super::{Applied, Batch, Site, Types};
 use crate::io::{Env, Instant, channel};
@@ -60,6 +60,7 @@ pub struct Replica<E: Env> {
     pub(crate) incoming: channel::Mutex<Option<Incoming<E>>>,
     /// The leadership that this node holds, or is about to, was handed to it: it does not hand it on by itself.
     pub(crate) led_by_transfer: Cell<bool>,
+    full: FullNodes,
     metrics: WatchReceiverOf<Types<E>, RaftMetrics<Types<E>>>,
     machine: Machine<E>,
     wal: Wal<E>,
@@ -147,7 +148,8 @@ impl<E: Env> Replica<E> {
         let config = config.validate().map_err(|e| format!("timers: {e}"))?;
         let dir = machine.dir.clone();
         let machine = Machine::open(disk.clone(), machine).await.map_err(|e| e.to_string())?;
-        let network = Network { context: context.clone(), disk: disk.clone() };
+        let full = FullNodes::default();
+        let network = Network { context: context.clone(), disk: disk.clone(), full: full.clone() };
         let raft = Raft::new(context.me.node, Arc::new(config), network, LogStore::new(wal.clone()), machine.clone())
             .await
             .map_err(|e| e.to_string())?;
@@ -159,6 +161,7 @@ impl<E: Env> Replica<E> {
             disk,
             incoming: channel::Mutex::new(None),
             led_by_transfer: Cell::new(false),
+            full,
             machine,
             wal,
             dir,
@@ -422,9 +425,9 @@ impl<E: Env> Replica<E> {
         eligible.get(shard as usize % eligible.len().max(1)).copied()
     }
 
-    /// The heir that lacks the least.
+    /// The heir that has room for more, and lacks the least.
     pub fn best_heir(&self) -> Option<u64> {
-        self.heirs().into_iter().min_by_key(|(id, lag)| (*lag, *id)).map(|(id, _)| id)
+        self.heirs().into_iter().min_by_key(|(id, lag)| (self.is_full(*id), *lag, *id)).map(|(id, _)| id)
     }
 
     /// Log index of the newest membership.

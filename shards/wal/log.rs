@@ -12,9 +12,11 @@ use super::segment::Segment;
 use super::writer::Flushed;
 use super::{FLUSH_HISTORY, Full, LogId};
 use crate::io::{BLOCK_BYTES, Disk, Env, File, Instant};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 
 /// A record that waits for its flush; without one, only the callback waits for its turn.
 pub(super) struct Pending {
@@ -48,6 +50,10 @@ pub(super) struct Log<E: Env> {
     pub pending: VecDeque<Pending>,
     pub pending_bytes: u64,
     pub in_flight: Vec<Flushed>,
+    /// Blocks of the flush that is being written.
+    pub writing: u32,
+    /// Blocks that claims keep; see `room.rs`.
+    pub claimed: Rc<Cell<u64>>,
     history: VecDeque<Ended>,
     pub fault: Option<String>,
     pub full: Option<Full>,
@@ -92,6 +98,8 @@ impl<E: Env> Log<E> {
             pending: VecDeque::new(),
             pending_bytes: 0,
             in_flight: Vec::new(),
+            writing: 0,
+            claimed: Rc::default(),
             history: VecDeque::new(),
             fault: None,
             full: None,
@@ -112,11 +120,6 @@ impl<E: Env> Log<E> {
     pub fn enqueue(&mut self, record: Option<Record>, flushed: Option<Flushed>) {
         self.pending_bytes += record.as_ref().map_or(0, Record::len) as u64;
         self.pending.push_back(Pending { record, flushed });
-    }
-
-    pub fn room_bytes(&self) -> u64 {
-        let blocks = self.segments.back().map_or(0, Segment::blocks);
-        u64::from(blocks.saturating_sub(self.block)) * BLOCK_BYTES as u64
     }
 
     pub fn bytes(&self) -> u64 {
@@ -194,14 +197,14 @@ impl<E: Env> Log<E> {
             after.apply(&rider);
         }
         writer.finish(segment.id, self.sequence);
-        self.written = after;
+        (self.written, self.writing) = (after, blocks);
         let offset = u64::from(self.block) * BLOCK_BYTES as u64;
         Next::Write(Encoded { file: segment.file.clone(), offset, buffer, blocks, entries })
     }
 
     /// Notes a durable flush.
     pub fn flushed(&mut self, blocks: u32, entries: Option<(u64, LogId)>, now: Instant) {
-        self.block += blocks;
+        (self.block, self.writing) = (self.block + blocks, 0);
         self.sequence += 1;
         self.end_bytes += u64::from(blocks) * BLOCK_BYTES as u64;
         // Entries that were truncated or replaced during the flush are not covered by it.

@@ -28,9 +28,9 @@
 //! **Bounds**
 //! - A flush: [`FLUSH_BYTES_MAX`] of records, or one larger record alone. A record: `entry_bytes_max` of payload.
 //! - A segment holds at least two of the largest flushes; `open` refuses a configuration where it does not.
-//! - When the next segment cannot be prepared, [`Wal::has_room`] says so once what is left of the current one is less than
-//!   the records that wait plus one largest flush. That reserve is for entries that raft has accepted and not yet appended:
-//!   raft must have less than that on the way. If it has more, the rest waits for space: late, never lost.
+//! - A full disk: when the next segment cannot be made, [`Wal::has_room`] says so as soon as one largest flush more than what is
+//!   on its way would not fit. Whoever appends entries of clients holds a [`Claim`] for them, so that what was taken always fits;
+//!   beyond the claims a reserve is kept for votes and what else raft writes for itself (room.rs).
 //! - Pending records are bounded by whoever calls `append`; the log itself takes what it is given.
 //!
 //! **Not here**: snapshots, the meaning of entries, locking the directory against a second process (the node does it).
@@ -44,12 +44,14 @@ mod read;
 mod record;
 mod recovery;
 mod replay;
+mod room;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use error::{Full, OpenError};
+pub use room::{Claim, NoRoom};
 
 use crate::io::{self, Env, Instant};
 use bytes::Bytes;
@@ -272,7 +274,15 @@ impl<E: Env> Wal<E> {
     }
     /// Whether new writes may enter raft. `Full` while the next segment cannot be made and the current one is nearly used up.
     pub fn has_room(&self) -> std::result::Result<(), Full> {
-        self.0.has_room()
+        self.0.log.borrow().has_room(&self.0.config)
+    }
+    /// Room for so many entries with so many bytes of payload together, in one `append`.
+    pub fn claim(&self, entries: usize, payload_bytes: usize) -> std::result::Result<Claim, NoRoom> {
+        self.0.log.borrow().claim(&self.0.config, entries, payload_bytes)
+    }
+    /// Entries of this many bytes of payload may go into one append: several such claims fit a segment.
+    pub fn append_bytes_max(&self) -> usize {
+        self.0.config.segment_bytes as usize / 8
     }
     /// Flushes what is pending, seals the log and stops its tasks. Other handles' later writes fail.
     pub async fn close(self) {

@@ -13,15 +13,14 @@
 //!
 //! The tasks hold weak references: when the last handle is dropped they end, and callbacks not yet called get an error.
 
-use super::block::blocks_for;
 use super::chores;
 use super::log::{Log, Next};
 use super::record::Record;
 use super::replay::Recovered;
 use super::segment;
-use super::{Entry, Full, LogId, Owner, WalConfig};
+use super::{Entry, LogId, Owner, WalConfig};
 use crate::io::channel::{Notify, oneshot};
-use crate::io::{BLOCK_BYTES, Disk, Env, File};
+use crate::io::{Disk, Env, File};
 use std::cell::RefCell;
 use std::io;
 use std::rc::{Rc, Weak};
@@ -149,20 +148,6 @@ impl<E: Env> Shared<E> {
 
     pub fn save_committed(&self, id: Option<LogId>) {
         self.log.borrow_mut().state.apply(&Record::Committed(id));
-    }
-
-    pub fn has_room(&self) -> Result<(), Full> {
-        let log = self.log.borrow();
-        match (&log.next, &log.full) {
-            (None, Some(full)) if log.room_bytes() < self.reserve_bytes(&log) => Err(full.clone()),
-            _ => Ok(()),
-        }
-    }
-
-    /// What must still fit for new writes to be taken while there is no next segment.
-    fn reserve_bytes(&self, log: &Log<E>) -> u64 {
-        let waiting = (blocks_for(log.pending_bytes as usize) * BLOCK_BYTES) as u64;
-        waiting + self.config.largest_flush_bytes()
     }
 
     pub async fn close(&self) {

@@ -328,7 +328,7 @@ impl Ring {
         }
     }
 
-    fn tails(&self) -> String {
+    pub fn tails(&self) -> String {
         self.nodes.iter().map(|n| format!("--- node {}\n{}\n", n.id, self.tail(n.id))).collect()
     }
 
@@ -398,6 +398,11 @@ impl Ring {
     /// The node that leads `shard` once all running nodes agree on it: founders campaign against each other for a moment, and a
     /// client without the SDK's patience must not meet that.
     pub async fn settled_leader(&self, shard: u32) -> u64 {
+        self.settled(shard).await.0
+    }
+
+    /// That leader and its term.
+    pub async fn settled(&self, shard: u32) -> (u64, u64) {
         let running = self.nodes.iter().filter(|n| n.child.is_some()).count();
         let settled = |statuses: &[Status]| {
             let of: Vec<&Status> = statuses.iter().filter(|s| s.shard == shard).collect();
@@ -405,7 +410,7 @@ impl Ring {
             // The leader's own entry is committed: it has a quorum.
             let agreed =
                 of.iter().all(|s| (s.leader, s.term) == (leads.node, leads.term)) && leads.committed_index == leads.last_index;
-            (of.len() == running && agreed).then_some(leads.node)
+            (of.len() == running && agreed).then_some((leads.node, leads.term))
         };
         let limit = Duration::from_secs(30);
         let statuses = self.wait_for("all nodes agree on a leader", limit, |statuses| settled(statuses).is_some()).await;

@@ -181,7 +181,7 @@ fn build_hello(b: &mut Builder, hello: &PeerHello) -> Body {
 fn reply_body(b: &mut Builder, body: &PeerReplyBody) -> (schema::PeerReplyBody, Body) {
     use schema::PeerReplyBody as Type;
     match body {
-        PeerReplyBody::Append(append) => (Type::AppendReply, build_append_reply(b, append)),
+        &PeerReplyBody::Append { reply, full } => (Type::AppendReply, build_append_reply(b, reply, full)),
         PeerReplyBody::Vote(answer) => {
             let (vote, last) = (answer.vote.into(), log_id(answer.last));
             let args = schema::VoteReplyArgs { vote: Some(&vote), granted: answer.granted, last: last.as_ref() };
@@ -229,14 +229,14 @@ fn reply_body(b: &mut Builder, body: &PeerReplyBody) -> (schema::PeerReplyBody, 
     }
 }
 
-fn build_append_reply(b: &mut Builder, append: &AppendReply) -> Body {
-    let (outcome, matched, vote) = match *append {
+fn build_append_reply(b: &mut Builder, reply: AppendReply, full: bool) -> Body {
+    let (outcome, matched, vote) = match reply {
         AppendReply::Success => (schema::AppendOutcome::Success, None, None),
         AppendReply::Partial { matched } => (schema::AppendOutcome::Partial, matched, None),
         AppendReply::Conflict => (schema::AppendOutcome::Conflict, None, None),
         AppendReply::HigherVote(vote) => (schema::AppendOutcome::HigherVote, None, Some(schema::Vote::from(vote))),
     };
     let matched = log_id(matched);
-    let args = schema::AppendReplyArgs { outcome, matched: matched.as_ref(), vote: vote.as_ref() };
+    let args = schema::AppendReplyArgs { outcome, matched: matched.as_ref(), vote: vote.as_ref(), full };
     schema::AppendReply::create(b, &args).as_union_value()
 }

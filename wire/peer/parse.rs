@@ -119,7 +119,7 @@ pub fn parse_reply(payload: &[u8]) -> Result<PeerReply, Malformed> {
 
 fn reply_body(reply: &schema::PeerReply<'_>, id: u64) -> Result<PeerReplyBody, Malformed> {
     if let Some(append) = reply.body_as_append_reply() {
-        return parse_append_reply(append, id).map(PeerReplyBody::Append);
+        return Ok(PeerReplyBody::Append { reply: parse_append_reply(append, id)?, full: append.full() });
     }
     if let Some(answer) = reply.body_as_vote_reply() {
         let vote = vote(answer.vote(), id, "reply.body.vote")?;

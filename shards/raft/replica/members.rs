@@ -13,6 +13,7 @@ use ringbeam_wire::peer::Role;
 
 use super::Replica;
 use crate::io::Env;
+use crate::limits::PEER_TIMEOUT;
 use crate::raft::{Site, link, runtime};
 
 /// What a change of the membership answers when another node leads.
@@ -35,6 +36,39 @@ impl<E: Env> Replica<E> {
             .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
             .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
             .collect()
+    }
+
+    /// As the leader knows it: the disk of `node` is full.
+    pub fn is_full(&self, node: u64) -> bool {
+        self.full.borrow().contains(&node)
+    }
+
+    /// Why no quorum can take more, if full disks are the reason.
+    pub fn quorum_full(&self) -> Option<String> {
+        let mut full = self.full.borrow().clone();
+        if self.wal().has_room().is_err() {
+            full.insert(self.context.me.node);
+        }
+        if full.is_empty() {
+            return None;
+        }
+        let m = self.metrics.borrow_watched();
+        let stuck = |voters: &BTreeSet<u64>| (voters.len() - voters.intersection(&full).count()) * 2 <= voters.len();
+        let any = m.membership_config.membership().get_joint_config().iter().any(stuck);
+        any.then(|| format!("the disks of nodes {full:?} are full, and without them there is no quorum"))
+    }
+
+    /// A leader whose own disk is full gives way to a voter that has all it has, and room for more. That one does not give it
+    /// back: only one that is full itself does, and only to one that is not.
+    pub async fn give_way_if_full(&self) {
+        if !self.leads() || self.wal().has_room().is_ok() {
+            return;
+        }
+        let Some((heir, _)) = self.heirs().into_iter().find(|(id, lag)| *lag == 0 && !self.is_full(*id)) else { return };
+        match self.transfer(heir, PEER_TIMEOUT).await {
+            Ok(()) => tracing::info!(shard = self.context.shard, to = heir, "this disk is full: leadership handed over"),
+            Err(why) => tracing::warn!(shard = self.context.shard, "this disk is full, and leadership stays: {why}"),
+        }
     }
 
     /// Hands leadership to `to`, and waits until it is gone from here, at most `patience`.

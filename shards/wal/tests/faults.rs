@@ -4,12 +4,16 @@ use super::faulty::{Faults, Faulty, FaultyDisk};
 use super::*;
 use std::time::Duration;
 
-async fn open_faulty(scratch: &Scratch, faults: &Rc<Faults>, config: WalConfig) -> std::result::Result<Wal<Faulty>, OpenError> {
+pub(super) async fn open_faulty(
+    scratch: &Scratch,
+    faults: &Rc<Faults>,
+    config: WalConfig,
+) -> std::result::Result<Wal<Faulty>, OpenError> {
     Wal::open(FaultyDisk { disk: scratch.disk(), faults: faults.clone() }, "log", OWNER, config).await
 }
 
 /// Waits for a condition that another task brings about.
-async fn until(mut condition: impl FnMut() -> bool) {
+pub(super) async fn until(mut condition: impl FnMut() -> bool) {
     while !condition() {
         Uring::sleep(Duration::from_millis(1)).await;
     }

@@ -10,6 +10,7 @@ mod faults;
 mod faulty;
 mod model;
 mod recycle;
+mod room;
 mod table;
 
 use super::*;

@@ -3,15 +3,18 @@
 use super::*;
 
 /// xorshift64*: the seed is printed when a run fails.
-struct Random(u64);
+pub(super) struct Random(u64);
 impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed * 2 + 1)
+    }
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 11) % bound
     }
 }
@@ -36,7 +39,7 @@ impl Model {
 }
 
 async fn round(seed: u64, steps: u64) {
-    let mut random = Random(seed * 2 + 1);
+    let mut random = Random::new(seed);
     let mut scratch = Scratch::new("model");
     let cache_bytes = [0, 8 << 10, 1 << 20][random.below(3) as usize];
     let config = WalConfig { cache_bytes, spare_segments: random.below(4) as u32, ..SMALL };

@@ -131,15 +131,15 @@ pub fn peer_reply(id: u64, body: &PeerReplyBody) -> String {
     let none = Raw("null".to_string());
     let (kind, body) = match body {
         PeerReplyBody::Welcome(welcome) => ("PeerWelcome", fields!(welcome; version, node, incarnation, ring)),
-        PeerReplyBody::Append(append) => (
+        PeerReplyBody::Append { reply, full } => (
             "AppendReply",
-            match append {
-                AppendReply::Success => fields!(outcome: 0u8, matched: none, vote: none),
+            match reply {
+                AppendReply::Success => fields!(outcome: 0u8, matched: none, vote: none, full: full),
                 AppendReply::Partial { matched } => {
-                    fields!(outcome: 1u8, matched: matched, vote: none)
+                    fields!(outcome: 1u8, matched: matched, vote: none, full: full)
                 }
-                AppendReply::Conflict => fields!(outcome: 2u8, matched: none, vote: none),
-                AppendReply::HigherVote(vote) => fields!(outcome: 3u8, matched: none, vote: vote),
+                AppendReply::Conflict => fields!(outcome: 2u8, matched: none, vote: none, full: full),
+                AppendReply::HigherVote(vote) => fields!(outcome: 3u8, matched: none, vote: vote, full: full),
             },
         ),
         PeerReplyBody::Vote(answer) => ("VoteReply", fields!(answer; vote, granted, last)),

@@ -246,13 +246,15 @@ fn peer_replies() -> Vec<(&'static str, Sample)> {
     let vote_reply = VoteReply { vote: VOTE, granted: true, last: Some(ID) };
     let membership = Membership { configs: vec![vec![1, 2], vec![1, 2, 3]], members: members() };
     let peer = Sample::PeerReply;
+    let append = |reply, full| peer(PeerReplyBody::Append { reply, full });
     vec![
         ("peer welcome", peer(PeerReplyBody::Welcome(PeerWelcome { version: 1, node: 2, incarnation: RING + 2, ring: RING }))),
-        ("append reply, success", peer(PeerReplyBody::Append(AppendReply::Success))),
-        ("append reply, partial", peer(PeerReplyBody::Append(AppendReply::Partial { matched: Some(ID) }))),
-        ("append reply, nothing", peer(PeerReplyBody::Append(AppendReply::Partial { matched: None }))),
-        ("append reply, conflict", peer(PeerReplyBody::Append(AppendReply::Conflict))),
-        ("append reply, higher vote", peer(PeerReplyBody::Append(AppendReply::HigherVote(VOTE)))),
+        ("append reply, success", append(AppendReply::Success, false)),
+        ("append reply, partial", append(AppendReply::Partial { matched: Some(ID) }, false)),
+        ("append reply, nothing", append(AppendReply::Partial { matched: None }, false)),
+        ("append reply, conflict", append(AppendReply::Conflict, false)),
+        ("append reply, success on a full disk", append(AppendReply::Success, true)),
+        ("append reply, higher vote", append(AppendReply::HigherVote(VOTE), false)),
         ("vote reply, granted", peer(PeerReplyBody::Vote(vote_reply))),
         ("vote reply, denied", peer(PeerReplyBody::Vote(VoteReply::default()))),
         ("transfer reply", peer(PeerReplyBody::Transfer { accepted: false, message: "a tie-breaker never leads".to_string() })),
