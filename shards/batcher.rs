@@ -128,6 +128,11 @@ impl Batcher {
         self.sealed.front().map(|(payload, _)| payload.len()).or(open)
     }
 
+    /// Whether writes that come would still go into the next batch.
+    pub fn may_grow(&self) -> bool {
+        self.sealed.is_empty()
+    }
+
     /// The next batch, if anything waits.
     pub fn take(&mut self) -> Option<Rc<Batch>> {
         if self.sealed.is_empty() && !self.waiters.is_empty() {

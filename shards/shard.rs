@@ -171,6 +171,9 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
         shard.work.notified().await;
         while shard.in_flight.borrow().len() < BATCHES_IN_FLIGHT_MAX {
             let Some(bytes) = shard.batcher.borrow().next_bytes() else { break };
+            if shard.waits_for_company(bytes) {
+                break;
+            }
             let claim = match shard.replica.wal().claim(1, bytes) {
                 Ok(claim) => claim,
                 Err(NoRoom::Full(full)) => {
@@ -348,6 +351,13 @@ impl<E: Env> Shard<E> {
             return Some(Reason::NotLeader);
         }
         self.replica.quorum_full().map(Reason::DiskFull)
+    }
+
+    /// A batch beside another one costs every node a flush and a wake-up of its own, so it has to be worth them: as large as the
+    /// one in flight. Until it is, or that one is through, it grows.
+    fn waits_for_company(&self, bytes: usize) -> bool {
+        let in_flight = self.in_flight.borrow();
+        self.batcher.borrow().may_grow() && in_flight.last().is_some_and(|last| bytes < last.payload().len())
     }
 
     /// Refuses the writes that were not proposed yet.
