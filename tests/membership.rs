@@ -102,11 +102,11 @@ fn peer_of(ring: &Ring, id: u64) -> String {
 
 #[tokio::test]
 async fn members_come_and_go_under_load() {
-    let mut ring = Ring::start_quiet("come-and-go", plan(3, 2)).await;
+    let mut ring = Ring::start("come-and-go", plan(3, 2)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 4);
 
-    ring.place_quiet_joiner(4);
+    ring.place_joiner(4);
     ring.spawn(4);
     ring.wait_said(4, "waiting to be added").await;
     let peer = peer_of(&ring, 4);
@@ -134,7 +134,7 @@ async fn members_come_and_go_under_load() {
     ring.kill(1);
 
     ring.kill(2);
-    ring.place_quiet_joiner(5);
+    ring.place_joiner(5);
     ring.spawn(5);
     ring.wait_said(5, "waiting to be added").await;
     let peer = peer_of(&ring, 5);
@@ -155,10 +155,10 @@ async fn members_come_and_go_under_load() {
 /// A node that was added in one shard must not act as a voter in the others, nor as one of the founders in any.
 #[tokio::test]
 async fn a_change_left_half_way_is_shown_and_finished() {
-    let mut ring = Ring::start_quiet("half-way", plan(3, 2)).await;
+    let mut ring = Ring::start("half-way", plan(3, 2)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 3);
-    ring.place_quiet_joiner(4);
+    ring.place_joiner(4);
     ring.spawn(4);
     ring.wait_said(4, "waiting to be added").await;
     let peer = peer_of(&ring, 4);
@@ -206,12 +206,12 @@ async fn a_change_left_half_way_is_shown_and_finished() {
 
 #[tokio::test]
 async fn commands_and_leaders_may_die_in_the_middle_of_a_replacement() {
-    let mut ring = Ring::start_quiet("mid-replace", plan(3, 2)).await;
+    let mut ring = Ring::start("mid-replace", plan(3, 2)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 3);
     let (mut old, mut voters) = (1, BTreeSet::from([1, 2, 3]));
     for (round, new) in (4..=6).enumerate() {
-        ring.place_quiet_joiner(new);
+        ring.place_joiner(new);
         ring.spawn(new);
         ring.wait_said(new, "waiting to be added").await;
         let (peer, new_id, old_id) = (peer_of(&ring, new), new.to_string(), old.to_string());
@@ -252,12 +252,12 @@ async fn commands_and_leaders_may_die_in_the_middle_of_a_replacement() {
 
 #[tokio::test]
 async fn what_would_harm_the_ring_is_refused() {
-    let mut ring = Ring::start_quiet("refusals", plan(1, 1)).await;
+    let mut ring = Ring::start("refusals", plan(1, 1)).await;
     let only = refused(&ring, &["remove", "--node", "1"]).await;
     assert!(only.contains("node 1 is the only voter"), "{only}");
     let wrong = refused(&ring, &["add", "--node", "9", "--peer", &peer_of(&ring, 1)]).await;
     assert!(wrong.contains("is node 1, not node 9"), "{wrong}");
-    ring.place_quiet_joiner(2);
+    ring.place_joiner(2);
     ring.configure(2, "role = \"voter\"", "role = \"observer\"");
     ring.spawn(2);
     ring.wait_said(2, "waiting to be added").await;
@@ -273,8 +273,8 @@ async fn what_would_harm_the_ring_is_refused() {
 
 #[tokio::test]
 async fn an_eighth_voter_is_refused() {
-    let mut ring = Ring::start_quiet("eighth", plan(7, 1)).await;
-    ring.place_quiet_joiner(8);
+    let mut ring = Ring::start("eighth", plan(7, 1)).await;
+    ring.place_joiner(8);
     ring.spawn(8);
     ring.wait_said(8, "waiting to be added").await;
     let peer = peer_of(&ring, 8);
@@ -291,7 +291,7 @@ async fn an_eighth_voter_is_refused() {
 
 #[tokio::test]
 async fn an_empty_disk_under_a_known_id_never_votes() {
-    let mut ring = Ring::start_quiet("empty-disk", plan(3, 1)).await;
+    let mut ring = Ring::start("empty-disk", plan(3, 1)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 2);
     load.goes_on(20, SOON).await;
@@ -344,8 +344,8 @@ async fn an_empty_disk_under_a_known_id_never_votes() {
 
 #[tokio::test]
 async fn a_data_directory_that_is_not_this_nodes_is_refused_by_name() {
-    let mut ring = Ring::start_quiet("directories", plan(3, 2)).await;
-    let mut other = Ring::start_quiet("directories-other", plan(3, 2)).await;
+    let mut ring = Ring::start("directories", plan(3, 2)).await;
+    let mut other = Ring::start("directories-other", plan(3, 2)).await;
 
     // In use.
     let text = fs::read_to_string(&ring.node(3).config).expect("a file can be read");
@@ -399,7 +399,7 @@ async fn a_data_directory_that_is_not_this_nodes_is_refused_by_name() {
 
 #[tokio::test]
 async fn leaders_of_three_shards_spread_over_three_nodes() {
-    let mut ring = Ring::start_quiet("spread", plan(3, 3)).await;
+    let mut ring = Ring::start("spread", plan(3, 3)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 3);
     let spread = |s: &[Status]| s.iter().filter(|s| leads(s)).map(|s| s.node).collect::<BTreeSet<_>>().len() == 3;
@@ -413,7 +413,7 @@ async fn leaders_of_three_shards_spread_over_three_nodes() {
 
 #[tokio::test]
 async fn a_tie_breaker_saves_the_writes_and_serves_nobody() {
-    let mut ring = Ring::start_quiet("tie-breaker", Plan { tie_breakers: vec![3], ..plan(3, 1) }).await;
+    let mut ring = Ring::start("tie-breaker", Plan { tie_breakers: vec![3], ..plan(3, 1) }).await;
     let client = ring.client().await;
     let load = Load::start(&client, 3);
     load.goes_on(50, SOON).await;
@@ -465,7 +465,7 @@ fn read_locally(address: &str) -> Option<Code> {
 
 #[tokio::test]
 async fn five_nodes_lose_two_and_write_on_lose_three_and_read_on() {
-    let mut ring = Ring::start_quiet("five", plan(5, 1)).await;
+    let mut ring = Ring::start("five", plan(5, 1)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 3);
     load.goes_on(30, SOON).await;
