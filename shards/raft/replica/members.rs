@@ -22,16 +22,20 @@ pub const NOT_LEADER: &str = "not the leader";
 const PROMOTE_LAG_MAX: u64 = 1024;
 
 impl<E: Env> Replica<E> {
-    /// Followers that could lead: voters by role and membership, with how far behind each is. From the leader only.
+    /// Followers that could lead: voters by role and membership that have answered within a lease, with how far behind each is.
+    /// From the leader only.
     pub fn heirs(&self) -> Vec<(u64, u64)> {
         let m = self.metrics();
-        let Some(replication) = &m.replication else { return Vec::new() };
+        let (Some(replication), Some(heard)) = (&m.replication, &m.heartbeat) else { return Vec::new() };
+        // What a dead node had matched stays known: it must not pass for the one that lacks the least.
+        let lease = self.timers.election_timeout_max;
+        let answers = |id: &u64| heard.get(id).and_then(Option::as_ref).is_some_and(|at| E::now().since(at.0) < lease);
         let last = m.last_log_index.unwrap_or(0);
         let membership = m.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         replication
             .iter()
-            .filter(|(id, _)| **id != self.context.me.node && voters.contains(id))
+            .filter(|(id, _)| **id != self.context.me.node && voters.contains(id) && answers(id))
             .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
             .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
             .collect()
