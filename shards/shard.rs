@@ -143,6 +143,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         shards: settings.shards,
         me: settings.node.clone(),
         frame_bytes_max: READ_BYTES_MAX + settings.batch_bytes_max + settings.value_bytes_max + (1 << 20),
+        outvoted: RefCell::new(None),
     };
     let machine = MachineSettings {
         dir: settings.dir.clone(),
@@ -232,6 +233,7 @@ async fn care<E: Env>(shard: Rc<Shard<E>>) {
         }
         *shard.disk_full.borrow_mut() = full;
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
+        shard.replica.rest_if_removed();
         shard.replica.tie_break().await;
         spread.look(&shard).await;
     }

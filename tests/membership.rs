@@ -131,6 +131,8 @@ async fn members_come_and_go_under_load() {
     let before = terms(&ring.wait_ready().await);
     load.goes_on(200, SOON).await;
     assert_eq!(before, terms(&ring.wait_ready().await), "no election since node 1 was removed");
+    ring.wait_said(1, "this node does not campaign any more: node 1 is no member of shard 0").await;
+    ring.wait_said(1, "this node does not campaign any more: node 1 is no member of shard 1").await;
     ring.kill(1);
 
     ring.kill(2);

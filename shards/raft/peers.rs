@@ -57,7 +57,7 @@ pub(crate) async fn serve<E: Env>(replica: Rc<Replica<E>>, reader: <E::Net as Ne
             return;
         }
     };
-    match session(&replica, &mut frames, writer).await {
+    match session(&replica, hello.from, &mut frames, writer).await {
         // We ended it: that says nothing of the peer.
         Ok(EndedBy::Us) => return,
         Ok(EndedBy::Peer) => {}
@@ -129,6 +129,7 @@ async fn greet<E: Env>(
 /// After the hello: appends go through one pipeline, everything else is answered in place.
 async fn session<E: Env>(
     replica: &Rc<Replica<E>>,
+    from: u64,
     frames: &mut FrameReader<E>,
     mut writer: PeerWriter<E>,
 ) -> io::Result<EndedBy> {
@@ -138,7 +139,7 @@ async fn session<E: Env>(
             return appends(replica, frames, writer, frame).await;
         }
         let reply = match request.body {
-            PeerRequestBody::Vote(vote) => answer_vote(replica, vote).await,
+            PeerRequestBody::Vote(vote) => answer_vote(replica, from, vote).await,
             PeerRequestBody::Transfer(transfer) => answer_transfer(replica, transfer).await,
             PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, offer).await,
             PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, offset, data, last).await,
@@ -253,7 +254,10 @@ fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>) -> P
     })
 }
 
-async fn answer_vote<E: Env>(replica: &Replica<E>, request: peer::RequestVote) -> io::Result<PeerReplyBody> {
+async fn answer_vote<E: Env>(replica: &Replica<E>, from: u64, request: peer::RequestVote) -> io::Result<PeerReplyBody> {
+    if let Some(why) = replica.left_behind(from, request.last) {
+        return Ok(refused(Code::Membership, why));
+    }
     let mut rpc =
         VoteRequest::<Types<E>>::new(vote_from_wire::<E>(request.vote), request.last.map(|id| log_id_in::<E>(wal_id(id))));
     rpc.leadership_transfer = request.transfer;

@@ -67,6 +67,8 @@ pub struct Replica<E: Env> {
     timers: Timers,
     heard: Cell<Instant>,
     electing: Cell<bool>,
+    /// It knows that it is no member, and does not campaign.
+    resting: Cell<bool>,
     founders: RefCell<Vec<Member>>,
 }
 
@@ -165,6 +167,7 @@ impl<E: Env> Replica<E> {
             timers,
             heard: Cell::new(E::now()),
             electing: Cell::new(false),
+            resting: Cell::new(false),
             founders: RefCell::new(founders),
         }))
     }
@@ -251,6 +254,9 @@ impl<E: Env> Replica<E> {
     /// A leader's append or heartbeat has arrived.
     pub(crate) fn heard_from_leader(&self) {
         self.heard.set(E::now());
+        if self.resting.replace(false) {
+            self.raft.runtime_config().elect(self.may_lead());
+        }
     }
 
     /// True when this node leads, or has heard its leader within a lease.
@@ -403,7 +409,7 @@ impl<E: Env> Replica<E> {
             if let Some((heir, _)) = heirs.iter().min_by_key(|(_, lag)| *lag).filter(|(_, lag)| *lag == 0) {
                 let _ = self.raft.trigger().transfer_leader(*heir).await;
             }
-        } else if E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4 {
+        } else if !self.resting.get() && E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4 {
             self.heard.set(E::now());
             let _ = self.raft.trigger().elect(true).await;
         }

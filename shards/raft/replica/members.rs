@@ -9,11 +9,11 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
-use ringbeam_wire::peer::Role;
+use ringbeam_wire::peer::{self, Role};
 
 use super::Replica;
 use crate::io::Env;
-use crate::raft::{Site, link, runtime};
+use crate::raft::{Site, link, log_id_in, runtime, wal_id};
 
 /// What a change of the membership answers when another node leads.
 pub const NOT_LEADER: &str = "not the leader";
@@ -39,6 +39,32 @@ impl<E: Env> Replica<E> {
             .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
             .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
             .collect()
+    }
+
+    /// Why `node`, whose log ends with `last`, can win no election: a committed membership lacks it, and its log does not reach
+    /// that membership, which every later leader's log holds. It may win again after a leader has sent it entries.
+    pub(crate) fn left_behind(&self, node: u64, last: Option<peer::LogId>) -> Option<String> {
+        let m = self.metrics.borrow_watched();
+        let committed = &m.committed_membership_config;
+        let at = committed.log_id().as_ref()?;
+        let reaches = last.is_some_and(|last| log_id_in::<E>(wal_id(last)) >= *at);
+        if reaches || committed.membership().get_node(&node).is_some() {
+            return None;
+        }
+        Some(format!("node {node} is no member of shard {} since log index {}", self.context.shard, at.index))
+    }
+
+    /// A node that was removed stops campaigning when it learns so: from a member that refused it, or from its own log. The next
+    /// append of a leader ends the rest, so a refusal that comes late keeps no member quiet.
+    pub fn rest_if_removed(&self) {
+        let told = self.context.outvoted.take();
+        let Some(why) = told.or_else(|| self.left_behind(self.context.me.node, None)).filter(|_| !self.is_led()) else {
+            return;
+        };
+        if !self.resting.replace(true) {
+            self.raft.runtime_config().elect(false);
+            tracing::warn!(shard = self.context.shard, "this node does not campaign any more: {why}");
+        }
     }
 
     /// Hands leadership to `to`, and waits until it is gone from here, at most `patience`.
