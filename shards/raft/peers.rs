@@ -354,3 +354,29 @@ async fn answer_chunk<E: Env>(replica: &Replica<E>, offset: u64, data: &[u8], la
     let answer = replica.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| io::Error::other(e.to_string()))?;
     Ok(PeerReplyBody::Snapshot { vote: wire_vote::<E>(&answer.vote), resume_at: whole.bytes, installed: true })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::uring::{Uring, UringNet, block_on};
+
+    /// openraft's answers end like any `unfold`: asked once more, they panic. Looking for what else is ready may find the end,
+    /// and the loop around it then asked again: a peer that closed its stream at the right moment ended this node.
+    #[test]
+    fn an_ended_append_stream_is_not_asked_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
+        let address = listener.local_addr().expect("it has an address").to_string();
+        let answered = block_on(async move {
+            let (_reader, writer) = UringNet::new().connect(&address, [0; 16]).await.expect("somebody listens");
+            let one_answer = futures_util::stream::unfold(false, |ended| async move {
+                let answer: AppendResult<Uring> = Ok(Ok(None));
+                (!ended).then_some((answer, true))
+            });
+            let sent = Rc::new(RefCell::new(VecDeque::from([(7, None)])));
+            let over = Rc::new(Cell::new(false));
+            append_replies::<Uring>(Box::pin(one_answer), sent.clone(), writer, over.clone()).await;
+            over.get() && sent.borrow().is_empty()
+        });
+        assert!(answered.expect("an executor can be made"), "the answer left and the session is over");
+    }
+}
