@@ -64,9 +64,10 @@ pub const DEADLINE_SWEEP: Duration = Duration::from_millis(20);
 /// How often a shard looks after itself: snapshots due, leadership to hand over, room on the disk.
 pub const CARE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long a stopping leader waits to see its heir take over. A hand-over takes a few milliseconds; who stops, though, accepts
-/// nothing any more, and may not hear of it.
-pub const HAND_OVER_PATIENCE: Duration = Duration::from_millis(300);
+/// How long a stopping leader waits to see its heir take over. A hand-over takes a few milliseconds; an heir whose disk or core
+/// is busy may need two flushes of its own and a voter's before it leads. Longer than an election, so that who stops in vain has
+/// left the ring nothing to wait for.
+pub const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause between two looks for room in the log while its next segment is made, or cannot be made: far less than the making takes.
 pub const ROOM_PAUSE: Duration = Duration::from_millis(5);

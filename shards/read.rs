@@ -7,6 +7,10 @@
 //!
 //! **Invariant**: a linearizable read reflects every write that was acknowledged anywhere before the read arrived: the round that
 //! serves it began after its arrival.
+//!
+//! **Caveat**: a local read is served by whatever this node has applied, and a follower hears of a commit after the client does, with
+//! the next append (`limits::COMMIT_UPDATE_WAIT`). When the leader dies in between, its followers have the entry and cannot know
+//! that it was acknowledged: local reads lack it until a quorum has elected a leader, for as long as that takes.
 
 use std::rc::Rc;
 

@@ -107,6 +107,11 @@ pub async fn run<E: Env>(
         }
         Err(why) => {
             tracing::error!(shard = settings.shard, "the shard does not start: {why}");
+            let closing = net.clone();
+            E::spawn(async move {
+                closing.stopping().await;
+                closing.close();
+            });
             refuse_all::<E>(&net, &settings, &why).await;
             return Err(why);
         }
@@ -115,6 +120,7 @@ pub async fn run<E: Env>(
     E::spawn(serve_reads(shard.clone()));
     E::spawn(watch_waiting(shard.clone()));
     E::spawn(care(shard.clone()));
+    E::spawn(leave(shard.clone(), net.clone()));
     while let Some((preamble, reader, writer)) = net.accept().await {
         match Preamble::decode(&preamble).map(|p| p.kind) {
             Ok(Kind::Client) => E::spawn(connection::serve(shard.clone(), reader, writer)),
@@ -122,7 +128,8 @@ pub async fn run<E: Env>(
             Err(_) => {}
         }
     }
-    stop(&shard).await;
+    shard.replica.shutdown().await;
+    shard.replica.wal().clone().close().await;
     Ok(())
 }
 
@@ -138,6 +145,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         shards: settings.shards,
         me: settings.node.clone(),
         frame_bytes_max: READ_BYTES_MAX + settings.batch_bytes_max + settings.value_bytes_max + (1 << 20),
+        outvoted: RefCell::new(None),
     };
     let machine = MachineSettings {
         dir: settings.dir.clone(),
@@ -257,6 +265,7 @@ async fn care<E: Env>(shard: Rc<Shard<E>>) {
         }
         shard.replica.give_way_if_full().await;
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
+        shard.replica.rest_if_removed();
         shard.replica.tie_break().await;
         spread.look(&shard).await;
     }
@@ -293,19 +302,20 @@ impl Spread {
     }
 }
 
-async fn stop<E: Env>(shard: &Rc<Shard<E>>) {
+/// The way out, while peers can still reach this node: the heir may need its vote, and its first append is how this node hears
+/// that it leads. Then nothing is accepted any more, which ends [`run`].
+async fn leave<E: Env>(shard: Rc<Shard<E>>, net: E::Net) {
+    net.stopping().await;
     if shard.replica.leads()
         && let Some(heir) = shard.replica.best_heir()
     {
         match shard.replica.transfer(heir, HAND_OVER_PATIENCE).await {
             Ok(()) => tracing::info!(shard = shard.settings.shard, to = heir, "leadership handed over"),
-            // It may well have: this node takes no new connections any more, on which it would hear of it.
-            Err(why) => tracing::warn!(shard = shard.settings.shard, "leadership handed over, and no word of it: {why}"),
+            Err(why) => tracing::warn!(shard = shard.settings.shard, "leadership not handed over: {why}"),
         }
     }
     shard.stopping.set(true);
-    shard.replica.shutdown().await;
-    shard.replica.wal().clone().close().await;
+    net.close();
 }
 
 /// A shard that did not start: every client is told why.

@@ -97,11 +97,14 @@ async fn a_leader_that_is_told_to_stop_hands_over_first() {
     let mut gaps = Gaps("leader told to stop", Vec::new());
     for _ in 0..count("RINGBEAM_FAILOVER_ROUNDS", 3) {
         let leader = ring.leader(0).await;
+        let before = ring.said(leader).len();
         let mut ended = None;
         gaps.push(gap_of(&load, async || ended = Some(ring.terminate(leader))).await);
         let (code, took) = ended.expect("the change was made");
         assert_eq!(code, Some(0), "a clean end\n{}", ring.tail(leader));
-        println!("it ended after {took:?}, handed over: {}", ring.tail(leader).contains("leadership handed over"));
+        println!("it ended after {took:?}");
+        let said = ring.said(leader).split_off(before);
+        assert!(said.contains("leadership handed over"), "node {leader} leads a healthy ring, and hands over:\n{said}");
         ring.spawn(leader);
         ring.wait_caught_up(leader).await;
         load.assert_unbroken();

@@ -80,7 +80,7 @@ async fn fault_of(ring: &Ring, id: u64, shard: u32) -> String {
 
 #[tokio::test]
 async fn a_node_far_behind_catches_up_by_snapshot() {
-    let mut ring = Ring::start_quiet("by-snapshot", plan(1)).await;
+    let mut ring = Ring::start("by-snapshot", plan(1)).await;
     let client = ring.client().await;
     fill(&client, "before", 1 << 20).await;
     ring.wait_converged().await;
@@ -108,7 +108,7 @@ async fn a_node_far_behind_catches_up_by_snapshot() {
 
 #[tokio::test]
 async fn a_snapshot_that_is_cut_off_begins_again() {
-    let mut ring = Ring::start_quiet("cut-off", plan(1)).await;
+    let mut ring = Ring::start("cut-off", plan(1)).await;
     let client = ring.client().await;
     fill(&client, "large", 24 << 20).await;
     let lagging = ring.leader(0).await % 3 + 1;
@@ -148,7 +148,7 @@ async fn a_snapshot_that_is_cut_off_begins_again() {
 
 #[tokio::test]
 async fn restarted_nodes_replay_to_equal_states() {
-    let mut ring = Ring::start_quiet("replay", plan(2)).await;
+    let mut ring = Ring::start("replay", plan(2)).await;
     let client = ring.client().await;
     let load = Load::with_values(&client, 4, 16 << 10, Duration::from_millis(1));
     for id in 1..=3 {
@@ -173,7 +173,7 @@ async fn restarted_nodes_replay_to_equal_states() {
 
 #[tokio::test]
 async fn a_rotten_log_is_refused_by_name_and_the_other_shard_serves() {
-    let mut ring = Ring::start_quiet("rot", plan(2)).await;
+    let mut ring = Ring::start("rot", plan(2)).await;
     let client = ring.client().await;
     fill(&client, "some", 1 << 20).await;
     ring.wait_converged().await;
@@ -210,7 +210,7 @@ async fn a_rotten_log_is_refused_by_name_and_the_other_shard_serves() {
 
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_refilled() {
-    let mut ring = Ring::start_quiet("torn", plan(1)).await;
+    let mut ring = Ring::start("torn", plan(1)).await;
     let client = ring.client().await;
     let load = Load::start(&client, 2);
     load.goes_on(50, SOON).await;
@@ -239,7 +239,7 @@ async fn a_torn_tail_is_cut_and_refilled() {
 
 #[tokio::test]
 async fn a_rotten_snapshot_is_refused_by_name() {
-    let mut ring = Ring::start_quiet("rotten-snapshot", plan(1)).await;
+    let mut ring = Ring::start("rotten-snapshot", plan(1)).await;
     let client = ring.client().await;
     fill(&client, "some", 6 << 20).await;
     ring.wait_for("node 3 has a snapshot", SOON, |s| s.iter().any(|s| s.node == 3 && s.snapshot_index > 0)).await;
@@ -261,7 +261,7 @@ async fn a_rotten_snapshot_is_refused_by_name() {
 #[tokio::test]
 async fn crashes_while_founding_found_one_ring() {
     for round in 0..4u64 {
-        let mut ring = Ring::start_quiet_founding(&format!("founding-{round}"), plan(2));
+        let mut ring = Ring::start_founding(&format!("founding-{round}"), plan(2));
         // The coordinator dies several times, each time a little later, and with it once another one.
         for crash in 0..5u64 {
             ring.spawn(1);

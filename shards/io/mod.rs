@@ -162,9 +162,14 @@ pub trait Net: Clone + 'static {
     type Reader: Reader;
     /// Sending half of a connection.
     type Writer: Writer;
-    /// The next connection for this shard; its preamble has been read. `None` when the node shuts down. Cancel-safe: a
+    /// The next connection for this shard; its preamble has been read. `None` after [`Net::close`]. Cancel-safe: a
     /// dropped call has taken no connection.
     async fn accept(&self) -> Option<(PreambleBytes, Self::Reader, Self::Writer)>;
+    /// Completes once the node has been asked to stop, at once if it was asked before. Connections go on arriving until the
+    /// shard closes: what it still has to settle with its peers needs them.
+    async fn stopping(&self);
+    /// Takes no more connections: `accept` yields `None` from now on.
+    fn close(&self);
     /// Connects to `address` (host:port) and sends `preamble`.
     async fn connect(&self, address: &str, preamble: PreambleBytes) -> io::Result<(Self::Reader, Self::Writer)>;
 }

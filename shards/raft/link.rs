@@ -2,6 +2,7 @@
 //!
 //! **Invariant**: a link is used again only when every request on it has been answered; any error ends it.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct PeerContext<E: Env> {
     pub me: Member,
     /// Longest frame that is accepted from a peer.
     pub frame_bytes_max: usize,
+    /// A member has refused this node's campaign because it is no member: in its words.
+    pub outvoted: RefCell<Option<String>>,
 }
 
 /// An open connection to a peer.

@@ -27,6 +27,7 @@ use openraft::raft::{
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::{EntryPayload, OptionalSend};
 use ringbeam_wire::peer::{self, AppendReply, EntryKind, Member, PeerReplyBody, PeerRequestBody, Purpose};
+use ringbeam_wire::refusal::Code;
 
 use super::link::{Link, PeerContext, within};
 use super::snapshot::SnapshotFile;
@@ -281,7 +282,10 @@ impl<E: Env> Peer<E> {
         let mut link = self.link(purpose).await?;
         let reply = within::<E, _>(PEER_TIMEOUT, link.call(body)).await?;
         self.link = Some(link);
-        if let PeerReplyBody::Refused { message, .. } = &reply {
+        if let PeerReplyBody::Refused { code, message } = &reply {
+            if *code == Code::Membership as u16 {
+                *self.context.outvoted.borrow_mut() = Some(message.clone());
+            }
             return Err(io::Error::other(format!("node {}: {message}", self.member.node)));
         }
         Ok(reply)

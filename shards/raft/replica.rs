@@ -68,6 +68,8 @@ pub struct Replica<E: Env> {
     timers: Timers,
     heard: Cell<Instant>,
     electing: Cell<bool>,
+    /// It knows that it is no member, and does not campaign.
+    resting: Cell<bool>,
     founders: RefCell<Vec<Member>>,
 }
 
@@ -139,8 +141,16 @@ impl<E: Env> Replica<E> {
             // here: leading on in the same term would write others under the same term and index.
             enable_leader_restore: Some(false),
             backoff: "100ms".into(),
-            // A follower whose disk lost what it had acknowledged (a torn last flush is cut) is filled up again. Without this
-            // openraft ends the leader with a panic: one bad disk must not stop a good one.
+            // The leader's books may go back for a follower whose log did. On disks that keep what they called durable none does:
+            // a follower acknowledges after the flush, a flush that recovery cuts was never acknowledged, and an empty disk is
+            // another incarnation. What is left is a disk that lost its tail, which recovery cannot tell from a torn flush. The
+            // danger of such a disk is its node's vote with the shorter log, and that is the same with and without this.
+            // It takes nothing back at the leader: what a quorum has accepted stays committed (`reset_entry_with` in openraft's
+            // `update_conflicting`), the follower's match becomes none, so it counts only for what it flushes and acknowledges
+            // anew, and answers to appends from before the loss are dropped by their inflight id. openraft warns in the log.
+            // Without it a build with assertions ends the leader with a panic, and any other goes on with books that contradict
+            // themselves: one bad disk must not stop a good node. `allow_next_revert` is narrower only in name: it would have
+            // to be given before the loss is seen, so to everybody.
             allow_log_reversion: Some(true),
             enable_elect: context.me.role == Role::Voter,
             ..Config::default()
@@ -168,6 +178,7 @@ impl<E: Env> Replica<E> {
             timers,
             heard: Cell::new(E::now()),
             electing: Cell::new(false),
+            resting: Cell::new(false),
             founders: RefCell::new(founders),
         }))
     }
@@ -254,6 +265,9 @@ impl<E: Env> Replica<E> {
     /// A leader's append or heartbeat has arrived.
     pub(crate) fn heard_from_leader(&self) {
         self.heard.set(E::now());
+        if self.resting.replace(false) {
+            self.raft.runtime_config().elect(self.may_lead());
+        }
     }
 
     /// True when this node leads, or has heard its leader within a lease.
@@ -406,7 +420,7 @@ impl<E: Env> Replica<E> {
             if let Some((heir, _)) = heirs.iter().min_by_key(|(_, lag)| *lag).filter(|(_, lag)| *lag == 0) {
                 let _ = self.raft.trigger().transfer_leader(*heir).await;
             }
-        } else if E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4 {
+        } else if !self.resting.get() && E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4 {
             self.heard.set(E::now());
             let _ = self.raft.trigger().elect(true).await;
         }

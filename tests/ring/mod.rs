@@ -11,9 +11,13 @@ pub mod raw;
 use std::fs;
 use std::io;
 use std::net::TcpListener;
+use std::ops::Range;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringbeam_sdk::{Client, Status};
@@ -61,27 +65,45 @@ pub struct Ring {
     founders: String,
 }
 
-/// A loopback port that was free a moment ago.
+/// A loopback port that nobody else has: no other test of this process, no other test process, and no outgoing connection while
+/// its node is down, since the kernel gives those ports above this range.
+///
+/// Ports are claimed in blocks. A block belongs to the process that holds the abstract socket of its name, and the kernel takes
+/// the name back when that process ends, however it ends.
 pub fn free_port() -> u16 {
-    // The kernel picks ephemeral ports at random; keeping the listener until the node binds is not possible, so a collision
-    // can happen and shows up as the node's own error message.
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a loopback port is free").port()
-}
-
-/// A free loopback port below those that the kernel gives to outgoing connections: nobody takes it while its node is down.
-pub fn quiet_port() -> u16 {
-    const FIRST: u32 = 12_000;
-    const COUNT: u32 = 20_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Test processes that run side by side start apart.
-    let start = std::process::id().wrapping_mul(7919);
-    for _ in 0..COUNT {
-        let port = (FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+    static CLAIMED: Mutex<Claimed> = Mutex::new(Claimed { names: Vec::new(), ports: 0..0 });
+    let mut claimed = CLAIMED.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        // A program that knows nothing of blocks may listen there.
+        if let Some(port) = claimed.ports.by_ref().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
             return port;
         }
+        claimed.take_block();
     }
-    panic!("no free loopback port from {FIRST} on");
+}
+
+/// See [`free_port`].
+struct Claimed {
+    names: Vec<UnixListener>,
+    /// What is left of the newest block.
+    ports: Range<u16>,
+}
+
+impl Claimed {
+    fn take_block(&mut self) {
+        const FIRST: u16 = 12_000;
+        const BLOCK: u16 = 200;
+        const BLOCKS: u16 = 100;
+        for number in 0..BLOCKS {
+            let name = SocketAddr::from_abstract_name(format!("ringbeam-test-ports-{number}")).expect("the name is short");
+            if let Ok(held) = UnixListener::bind_addr(&name) {
+                self.names.push(held);
+                self.ports = FIRST + number * BLOCK..FIRST + (number + 1) * BLOCK;
+                return;
+            }
+        }
+        panic!("all {BLOCKS} blocks of loopback ports from {FIRST} on are taken");
+    }
 }
 
 impl Ring {
@@ -111,56 +133,13 @@ impl Ring {
         ring
     }
 
-    /// [`Ring::start`] for tests whose nodes come back after a while: see [`quiet_port`].
-    pub async fn start_quiet(name: &str, plan: Plan) -> Ring {
+    /// [`Ring::start`] without its first node and without waiting.
+    pub fn start_founding(name: &str, plan: Plan) -> Ring {
         let mut ring = Ring::prepare(name, plan);
-        for id in 1..=ring.plan.nodes {
-            ring.move_ports(id);
-        }
-        for id in 1..=ring.plan.nodes {
-            ring.spawn(id);
-        }
-        ring.wait_ready().await;
-        ring
-    }
-
-    /// [`Ring::start_quiet`] without its first node and without waiting.
-    pub fn start_quiet_founding(name: &str, plan: Plan) -> Ring {
-        let mut ring = Ring::prepare(name, plan);
-        for id in 1..=ring.plan.nodes {
-            ring.move_ports(id);
-        }
         for id in 2..=ring.plan.nodes {
             ring.spawn(id);
         }
         ring
-    }
-
-    /// [`Ring::place_joiner`] with [`quiet_port`]s.
-    pub fn place_quiet_joiner(&mut self, id: u64) {
-        self.place_joiner(id);
-        self.move_ports(id);
-    }
-
-    /// Gives a node other ports, in all configurations. By name, not by number: two old ports may be the same.
-    fn move_ports(&mut self, id: u64) {
-        let new = || format!("127.0.0.1:{}", quiet_port());
-        let node = self.node_mut(id);
-        let (client, peer, admin) = (new(), new(), new());
-        let entry = |peer: &str| format!("{{ id = {id}, peer = \"{peer}\" }}");
-        let founder = (entry(&node.peer), entry(&peer));
-        let mut text = fs::read_to_string(&node.config).expect("the configuration can be read");
-        for (name, old, new) in [("client", &node.client, &client), ("peer", &node.peer, &peer), ("admin", &node.admin, &admin)]
-        {
-            text = text.replace(&format!("\n{name} = {old:?}"), &format!("\n{name} = {new:?}"));
-        }
-        fs::write(&node.config, text).expect("the configuration can be written");
-        (node.client, node.peer, node.admin) = (client, peer, admin);
-        self.founders = self.founders.replace(&founder.0, &founder.1);
-        for node in &self.nodes {
-            let text = fs::read_to_string(&node.config).expect("the configuration can be read");
-            fs::write(&node.config, text.replace(&founder.0, &founder.1)).expect("the configuration can be written");
-        }
     }
 
     /// A place for one more node, which is no founder: configured, not started.

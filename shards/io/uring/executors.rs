@@ -7,10 +7,10 @@
 //!                                   └──── looks at the stop flag each 20 ms
 //! ```
 //!
-//! **Stopping**: the flag closes the listeners and lets every `accept` yield `None`; the shards' mains see that, finish in
-//! their own time and return; then the executors end. Tasks that are left then never run again, but glommio does not drop
-//! them either: a connection that one of them holds ends with the process, so a main closes its own. When one main or one executor ends
-//! for another reason, all are stopped: half a node would look alive and not be.
+//! **Stopping**: the flag completes every shard's `stopping`. The shards' mains settle what needs their peers, close, finish in
+//! their own time and return; then the listeners close and the executors end. Tasks that are left then never run again, but
+//! glommio does not drop them either: a connection that one of them holds ends with the process, so a main closes its own. When one
+//! main or one executor ends for another reason, all are stopped: half a node would look alive and not be.
 //!
 //! **Not here**: what a shard does (`start` is the caller's), signals (`stop.rs`).
 
@@ -296,9 +296,13 @@ impl Core {
         while !node.stop.is_stopped() {
             Timer::new(TICK).await;
         }
+        door.stop_shards();
+        for main in mains {
+            main.await;
+        }
         door.close();
-        for task in listeners.into_iter().chain(mains) {
-            task.await;
+        for listener in listeners {
+            listener.await;
         }
         failed.take().map_or(Ok(()), Err)
     }

@@ -355,15 +355,19 @@ impl Door {
         }
     }
 
-    /// Ends the listeners, and with them the ports, and every shard's `accept`.
+    /// Asks every shard to stop. The ports stay open: a leader hands over through them.
+    pub(crate) fn stop_shards(&self) {
+        for net in self.shards.values() {
+            net.stop();
+        }
+    }
+
+    /// Ends the listeners, and with them the ports.
     pub(crate) fn close(&self) {
         self.closing.set(true);
         self.closed.notify_waiters();
         for port in &self.ports {
             let _ = SockRef::from(port).shutdown(Shutdown::Both);
-        }
-        for net in self.shards.values() {
-            net.close();
         }
     }
 }

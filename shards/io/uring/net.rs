@@ -50,8 +50,10 @@ pub struct UringNet {
 #[derive(Debug, Default)]
 struct Arrivals {
     waiting: RefCell<VecDeque<(PreambleBytes, Rc<Connection>)>>,
+    stopping: Cell<bool>,
     closed: Cell<bool>,
     notify: Notify,
+    stopped: Notify,
 }
 
 impl UringNet {
@@ -70,11 +72,10 @@ impl UringNet {
         self.arrivals.notify.notify_one();
     }
 
-    /// From now on `accept` yields `None`.
-    pub(crate) fn close(&self) {
-        self.arrivals.closed.set(true);
-        self.arrivals.waiting.borrow_mut().clear();
-        self.arrivals.notify.notify_waiters();
+    /// Asks the shard to stop.
+    pub(crate) fn stop(&self) {
+        self.arrivals.stopping.set(true);
+        self.arrivals.stopped.notify_waiters();
     }
 }
 
@@ -96,6 +97,18 @@ impl Net for UringNet {
                 None => self.arrivals.notify.notified().await,
             }
         }
+    }
+
+    async fn stopping(&self) {
+        while !self.arrivals.stopping.get() {
+            self.arrivals.stopped.notified().await;
+        }
+    }
+
+    fn close(&self) {
+        self.arrivals.closed.set(true);
+        self.arrivals.waiting.borrow_mut().clear();
+        self.arrivals.notify.notify_waiters();
     }
 
     async fn connect(&self, address: &str, preamble: PreambleBytes) -> io::Result<(UringReader, UringWriter)> {

@@ -9,12 +9,12 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
-use ringbeam_wire::peer::Role;
+use ringbeam_wire::peer::{self, Role};
 
 use super::Replica;
 use crate::io::Env;
 use crate::limits::PEER_TIMEOUT;
-use crate::raft::{Site, link, runtime};
+use crate::raft::{Site, link, log_id_in, runtime, wal_id};
 
 /// What a change of the membership answers when another node leads.
 pub const NOT_LEADER: &str = "not the leader";
@@ -23,16 +23,20 @@ pub const NOT_LEADER: &str = "not the leader";
 const PROMOTE_LAG_MAX: u64 = 1024;
 
 impl<E: Env> Replica<E> {
-    /// Followers that could lead: voters by role and membership, with how far behind each is. From the leader only.
+    /// Followers that could lead: voters by role and membership that have answered within a lease, with how far behind each is.
+    /// From the leader only.
     pub fn heirs(&self) -> Vec<(u64, u64)> {
         let m = self.metrics();
-        let Some(replication) = &m.replication else { return Vec::new() };
+        let (Some(replication), Some(heard)) = (&m.replication, &m.heartbeat) else { return Vec::new() };
+        // What a dead node had matched stays known: it must not pass for the one that lacks the least.
+        let lease = self.timers.election_timeout_max;
+        let answers = |id: &u64| heard.get(id).and_then(Option::as_ref).is_some_and(|at| E::now().since(at.0) < lease);
         let last = m.last_log_index.unwrap_or(0);
         let membership = m.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         replication
             .iter()
-            .filter(|(id, _)| **id != self.context.me.node && voters.contains(id))
+            .filter(|(id, _)| **id != self.context.me.node && voters.contains(id) && answers(id))
             .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
             .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
             .collect()
@@ -68,6 +72,32 @@ impl<E: Env> Replica<E> {
         match self.transfer(heir, PEER_TIMEOUT).await {
             Ok(()) => tracing::info!(shard = self.context.shard, to = heir, "this disk is full: leadership handed over"),
             Err(why) => tracing::warn!(shard = self.context.shard, "this disk is full, and leadership stays: {why}"),
+        }
+    }
+
+    /// Why `node`, whose log ends with `last`, can win no election: a committed membership lacks it, and its log does not reach
+    /// that membership, which every later leader's log holds. It may win again after a leader has sent it entries.
+    pub(crate) fn left_behind(&self, node: u64, last: Option<peer::LogId>) -> Option<String> {
+        let m = self.metrics.borrow_watched();
+        let committed = &m.committed_membership_config;
+        let at = committed.log_id().as_ref()?;
+        let reaches = last.is_some_and(|last| log_id_in::<E>(wal_id(last)) >= *at);
+        if reaches || committed.membership().get_node(&node).is_some() {
+            return None;
+        }
+        Some(format!("node {node} is no member of shard {} since log index {}", self.context.shard, at.index))
+    }
+
+    /// A node that was removed stops campaigning when it learns so: from a member that refused it, or from its own log. The next
+    /// append of a leader ends the rest, so a refusal that comes late keeps no member quiet.
+    pub fn rest_if_removed(&self) {
+        let told = self.context.outvoted.take();
+        let Some(why) = told.or_else(|| self.left_behind(self.context.me.node, None)).filter(|_| !self.is_led()) else {
+            return;
+        };
+        if !self.resting.replace(true) {
+            self.raft.runtime_config().elect(false);
+            tracing::warn!(shard = self.context.shard, "this node does not campaign any more: {why}");
         }
     }
 

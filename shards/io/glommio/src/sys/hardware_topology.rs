@@ -156,33 +156,3 @@ fn get_core_id(
 }
 
 
-#[cfg(test)]
-mod test {
-    use super::{test_helpers::*, *};
-
-    #[test]
-    fn machine_topology() {
-        get_machine_topology_unsorted().unwrap();
-    }
-
-    #[test]
-    fn topology_this_machine_unique_ids() {
-        let topology = get_machine_topology_unsorted().unwrap();
-        check_topolgy(topology)
-    }
-
-    #[test]
-    #[should_panic(expected = "unsupported topology hierarchy")]
-    fn check_topology_check() {
-        // panic because topology level are unclear:
-        // numa node 0 is associated with package 0 and 1
-        // package 1 is associated with numa node 0 and 2
-        let topology = vec![
-            cpu_loc(0, 0, 0, 0),
-            cpu_loc(0, 1, 1, 1),
-            cpu_loc(2, 1, 2, 2),
-        ];
-
-        check_topolgy(topology);
-    }
-}

@@ -112,15 +112,7 @@ where
         }
     }
 
-    #[cfg(test)]
-    pub fn nr_slots(&self) -> usize {
-        self.nr_slots
-    }
 
-    #[cfg(test)]
-    pub fn nr_slots_selected(&self) -> usize {
-        self.nr_slots_selected
-    }
 }
 
 pub mod marker {
@@ -193,10 +185,6 @@ impl Path {
         self.0.into_iter()
     }
 
-    #[cfg(test)]
-    fn last(&self) -> Option<&Level> {
-        self.0.last()
-    }
 }
 
 impl std::convert::TryFrom<Path> for CpuLocation {
