@@ -127,7 +127,9 @@ fn real_world_keeps_every_promise(durable_writes: DurableWrites) {
         let (directory, small, over) = (path.clone(), small.clone(), over.clone());
         async move {
             if shard == 0 {
-                assert!(super::Net::accept(&net).await.is_none(), "nothing is for shard 0");
+                super::Net::stopping(&net).await;
+                super::Net::close(&net);
+                assert!(super::Net::accept(&net).await.is_none(), "nothing is for shard 0, and nothing comes after the close");
                 return Ok(());
             }
             let world = Real { directory, small, durable_writes, net, addresses };

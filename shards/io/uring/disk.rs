@@ -17,8 +17,8 @@
 //! | `Fdatasync` | a write, then an fdatasync | 158 us | 231 us | 117 us |
 //!
 //! O_DSYNC saves a hop, but its second half runs on a kernel worker bound to the core that took the interrupt: when that
-//! core is busy, it waits for the scheduler's tick. So `Adaptive`, the default, writes the first way and, as soon as that
-//! was slow, the second for a while; see [`Adaptive`].
+//! core is busy, it may wait for the scheduler's tick. So `Adaptive`, the default, measures both and takes the quicker one; see
+//! [`Adaptive`].
 //!
 //! **Not here**: caching, retries, or a second chance after an error.
 
@@ -35,7 +35,7 @@ use std::time::Instant;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 
-use super::adaptive::Adaptive;
+use super::adaptive::{Adaptive, Way};
 use super::blocking;
 use crate::io::{BLOCK_BYTES, Disk, File};
 
@@ -91,9 +91,14 @@ impl UringDisk {
             DurableWrites::Adaptive | DurableWrites::Dsync => Some(open_direct(&path, libc::O_DSYNC).await?),
             DurableWrites::Fdatasync => None,
         };
-        let adaptive = (self.durable_writes == DurableWrites::Adaptive).then(Adaptive::default);
+        let adaptive = (self.durable_writes == DurableWrites::Adaptive).then(|| ADAPTIVE.with(Rc::clone));
         Ok(UringFile { inner: Rc::new(Descriptors { plain, dsync, bytes: Cell::new(bytes), path, adaptive }) })
     }
+}
+
+thread_local! {
+    /// What this executor knows of the disk: a node has one, and all its files share what was learnt.
+    static ADAPTIVE: Rc<Adaptive> = Rc::default();
 }
 
 async fn open_direct(path: &Path, flags: i32) -> io::Result<DmaFile> {
@@ -294,7 +299,7 @@ struct Descriptors {
     dsync: Option<DmaFile>,
     bytes: Cell<u64>,
     path: PathBuf,
-    adaptive: Option<Adaptive>,
+    adaptive: Option<Rc<Adaptive>>,
 }
 
 /// An open file. Clones share the descriptors.
@@ -362,20 +367,23 @@ impl File for UringFile {
     async fn write_durable_at(&self, offset: u64, buffer: UringBuffer) -> io::Result<()> {
         self.check(offset, buffer.len())?;
         let inner = &*self.inner;
+        let way = match (&inner.adaptive, &inner.dsync) {
+            (Some(adaptive), _) => adaptive.way(),
+            (None, Some(_)) => Way::Dsync,
+            (None, None) => Way::Fdatasync,
+        };
+        let began = Instant::now();
         match &inner.dsync {
-            Some(dsync) if inner.adaptive.as_ref().is_none_or(Adaptive::takes_dsync) => {
-                let began = Instant::now();
-                write_whole(dsync, offset, buffer.0).await?;
-                if let Some(adaptive) = &inner.adaptive {
-                    adaptive.took(began.elapsed());
-                }
-                Ok(())
-            }
+            Some(dsync) if way == Way::Dsync => write_whole(dsync, offset, buffer.0).await?,
             _ => {
                 write_whole(&inner.plain, offset, buffer.0).await?;
-                self.sync().await
+                self.sync().await?;
             }
         }
+        if let Some(adaptive) = &inner.adaptive {
+            adaptive.took(way, began.elapsed());
+        }
+        Ok(())
     }
 
     async fn sync(&self) -> io::Result<()> {
