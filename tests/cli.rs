@@ -481,8 +481,11 @@ async fn full_disk_refuses_writes_loses_nothing_and_clears_itself() {
     for id in (1..=3).filter(|id| *id != leader) {
         assert!(ring.status(&client, id, 0).await.is_some_and(|s| s.fault.is_none()), "node {id}:\n{}", ring.tail(id));
     }
-    disks.iter().for_each(SmallDisk::free);
+    // It comes back on its full disk.
     ring.spawn(leader);
+    ring.wait_ready().await;
+    tally.check(&client).await;
+    disks.iter().for_each(SmallDisk::free);
     recovers(&mut ring, &client, &mut tally).await;
 }
 

@@ -69,6 +69,10 @@ pub fn check_host(dir: &Path, allow_volatile: bool) -> Result<HostReport, HostPr
     Ok(HostReport { file_system, durable, memlock_bytes, descriptors: raise_descriptors()? })
 }
 
+/// Where the kernel tells its features in `struct io_uring_params`, in words, and the one that an executor sleeps by.
+const FEATURES_AT: usize = 5;
+const FEATURE_EXT_ARG: u32 = 1 << 8;
+
 fn check_io_uring() -> Result<(), HostProblem> {
     // struct io_uring_params is 120 bytes, all of which may be zero on the way in.
     let mut parameters = [0u32; 30];
@@ -79,11 +83,15 @@ fn check_io_uring() -> Result<(), HostProblem> {
     {
         // SAFETY: the call has just made this descriptor and nobody else knows it.
         drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        if parameters[FEATURES_AT] & FEATURE_EXT_ARG == 0 {
+            let why = "this kernel's io_uring cannot wait with a timeout: use Linux 5.11 or newer";
+            return Err(HostProblem(why.to_string()));
+        }
         return Ok(());
     }
     let error = io::Error::last_os_error();
     let advice = match error.raw_os_error() {
-        Some(libc::ENOSYS) => "the kernel has no io_uring (or a sandbox hides it): use Linux 5.10 or newer",
+        Some(libc::ENOSYS) => "the kernel has no io_uring (or a sandbox hides it): use Linux 5.11 or newer",
         Some(libc::EPERM) => {
             "io_uring is forbidden: set the sysctl kernel.io_uring_disabled=0, and in a container use a seccomp profile \
              that allows io_uring_setup, io_uring_enter and io_uring_register"
@@ -163,7 +171,8 @@ const RAMFS_MAGIC: libc::__fsword_t = 0x8584_58f6;
 #[repr(align(4096))]
 struct Block([u8; BLOCK_BYTES]);
 
-/// Writes a block past the page cache and reads it back: what the log does all the time must work once.
+/// Writes a block past the page cache and reads it back: what the log does all the time must work once. A disk that has no
+/// block left has at least opened the file: the node that comes back on it can read, vote and say that it is full.
 fn check_direct(dir: &Path, file_system: &str) -> Result<(), HostProblem> {
     let path = dir.join(format!(".direct-{}", std::process::id()));
     let probed = probe_direct(&path);
@@ -182,7 +191,13 @@ fn probe_direct(path: &Path) -> io::Result<()> {
     let file =
         fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).custom_flags(libc::O_DIRECT).open(path)?;
     let written = Box::new(Block([0x5a; BLOCK_BYTES]));
-    file.write_all_at(&written.0, 0)?;
+    match file.write_all_at(&written.0, 0) {
+        Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+            tracing::warn!(path = %path.display(), "the disk is full: nothing can be written to try it");
+            return Ok(());
+        }
+        written => written?,
+    }
     file.sync_data()?;
     let mut read = Box::new(Block([0; BLOCK_BYTES]));
     file.read_exact_at(&mut read.0, 0)?;

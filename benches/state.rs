@@ -27,18 +27,12 @@ fn main() {
         "memory" => memory(word(1), word(2) == "ascending"),
         "apply" => apply(number(1, 1_000_000), number(2, 0)),
         "snapshot" => snapshot(number(1, 1_000_000)),
-        _ => eprintln!(
-            "memory [state|set|map] [random|ascending] | apply [keys] [sessions] | snapshot [keys]"
-        ),
+        _ => eprintln!("memory [state|set|map] [random|ascending] | apply [keys] [sessions] | snapshot [keys]"),
     }
 }
 
 fn key(number: u64, ascending: bool) -> [u8; 16] {
-    let number = if ascending {
-        number
-    } else {
-        number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
-    };
+    let number = if ascending { number } else { number.wrapping_mul(0x9E37_79B9_7F4A_7C15) };
     let mut key = [0; 16];
     for (at, digit) in key.iter_mut().rev().enumerate() {
         *digit = b"0123456789abcdef"[(number >> (4 * at) & 15) as usize];
@@ -55,24 +49,14 @@ fn random(seed: &mut u64) -> u64 {
 
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("this is Linux");
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|p| p.parse().ok())
-        .expect("the second field is pages");
+    let pages: u64 = statm.split(' ').nth(1).and_then(|p| p.parse().ok()).expect("the second field is pages");
     pages * 4096
 }
 
 fn put(key: &[u8], value: &[u8], session: u64, sequence: u64, push: &mut Builder) {
     let answered_below = sequence.saturating_sub(64);
     let op = Op::Put { key, value };
-    let write = Write {
-        namespace: "",
-        session,
-        sequence,
-        answered_below,
-        op,
-    };
+    let write = Write { namespace: "", session, sequence, answered_below, op };
     push.push(&write).expect("within bounds");
 }
 
@@ -103,12 +87,7 @@ impl Times {
 struct Record(Box<[u8]>);
 impl Record {
     fn new(index: u64, key: &[u8], value: &[u8]) -> Record {
-        let head = [
-            &index.to_le_bytes()[..],
-            &[0; 4],
-            &(key.len() as u16).to_le_bytes(),
-        ]
-        .concat();
+        let head = [&index.to_le_bytes()[..], &[0; 4], &(key.len() as u16).to_le_bytes()].concat();
         Record([&head, key, value].concat().into())
     }
     fn key(&self) -> &[u8] {
@@ -167,11 +146,7 @@ fn memory(layout: &str, ascending: bool) {
     let resident = resident_bytes() - before - 16 * (KEYS / WRITES);
     for (step, numbers) in order.chunks(WRITES as usize).enumerate() {
         let indexes = KEYS + 1 + step as u64 * WRITES..;
-        overwrites.time(|| {
-            indexes
-                .zip(numbers)
-                .for_each(|(i, k)| one(&key(*k, ascending), i))
-        });
+        overwrites.time(|| indexes.zip(numbers).for_each(|(i, k)| one(&key(*k, ascending), i)));
     }
     println!(
         "{layout} ascending={ascending}: {:.1} resident bytes a key; one by one: {} ns an insert, {} ns an overwrite",
@@ -184,27 +159,16 @@ fn memory(layout: &str, ascending: bool) {
 
 fn apply(keys: u64, sessions: u64) {
     let value = [7; 256];
-    let (mut builder, mut answers, mut state) =
-        (Builder::new(), Vec::new(), State::new(Limits::default()));
+    let (mut builder, mut answers, mut state) = (Builder::new(), Vec::new(), State::new(Limits::default()));
     let mut index = 0;
     if sessions > 0 {
         builder.start(0);
         for _ in 0..sessions {
-            let open = Write {
-                namespace: "",
-                session: 0,
-                sequence: 0,
-                answered_below: 0,
-                op: Op::OpenSession,
-            };
+            let open = Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op: Op::OpenSession };
             builder.push(&open).expect("within bounds");
         }
         index = 1;
-        state.apply(
-            index,
-            &parse(&builder.finish()).expect("just built"),
-            &mut answers,
-        );
+        state.apply(index, &parse(&builder.finish()).expect("just built"), &mut answers);
     }
     let ids: Vec<u64> = answers.iter().map(|a| a.revision.session_id()).collect();
     let mut sequences = vec![0; ids.len()];
@@ -219,11 +183,7 @@ fn apply(keys: u64, sessions: u64) {
         }
         builder.start(batch / 100);
         for position in 0..WRITES {
-            let number = if batch < fill {
-                batch * WRITES + position
-            } else {
-                random(&mut seed) % keys
-            };
+            let number = if batch < fill { batch * WRITES + position } else { random(&mut seed) % keys };
             let (session, sequence) = match ids.len() as u64 {
                 0 => (0, 0),
                 n => {
@@ -254,28 +214,21 @@ fn report(what: &str, parsing: &mut Times, applying: &mut Times) {
 
 fn snapshot(keys: u64) {
     let value = [7; 64];
-    let (mut builder, mut answers, mut state) =
-        (Builder::new(), Vec::new(), State::new(Limits::default()));
+    let (mut builder, mut answers, mut state) = (Builder::new(), Vec::new(), State::new(Limits::default()));
     let mut index = 0;
     let mut seed = 1;
-    let mut batch =
-        |state: &mut State, numbers: &mut dyn Iterator<Item = u64>, times: &mut Times| {
-            builder.start(0);
-            numbers.for_each(|n| put(&key(n, false), &value, 0, 0, &mut builder));
-            let bytes = builder.finish();
-            answers.clear();
-            index += 1;
-            let parsed = parse(&bytes).expect("just built");
-            times.time(|| state.apply(index, &parsed, &mut answers));
-        };
-    let (mut filling, mut applying, mut slicing) =
-        (Times::default(), Times::default(), Times::default());
+    let mut batch = |state: &mut State, numbers: &mut dyn Iterator<Item = u64>, times: &mut Times| {
+        builder.start(0);
+        numbers.for_each(|n| put(&key(n, false), &value, 0, 0, &mut builder));
+        let bytes = builder.finish();
+        answers.clear();
+        index += 1;
+        let parsed = parse(&bytes).expect("just built");
+        times.time(|| state.apply(index, &parsed, &mut answers));
+    };
+    let (mut filling, mut applying, mut slicing) = (Times::default(), Times::default(), Times::default());
     for b in 0..keys / WRITES {
-        batch(
-            &mut state,
-            &mut (b * WRITES..(b + 1) * WRITES),
-            &mut filling,
-        );
+        batch(&mut state, &mut (b * WRITES..(b + 1) * WRITES), &mut filling);
     }
     state.freeze().expect("not frozen yet");
     let mut slices = Vec::new();
@@ -299,9 +252,7 @@ fn snapshot(keys: u64) {
     state.thaw();
     let start = Instant::now();
     let mut loader = Loader::new(Limits::default());
-    slices
-        .iter()
-        .for_each(|s| loader.push(s).expect("just made"));
+    slices.iter().for_each(|s| loader.push(s).expect("just made"));
     let loaded = loader.finish().expect("whole");
     println!("loaded {} keys in {:?}", loaded.keys(), start.elapsed());
 }
