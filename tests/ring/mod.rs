@@ -43,7 +43,7 @@ impl Default for Plan {
 }
 
 /// Small segments, so that a ring of a test is up in a moment and truncates often.
-pub const SMALL_LOG: &str = "[limits]\nvalue_bytes_max = 65536\nbatch_bytes_max = 262144\n[log]\nsegment_bytes = 4194304\nsnapshot_after_bytes = 2097152\nsnapshot_pause_us = 0\n";
+pub const SMALL_LOG: &str = "[limits]\nvalue_bytes_max = 65536\nbatch_bytes_max = 262144\n[log]\nsegment_bytes = 4194304\nsnapshot_after_bytes = 2097152\nspare_segments_count = 1\nsnapshot_pause_us = 0\n";
 
 /// One node's place; its process may come and go.
 pub struct Node {
