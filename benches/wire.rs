@@ -1,6 +1,6 @@
 //! Nanoseconds of each step that a write takes through this crate.
 //!
-//! `cargo bench -p ringbeam-wire`. Median of 501 rounds of 0.1 ms; no harness, since one number per step is all there is to say.
+//! `cargo bench --bench wire`. Median of 501 rounds of 0.1 ms; no harness, since one number per step is all there is to say.
 
 use std::hint::black_box;
 use std::time::Instant;
