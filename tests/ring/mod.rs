@@ -66,7 +66,7 @@ pub struct Ring {
 }
 
 /// A loopback port that nobody else has: no other test of this process, no other test process, and no outgoing connection while
-/// its node is down, since the kernel gives those ports above this range.
+/// its node is down, since the kernel gives those ports above this range. `ringbeam dev` has its own range above this one.
 ///
 /// Ports are claimed in blocks. A block belongs to the process that holds the abstract socket of its name, and the kernel takes
 /// the name back when that process ends, however it ends.
@@ -91,9 +91,9 @@ struct Claimed {
 
 impl Claimed {
     fn take_block(&mut self) {
-        const FIRST: u16 = 12_000;
+        const FIRST: u16 = 10_000;
         const BLOCK: u16 = 200;
-        const BLOCKS: u16 = 100;
+        const BLOCKS: u16 = 30;
         for number in 0..BLOCKS {
             let name = SocketAddr::from_abstract_name(format!("ringbeam-test-ports-{number}")).expect("the name is short");
             if let Ok(held) = UnixListener::bind_addr(&name) {

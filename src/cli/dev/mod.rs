@@ -14,6 +14,7 @@
 //! death says how to start it again.
 
 mod nodes;
+mod ports;
 mod ready;
 mod ring;
 
@@ -90,7 +91,7 @@ fn dev(args: &DevArgs) -> Result<(), String> {
     let dir = args.dir.canonicalize().map_err(|error| format!("{}: {error}", args.dir.display()))?;
     let _lock = Lock::take(&dir)?;
     let asked = args.nodes.as_ref().and_then(|nodes| nodes.parse().ok());
-    let (ring, reused) = Ring::open(&dir, asked, args.shards)?;
+    let (ring, claim) = Ring::open(&dir, asked, args.shards)?;
     ring.check_ports()?;
     if let Some(path) = &args.json {
         // Whoever waits for the file must not take an earlier ring's for this one's.
@@ -100,7 +101,7 @@ fn dev(args: &DevArgs) -> Result<(), String> {
     // A node has an executor a core, but no more than shards. Pinned ones of several nodes would share a core while others idle.
     let pin = ring.nodes() as usize * cores.min(ring.shards as usize) <= cores;
     let mut nodes = Nodes::start(&ring, &dir, pin)?;
-    let verb = if reused { "restarting" } else { "founding" };
+    let verb = if claim.is_some() { "founding" } else { "restarting" };
     say(&format!("{verb} a ring of {} nodes and {} shards in {}", ring.nodes(), ring.shards, dir.display()));
 
     let ended = serve(args, time, &ring, &mut nodes, &stop);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::ports::{Claim, Ports, pick};
 use crate::cli::bench::report::write_atomically;
 use crate::config::{Config, FounderEntry};
 
@@ -46,23 +47,13 @@ pub struct Ring {
     pub ports: Vec<Ports>,
 }
 
-/// A node's ports on 127.0.0.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ports {
-    /// For SDKs.
-    pub client: u16,
-    /// For the other nodes.
-    pub peer: u16,
-    /// For people and monitors.
-    pub admin: u16,
-}
-
 /// Held as long as `dev` works in the directory.
 pub struct Lock(#[expect(dead_code, reason = "the lock lasts until the file is closed")] File);
 
 impl Ring {
-    /// The ring of `dir`, which is made if there is none. `nodes` and `shards` are what was asked for, if anything.
-    pub fn open(dir: &Path, nodes: Option<u32>, shards: Option<u32>) -> Result<(Ring, bool), String> {
+    /// The ring of `dir`, which is made if there is none, with the claim on its ports. `nodes` and `shards` are what was asked
+    /// for, if anything.
+    pub fn open(dir: &Path, nodes: Option<u32>, shards: Option<u32>) -> Result<(Ring, Option<Claim>), String> {
         let path = dir.join("dev.json");
         match fs::read_to_string(&path) {
             Ok(text) => {
@@ -70,17 +61,15 @@ impl Ring {
                     format!("{}: {error}. Delete {} to begin with a new ring", path.display(), dir.display())
                 })?;
                 ring.check(dir, nodes, shards)?;
-                Ok((ring, true))
+                Ok((ring, None))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let ring = Ring {
-                    format: FORMAT,
-                    shards: shards.unwrap_or(1),
-                    ports: pick_ports(nodes.unwrap_or(3)).map_err(|error| format!("no free ports on 127.0.0.1: {error}"))?,
-                };
+                let (ports, claim) =
+                    pick(nodes.unwrap_or(3)).map_err(|error| format!("no free ports on 127.0.0.1: {error}"))?;
+                let ring = Ring { format: FORMAT, shards: shards.unwrap_or(1), ports };
                 let text = serde_json::to_string_pretty(&ring).map_err(|error| error.to_string())?;
                 write_atomically(&path, &(text + "\n"))?;
-                Ok((ring, false))
+                Ok((ring, Some(claim)))
             }
             Err(error) => Err(format!("{}: {error}", path.display())),
         }
@@ -191,18 +180,9 @@ fn bind_patiently(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Free ports, all different: all are bound at once before any is let go.
-fn pick_ports(nodes: u32) -> io::Result<Vec<Ports>> {
-    let bind = || TcpListener::bind(("127.0.0.1", 0));
-    let listeners: Vec<TcpListener> = (0..3 * nodes).map(|_| bind()).collect::<io::Result<_>>()?;
-    let ports: Vec<u16> = listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<io::Result<_>>()?;
-    Ok(ports.chunks_exact(3).map(|three| Ports { client: three[0], peer: three[1], admin: three[2] }).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     /// A fresh directory that is gone afterwards.
     struct Fresh(PathBuf);
@@ -224,10 +204,10 @@ mod tests {
     #[test]
     fn a_directory_is_the_same_ring_again() {
         let dir = Fresh::new("again");
-        let (made, reused) = Ring::open(&dir.0, Some(5), Some(2)).expect("a new ring");
-        assert!(!reused);
-        let (again, reused) = Ring::open(&dir.0, None, None).expect("the same ring");
-        assert!(reused && again == made && again.nodes() == 5 && again.shards == 2);
+        let (made, claim) = Ring::open(&dir.0, Some(5), Some(2)).expect("a new ring");
+        assert!(claim.is_some());
+        let (again, claim) = Ring::open(&dir.0, None, None).expect("the same ring");
+        assert!(claim.is_none() && again == made && again.nodes() == 5 && again.shards == 2);
         Ring::open(&dir.0, Some(5), Some(2)).expect("what it holds may be asked for");
     }
 
@@ -245,12 +225,10 @@ mod tests {
     }
 
     #[test]
-    fn picked_ports_are_free_and_all_different() {
-        let ports = pick_ports(7).expect("21 ports are free");
-        let all: BTreeSet<u16> = ports.iter().flat_map(|p| [p.client, p.peer, p.admin]).collect();
-        assert_eq!(all.len(), 21);
+    fn a_port_in_use_is_named() {
+        let (ports, _claim) = pick(7).expect("21 ports are free");
         let ring = Ring { format: FORMAT, shards: 1, ports };
-        ring.check_ports().expect("they were let go");
+        ring.check_ports().expect("they are free");
         let _taken = TcpListener::bind(("127.0.0.1", ring.ports[2].peer)).expect("it is free");
         let error = ring.check_ports().expect_err("one is taken");
         assert!(error.contains("peer port of node 3"), "{error}");
@@ -268,7 +246,7 @@ mod tests {
     #[test]
     fn configurations_are_valid_and_name_all_founders() {
         let dir = Path::new("/somewhere");
-        let ring = Ring { format: FORMAT, shards: 2, ports: pick_ports(3).expect("free ports") };
+        let ring = Ring { format: FORMAT, shards: 2, ports: pick(3).expect("free ports").0 };
         for (node, ports) in ring.members() {
             let config = ring.config(dir, node, ports, false);
             let parsed = Config::parse(&config.to_toml(), "node.toml").expect("a valid file");
