@@ -5,7 +5,7 @@
 //!                       |
 //!        clock  tasks  random  disk  network
 //!                       |
-//!          uring.rs            sim*.rs (tests)
+//!          uring/              sim/ (tests)
 //!          glommio, io_uring   virtual clock, seeded, faulty
 //! ```
 //!
@@ -31,6 +31,8 @@
 
 pub mod channel;
 pub mod conformance;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod uring;
 
 #[cfg(test)]
