@@ -17,6 +17,8 @@ mod connection;
 mod error;
 pub mod io;
 pub mod limits;
+#[cfg(feature = "sim")]
+pub mod probe;
 pub mod raft;
 mod read;
 pub mod shard;

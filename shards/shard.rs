@@ -87,7 +87,7 @@ pub(crate) struct Shard<E: Env> {
     pub reads: Notify,
     pub connections: Cell<usize>,
     pub started: Instant,
-    in_flight: RefCell<Vec<Rc<Batch>>>,
+    pub in_flight: RefCell<Vec<Rc<Batch>>>,
     stopping: Cell<bool>,
     fault: RefCell<Option<String>>,
 }
@@ -103,6 +103,8 @@ pub async fn run<E: Env>(
     let shard = match open::<E>(settings.clone(), disk, net.clone()).await {
         Ok(shard) => {
             opened();
+            #[cfg(feature = "sim")]
+            crate::probe::open(&shard);
             shard
         }
         Err(why) => {

@@ -26,7 +26,7 @@ const LONG_FILES: [(&str, &str); 1] = [("wire/schema_generated.rs", "flatc write
 const HOT_PATH_LINES_MAX: usize = 6_700;
 
 /// What a file of `shards` may name, of `shards`: a room, or a file at its top, and its neighbours.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("io", &["io"]),
     ("wal", &["wal", "io"]),
     ("state", &["state"]),
@@ -42,10 +42,26 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ),
     ("read", &["admission", "batcher", "error", "io", "limits", "raft", "read", "shard", "state"]),
     ("write", &["admission", "batcher", "error", "io", "limits", "raft", "shard", "state", "write"]),
+    // A simulated ring's window: cargo feature `sim`.
+    ("probe", &["io", "raft", "shard", "state", "wal"]),
     ("admin", &["admin", "admission", "batcher", "error", "io", "limits", "raft", "shard", "state"]),
     (
         "shard",
-        &["admission", "batcher", "connection", "error", "io", "limits", "raft", "read", "shard", "state", "wal", "write"],
+        &[
+            "admission",
+            "batcher",
+            "connection",
+            "error",
+            "io",
+            "limits",
+            "probe",
+            "raft",
+            "read",
+            "shard",
+            "state",
+            "wal",
+            "write",
+        ],
     ),
 ];
 

@@ -1,0 +1,158 @@
+//! A window into running shards, for whoever drives a simulated ring: what no client can ask, without a message.
+//!
+//! A shard offers it to its simulated process when it has opened ([`crate::io::sim::offer`]); it goes with the process. Only
+//! with the cargo feature `sim`.
+//!
+//! **Invariants**
+//! - Looking changes nothing: no clock is read, no task woken, no random number drawn.
+//! - A window does not keep its shard alive.
+
+use std::rc::{Rc, Weak};
+
+use ringbeam_wire::peer::{Member, Role};
+
+use crate::io::Env;
+use crate::io::sim::{HostId, World, offer};
+use crate::raft::{log_id_out, vote_out};
+use crate::shard::Shard;
+use crate::state::Revision;
+use crate::wal::{LogId, Vote};
+
+/// One shard on one node at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Node id.
+    pub node: u64,
+    /// Shard id.
+    pub shard: u32,
+    /// What the node does in the ring.
+    pub role: Role,
+    /// leader, follower, candidate, learner or shutdown, as raft says.
+    pub raft_state: String,
+    /// It leads, and takes writes.
+    pub leads: bool,
+    /// Whom it takes for the leader.
+    pub leader: Option<u64>,
+    /// Its vote as raft holds it.
+    pub vote: Vote,
+    /// Its vote as the log has it, durable or on its way.
+    pub vote_saved: Option<Vote>,
+    /// The log's last entry, durable or on its way.
+    pub last: Option<LogId>,
+    /// The last entry that is no longer in the log.
+    pub purged: Option<LogId>,
+    /// Committed, as far as it knows.
+    pub committed: Option<LogId>,
+    /// Applied, as raft says; the state is never behind.
+    pub applied: Option<LogId>,
+    /// Index of the entry that the state has applied last.
+    pub applied_index: u64,
+    /// Position of the newest snapshot.
+    pub snapshot: Option<LogId>,
+    /// Bytes of the log on disk.
+    pub log_bytes: u64,
+    /// Keys, sessions and bytes of the state.
+    pub keys: u64,
+    /// See `keys`.
+    pub sessions: u64,
+    /// See `keys`.
+    pub state_bytes: u64,
+    /// Bytes of writes that wait for raft.
+    pub queue_bytes: usize,
+    /// Batches in raft.
+    pub batches_in_flight: usize,
+    /// Reads that wait for their round.
+    pub readings: usize,
+    /// Client connections.
+    pub connections: usize,
+    /// All nodes of the newest membership.
+    pub members: Vec<Member>,
+    /// The sets of voters: two while the membership changes.
+    pub voters: Vec<Vec<u64>>,
+    /// Why it has stopped.
+    pub fault: Option<String>,
+    /// Why it takes no writes for want of room.
+    pub full: Option<String>,
+}
+
+/// A window into one shard. `None`: the shard is gone.
+pub trait Probe {
+    /// How it is.
+    fn view(&self) -> Option<View>;
+    /// Term and leader of an entry that the log has, or of the last one purged.
+    fn log_id_at(&self, index: u64) -> Option<LogId>;
+    /// The applied index and the digest of the state as of it. Takes time in proportion to the state; a tie-breaker has none.
+    fn digest(&self) -> Option<(u64, u64)>;
+    /// A key's value in the state, applied or not known to be.
+    fn read(&self, namespace: &str, key: &[u8]) -> Option<(Vec<u8>, Revision)>;
+}
+
+struct Window<E: Env>(Weak<Shard<E>>);
+
+struct Offered(Rc<dyn Probe>);
+
+/// Offers a window into `shard`.
+pub(crate) fn open<E: Env>(shard: &Rc<Shard<E>>) {
+    offer(Rc::new(Offered(Rc::new(Window(Rc::downgrade(shard))))));
+}
+
+/// The windows of the process on a host, in the order in which its shards opened.
+pub fn probes(world: &World, host: HostId) -> Vec<Rc<dyn Probe>> {
+    let offered = world.offers(host);
+    offered.into_iter().filter_map(|any| any.downcast::<Offered>().ok()).map(|offered| offered.0.clone()).collect()
+}
+
+impl<E: Env> Probe for Window<E> {
+    fn view(&self) -> Option<View> {
+        let shard = self.0.upgrade()?;
+        let replica = &shard.replica;
+        let (m, wal) = (replica.metrics(), replica.wal());
+        let membership = m.membership_config.membership();
+        let (keys, sessions, state_bytes) = replica.machine().with_state(|s| (s.keys(), s.sessions(), s.bytes()));
+        Some(View {
+            node: shard.settings.node.node,
+            shard: shard.settings.shard,
+            role: shard.settings.node.role,
+            raft_state: format!("{:?}", m.state).to_lowercase(),
+            leads: replica.leads(),
+            leader: m.current_leader,
+            vote: vote_out::<E>(&m.vote),
+            vote_saved: wal.vote(),
+            last: wal.last(),
+            purged: wal.purged(),
+            committed: m.cluster_committed.as_ref().map(log_id_out::<E>),
+            applied: m.last_applied.as_ref().map(log_id_out::<E>),
+            applied_index: replica.machine().applied_index(),
+            snapshot: m.snapshot.as_ref().map(log_id_out::<E>),
+            log_bytes: wal.bytes(),
+            keys,
+            sessions,
+            state_bytes,
+            queue_bytes: shard.batcher.borrow().bytes(),
+            batches_in_flight: shard.in_flight.borrow().len(),
+            readings: shard.readings.borrow().len(),
+            connections: shard.connections.get(),
+            members: replica.members(),
+            voters: membership.get_joint_config().iter().map(|set| set.iter().copied().collect()).collect(),
+            fault: shard.fault().or_else(|| replica.fault()),
+            full: wal.has_room().err().map(|full| full.to_string()),
+        })
+    }
+
+    fn log_id_at(&self, index: u64) -> Option<LogId> {
+        self.0.upgrade()?.replica.wal().id_at(index)
+    }
+
+    fn digest(&self) -> Option<(u64, u64)> {
+        let shard = self.0.upgrade().filter(|shard| shard.keeps_state())?;
+        Some(shard.replica.machine().with_state(|state| (state.applied(), state.hash())))
+    }
+
+    fn read(&self, namespace: &str, key: &[u8]) -> Option<(Vec<u8>, Revision)> {
+        let shard = self.0.upgrade()?;
+        shard.replica.machine().with_state(|state| {
+            let found = state.get(namespace, key)?;
+            Some((found.value.to_vec(), found.revision))
+        })
+    }
+}
