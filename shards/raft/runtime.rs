@@ -366,4 +366,10 @@ mod tests {
     fn runtime_passes_openrafts_conformance_suite() {
         openraft_rt::testing::Suite::<Runtime<Uring>>::test_all();
     }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn runtime_passes_openrafts_conformance_suite_in_the_simulated_world() {
+        openraft_rt::testing::Suite::<Runtime<crate::io::sim::Sim>>::test_all();
+    }
 }

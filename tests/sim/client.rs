@@ -1,0 +1,364 @@
+//! A client inside the simulated world: the real wire protocol, and the SDK's own decisions (`retry`, `session`) without tokio.
+//!
+//! ```text
+//!   put, delete, get ─▶ ticket ─▶ attempt ─▶ Effort::after ─▶ again there, elsewhere, or an outcome
+//! ```
+//! One call at a time: whoever wants several in flight has several clients. Each shard has a connection and a session.
+//!
+//! **Invariants**
+//! - [`Outcome::Refused`] and [`Outcome::Timeout`] are said only when the write cannot have happened and cannot happen later.
+//! - A write is repeated only with the session and sequence that it was first sent with.
+//!
+//! **Not here**: what is asked, and what is remembered of the answers (`history.rs`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ringbeam_sdk::retry::{Effort, Kind as Repeat, Leader, Next, Seen, Verdict};
+use ringbeam_sdk::session::{Session, Ticket};
+use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter};
+use ringbeam_shards::io::{Env, Instant, Net, Reader, Writer};
+use ringbeam_shards::raft::runtime::timeout;
+use ringbeam_wire::client::{Consistency, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Written};
+use ringbeam_wire::frame::Decoder;
+use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
+use ringbeam_wire::preamble::{Kind, Preamble, VERSION};
+use ringbeam_wire::refusal::{Code, Refusal};
+use ringbeam_wire::slots::{shard_of, slot_of};
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<T> {
+    Done(T),
+    /// It certainly did not happen.
+    Refused(Refusal),
+    /// It certainly did not happen, and time is up.
+    Timeout,
+    /// It may have happened, or may yet.
+    Unknown,
+}
+
+/// A value that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub value: Vec<u8>,
+    pub revision: Revision,
+}
+
+/// An answer as far as calls need it.
+enum Answer {
+    Written(Written),
+    Value(Option<Found>),
+    Opened(u64),
+    Refused(Refusal),
+    Other,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Answered(Answer),
+    Lost { sent: bool },
+    DeadlinePassed,
+}
+
+struct Connection {
+    reader: SimReader,
+    writer: SimWriter,
+    decoder: Decoder,
+    window: u32,
+}
+
+/// What the client keeps of one shard.
+struct Shard {
+    address: String,
+    connection: Option<Connection>,
+    session: Session,
+}
+
+/// See the head of this file.
+pub struct Client {
+    net: SimNet,
+    addresses: Vec<String>,
+    shards: u32,
+    by_shard: BTreeMap<u32, Shard>,
+    request: u64,
+    encoder: Encoder,
+}
+
+/// An attempt without an answer for this long is given up: the host may be gone without a word.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// An attempt to connect takes at most this.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+enum Write<'a> {
+    Put(&'a [u8], &'a [u8]),
+    Delete(&'a [u8]),
+}
+
+impl Write<'_> {
+    fn key(&self) -> &[u8] {
+        match self {
+            Write::Put(key, _) | Write::Delete(key) => key,
+        }
+    }
+
+    fn body(&self, ticket: Ticket) -> RequestBody<'_> {
+        let Ticket { session, sequence, answered_below } = ticket;
+        match self {
+            Write::Put(key, value) => RequestBody::Put(Put { namespace: "", key, value, session, sequence, answered_below }),
+            Write::Delete(key) => RequestBody::Delete(Delete { namespace: "", key, session, sequence, answered_below }),
+        }
+    }
+}
+
+impl Client {
+    /// A client that knows these nodes. Connects when it is first asked for something.
+    pub fn new(addresses: Vec<String>, shards: u32) -> Client {
+        Client { net: SimNet::new(), addresses, shards, by_shard: BTreeMap::new(), request: 0, encoder: Encoder::new() }
+    }
+
+    /// Sets a key, exactly once.
+    pub async fn put(&mut self, key: &[u8], value: &[u8], limit: Duration) -> Outcome<Written> {
+        self.write(Write::Put(key, value), limit).await
+    }
+
+    /// Removes a key, exactly once.
+    pub async fn delete(&mut self, key: &[u8], limit: Duration) -> Outcome<Written> {
+        self.write(Write::Delete(key), limit).await
+    }
+
+    /// Reads a key.
+    pub async fn get(&mut self, key: &[u8], consistency: Consistency, limit: Duration) -> Outcome<Option<Found>> {
+        let (shard, end) = (self.shard_of(key), Sim::now() + limit);
+        let body = RequestBody::Get(Get { namespace: "", key, consistency });
+        let mut effort = Effort::new(Repeat::Read);
+        loop {
+            let attempt = self.attempt(shard, &body, end).await;
+            if let Attempt::Answered(Answer::Value(found)) = attempt {
+                return Outcome::Done(found);
+            }
+            if let Err(over) = self.after(shard, attempt, &mut effort, end).await {
+                return over;
+            }
+        }
+    }
+
+    /// A request that changes the ring or asks of it, once, to one node, without any retry.
+    pub async fn ask(&mut self, address: &str, shard: u32, body: &RequestBody<'_>, limit: Duration) -> Result<(), String> {
+        self.turn_to(shard, address.to_string());
+        match self.attempt(shard, body, Sim::now() + limit).await {
+            Attempt::Answered(Answer::Refused(refusal)) => Err(refusal.to_string()),
+            Attempt::Answered(_) => Ok(()),
+            Attempt::Lost { .. } => Err("the connection was lost".to_string()),
+            Attempt::DeadlinePassed => Err("no answer in time".to_string()),
+        }
+    }
+
+    /// The session that it has with the shard of `key`; 0 when there is none.
+    pub fn session_of(&self, key: &[u8]) -> u64 {
+        self.by_shard.get(&self.shard_of(key)).map_or(0, |shard| shard.session.id())
+    }
+
+    fn shard_of(&self, key: &[u8]) -> u32 {
+        shard_of(slot_of(key), self.shards)
+    }
+
+    async fn write(&mut self, write: Write<'_>, limit: Duration) -> Outcome<Written> {
+        let (shard, end) = (self.shard_of(write.key()), Sim::now() + limit);
+        let mut effort = Effort::new(Repeat::ExactlyOnce);
+        let mut ticket = match self.ticket(shard, end).await {
+            Ok(ticket) => ticket,
+            Err(over) => return over,
+        };
+        let outcome = loop {
+            let attempt = self.attempt(shard, &write.body(ticket), end).await;
+            if let Attempt::Answered(Answer::Written(written)) = attempt {
+                break Outcome::Done(written);
+            }
+            match self.after(shard, attempt, &mut effort, end).await {
+                Err(over) => break over,
+                Ok(false) => {}
+                Ok(true) => {
+                    self.shard(shard).session.expired(ticket.session);
+                    ticket = match self.ticket(shard, end).await {
+                        Ok(ticket) => ticket,
+                        Err(over) => break over,
+                    };
+                }
+            }
+        };
+        let session = &mut self.shard(shard).session;
+        session.settle(ticket);
+        if matches!(&outcome, Outcome::Refused(refusal) if refusal.code == Code::SessionExpired) {
+            session.expired(ticket.session);
+        }
+        outcome
+    }
+
+    /// A ticket; opens a session first if there is none.
+    async fn ticket<T>(&mut self, shard: u32, end: Instant) -> Result<Ticket, Outcome<T>> {
+        // A session that was opened and whose id was lost is forgotten by the ring in time.
+        let mut effort = Effort::new(Repeat::Read);
+        loop {
+            if let Ok(ticket) = self.shard(shard).session.begin() {
+                return Ok(ticket);
+            }
+            let attempt = self.attempt(shard, &RequestBody::OpenSession, end).await;
+            if let Attempt::Answered(Answer::Opened(session)) = attempt {
+                let shard = self.shard(shard);
+                let window = shard.connection.as_ref().map_or(0, |connection| connection.window);
+                shard.session.opened(session, window);
+                continue;
+            }
+            self.after(shard, attempt, &mut effort, end).await?;
+        }
+    }
+
+    fn shard(&mut self, shard: u32) -> &mut Shard {
+        let addresses = &self.addresses;
+        self.by_shard.entry(shard).or_insert_with(|| Shard {
+            address: addresses[Sim::random() as usize % addresses.len()].clone(),
+            connection: None,
+            session: Session::new(),
+        })
+    }
+
+    fn turn_to(&mut self, shard: u32, address: String) {
+        let shard = self.shard(shard);
+        if shard.address != address {
+            shard.connection = None;
+            shard.address = address;
+        }
+    }
+
+    /// Decides what follows an attempt, and waits as long as it says. `Ok(true)`: with a new session.
+    async fn after<T>(&mut self, shard: u32, attempt: Attempt, effort: &mut Effort, end: Instant) -> Result<bool, Outcome<T>> {
+        let refusal = match &attempt {
+            Attempt::Answered(Answer::Refused(refusal)) => Some(refusal.clone()),
+            _ => None,
+        };
+        let seen = match (&refusal, &attempt) {
+            (Some(refusal), _) => Seen::Refused(refusal),
+            (None, Attempt::Lost { sent }) => Seen::Lost { sent: *sent },
+            (None, Attempt::DeadlinePassed) => Seen::DeadlinePassed,
+            // An answer of another kind: the connection is of no use.
+            (None, Attempt::Answered(_)) => Seen::Lost { sent: true },
+        };
+        if !matches!(seen, Seen::Refused(_)) {
+            self.shard(shard).connection = None;
+        }
+        let over = |verdict| match (verdict, refusal.clone()) {
+            (Verdict::Refused, Some(refusal)) => Outcome::Refused(refusal),
+            (Verdict::Unknown, _) => Outcome::Unknown,
+            (Verdict::Timeout | Verdict::Refused, _) => Outcome::Timeout,
+        };
+        let (wait, leader, new_session) = match effort.after(seen, Sim::random()) {
+            Next::Fail(verdict) => return Err(over(verdict)),
+            Next::Again { after, leader, new_session } => (after, leader, new_session),
+        };
+        if Sim::now() + wait >= end {
+            return Err(over(effort.out_of_time()));
+        }
+        match (leader, refusal) {
+            (Leader::Same, _) => {}
+            (Leader::Named, Some(refusal)) if !refusal.leader_address.is_empty() => self.turn_to(shard, refusal.leader_address),
+            (Leader::Named | Leader::Search, _) => {
+                let next = self.addresses[Sim::random() as usize % self.addresses.len()].clone();
+                self.turn_to(shard, next);
+            }
+        }
+        if !wait.is_zero() {
+            Sim::sleep(wait).await;
+        }
+        Ok(new_session)
+    }
+
+    /// Sends a request to the node that is taken for the leader, and waits for its answer.
+    async fn attempt(&mut self, shard: u32, body: &RequestBody<'_>, end: Instant) -> Attempt {
+        let left = end.since(Sim::now());
+        if left.is_zero() {
+            return Attempt::Lost { sent: false };
+        }
+        if self.shard(shard).connection.is_none() {
+            let address = self.shard(shard).address.clone();
+            match timeout::<Sim, _>(left.min(CONNECT_MAX), self.open(&address, shard)).await {
+                Ok(Ok(connection)) => self.shard(shard).connection = Some(connection),
+                Ok(Err(_)) | Err(_) => return Attempt::Lost { sent: false },
+            }
+        }
+        let Some(mut connection) = self.shard(shard).connection.take() else { return Attempt::Lost { sent: false } };
+        self.request += 1;
+        let left = end.since(Sim::now());
+        let deadline_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX).max(1);
+        let mut out = Vec::new();
+        self.encoder.request(&mut out, self.request, deadline_ms, body);
+        let request = self.request;
+        let answered = timeout::<Sim, _>(left.min(SILENCE_MAX), async {
+            connection.writer.write_all(&out).await?;
+            connection.answer(request).await
+        });
+        match answered.await {
+            Ok(Ok(answer)) => {
+                self.shard(shard).connection = Some(connection);
+                Attempt::Answered(answer)
+            }
+            Err(_) if Sim::now() >= end => Attempt::DeadlinePassed,
+            Ok(Err(_)) | Err(_) => Attempt::Lost { sent: true },
+        }
+    }
+
+    async fn open(&mut self, address: &str, shard: u32) -> std::io::Result<Connection> {
+        let preamble = Preamble { version: VERSION, kind: Kind::Client, shard };
+        let (reader, writer) = self.net.connect(address, preamble.encode()).await?;
+        let decoder = Decoder::new(REPLY_FRAME_BYTES_MAX as usize);
+        let mut connection = Connection { reader, writer, decoder, window: 0 };
+        let hello = Hello { version_min: VERSION, version_max: VERSION, features: 0, ring: 0, client: "simulated" };
+        let mut out = Vec::new();
+        self.encoder.request(&mut out, 0, 0, &RequestBody::Hello(hello));
+        connection.writer.write_all(&out).await?;
+        let mut window = 0;
+        connection
+            .reply(0, |body| match body {
+                ReplyBody::Welcome(welcome) => {
+                    window = welcome.session_window;
+                    Ok(())
+                }
+                other => Err(std::io::Error::other(format!("{other:?} is no welcome"))),
+            })
+            .await??;
+        connection.window = window;
+        Ok(connection)
+    }
+}
+
+impl Connection {
+    async fn answer(&mut self, request: u64) -> std::io::Result<Answer> {
+        self.reply(request, |body| match body {
+            ReplyBody::Written(written) => Answer::Written(written),
+            ReplyBody::Value(value) => {
+                Answer::Value(value.found.then(|| Found { value: value.value.to_vec(), revision: value.revision }))
+            }
+            ReplyBody::SessionOpened { session, .. } => Answer::Opened(session),
+            ReplyBody::Refused(refusal) => Answer::Refused(refusal),
+            _ => Answer::Other,
+        })
+        .await
+    }
+
+    /// Waits for the reply to `request`; those to earlier ones, given up long ago, are thrown away.
+    async fn reply<T>(&mut self, request: u64, take: impl FnOnce(ReplyBody<'_>) -> T) -> std::io::Result<T> {
+        loop {
+            while let Some(frame) = self.decoder.next().map_err(std::io::Error::other)? {
+                let Reply { id, body } = ringbeam_wire::client::parse_reply(&frame).map_err(std::io::Error::other)?;
+                if id == request {
+                    return Ok(take(body));
+                }
+            }
+            let read = self.reader.read(self.decoder.space()).await?;
+            if read == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            self.decoder.filled(read);
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! A ring of simulated nodes, and what can be done to it.
+//!
+//! ```text
+//!   Ring ─▶ World (hosts, network, clock) ─▶ host "node-1": process incarnations of node 1, one after the other, on one disk
+//!                                            host "client-1": tasks that write and read
+//! ```
+//! The driver lets time pass ([`Ring::run_for`]) and strikes in between; processes that have ended by themselves are reaped
+//! within [`REAP`]. Nodes are named by their ids, from 1.
+//!
+//! **Not here**: when what happens (`plan.rs`), what was promised and whether it was kept (`history.rs`, `check`).
+
+mod node;
+
+pub use node::{Control, Directory, NodeSettings, Outcome};
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringbeam_shards::io::sim::{Crash, HostId, Random, Settings as WorldSettings, SimDisk, World};
+use ringbeam_shards::probe::{Probe, View, probes};
+use ringbeam_wire::peer::{Identity, Member, Role};
+
+/// How a ring is built.
+#[derive(Clone, Debug)]
+pub struct RingSettings {
+    /// Roles of the founders, node 1 first.
+    pub roles: Vec<Role>,
+    pub shards: u32,
+    pub node: NodeSettings,
+    pub world: WorldSettings,
+    /// Clocks of nodes drift by up to this much, in either direction, from the start.
+    pub drift_ppm_max: u64,
+}
+
+impl RingSettings {
+    /// `voters` nodes that all vote and lead.
+    pub fn voters(voters: usize, shards: u32) -> RingSettings {
+        RingSettings {
+            roles: vec![Role::Voter; voters],
+            shards,
+            node: NodeSettings::default(),
+            world: WorldSettings::default(),
+            drift_ppm_max: 200,
+        }
+    }
+}
+
+/// Ended processes are noticed this often.
+const REAP: Duration = Duration::from_millis(10);
+
+struct Node {
+    host: HostId,
+    directory: Rc<RefCell<Directory>>,
+    control: Option<Rc<Control>>,
+    /// How its last process ended, when by itself.
+    ended: Option<Outcome>,
+}
+
+/// See the head of this file.
+pub struct Ring {
+    pub world: World,
+    settings: RingSettings,
+    random: Random,
+    ring: u64,
+    nodes: BTreeMap<u64, Node>,
+    clients: u64,
+}
+
+fn client_address(node: u64) -> String {
+    format!("node-{node}:7701")
+}
+
+impl Ring {
+    /// A founded ring of running nodes.
+    pub fn new(seed: u64, settings: RingSettings) -> Ring {
+        let world = World::new(seed, settings.world);
+        let mut random = Random::new(seed, 7);
+        let ring = random.bits().max(1);
+        let mut this = Ring { world, settings: settings.clone(), random, ring, nodes: BTreeMap::new(), clients: 0 };
+        for (node, role) in (1..).zip(&settings.roles) {
+            this.add_host(node, *role);
+        }
+        let members: Vec<Member> = this.nodes.values().map(|n| n.directory.borrow().identity.member.clone()).collect();
+        for node in this.nodes.values() {
+            let mut directory = node.directory.borrow_mut();
+            directory.founder = true;
+            (directory.identity.ring, directory.identity.members) = (ring, members.clone());
+        }
+        for node in this.ids() {
+            this.start(node);
+        }
+        this
+    }
+
+    /// A host with an empty disk and a directory of its own, in no ring yet.
+    fn add_host(&mut self, node: u64, role: Role) {
+        let host = self.world.add_host(&format!("node-{node}"));
+        let drift = self.random.below(2 * self.settings.drift_ppm_max + 1) as i64 - self.settings.drift_ppm_max as i64;
+        if drift != 0 {
+            self.world.set_drift(host, drift);
+        }
+        let incarnation = self.random.bits().max(1);
+        let member = Member {
+            node,
+            incarnation,
+            peer: format!("node-{node}:7801"),
+            client: client_address(node),
+            admin: String::new(),
+            region: String::new(),
+            role,
+        };
+        for address in [&member.peer, &member.client] {
+            self.world.links().name(address, host);
+        }
+        let shards = self.settings.shards;
+        let identity = Identity { node, incarnation, ring: 0, shards, member, members: Vec::new(), started: false };
+        let directory = Rc::new(RefCell::new(Directory { identity, founder: false }));
+        self.nodes.insert(node, Node { host, directory, control: None, ended: None });
+    }
+
+    /// Adds a running node with an empty disk, which waits for `RingAdd` at a member. Its id must be new.
+    pub fn add_newcomer(&mut self, node: u64, role: Role) {
+        assert!(!self.nodes.contains_key(&node), "node id {node} was used before");
+        self.add_host(node, role);
+        self.start(node);
+    }
+
+    // ---- who is there ----
+
+    /// Node ids, in order.
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// Nodes whose process runs.
+    pub fn live(&self) -> Vec<u64> {
+        self.nodes.iter().filter(|(_, node)| self.world.is_up(node.host)).map(|(id, _)| *id).collect()
+    }
+
+    pub fn shards(&self) -> u32 {
+        self.settings.shards
+    }
+
+    pub fn ring_id(&self) -> u64 {
+        self.ring
+    }
+
+    pub fn settings(&self) -> &RingSettings {
+        &self.settings
+    }
+
+    fn node(&self, node: u64) -> &Node {
+        self.nodes.get(&node).unwrap_or_else(|| panic!("the ring has no node {node}"))
+    }
+
+    pub fn host(&self, node: u64) -> HostId {
+        self.node(node).host
+    }
+
+    pub fn role(&self, node: u64) -> Role {
+        self.node(node).directory.borrow().identity.member.role
+    }
+
+    pub fn disk(&self, node: u64) -> SimDisk {
+        self.world.disk(self.host(node))
+    }
+
+    /// Client addresses of all nodes that serve clients.
+    pub fn client_addresses(&self) -> Vec<String> {
+        self.ids().into_iter().filter(|node| self.role(*node) != Role::TieBreaker).map(client_address).collect()
+    }
+
+    /// How the node's last process ended by itself; `None` while it runs or when it was crashed.
+    pub fn ended(&self, node: u64) -> Option<&Outcome> {
+        self.node(node).ended.as_ref()
+    }
+
+    /// Why shards of the running process serve nobody.
+    pub fn refusing(&self, node: u64) -> Vec<String> {
+        self.node(node).control.as_ref().map(|control| control.faults.borrow().clone()).unwrap_or_default()
+    }
+
+    // ---- life and death ----
+
+    /// Starts a process on a node that has none, on whatever its disk holds.
+    pub fn start(&mut self, node: u64) {
+        let settings = self.settings.node.clone();
+        let Some(found) = self.nodes.get_mut(&node) else { return };
+        if self.world.is_up(found.host) {
+            return;
+        }
+        let control = Rc::new(Control::default());
+        (found.control, found.ended) = (Some(control.clone()), None);
+        let (directory, disk) = (found.directory.clone(), self.world.disk(found.host));
+        self.world.tell(format!("node-{node}: starts"));
+        self.world.start(found.host, || node::serve(directory, settings, disk, control));
+    }
+
+    /// The node's process ends at once.
+    pub fn crash(&mut self, node: u64, how: Crash) {
+        self.world.crash(self.host(node), how);
+        if let Some(found) = self.nodes.get_mut(&node) {
+            found.control = None;
+        }
+    }
+
+    /// SIGTERM: the process hands leadership over, seals its logs and ends, if it can.
+    pub fn stop(&self, node: u64) {
+        let found = self.node(node);
+        if let Some(control) = &found.control {
+            self.world.tell(format!("node-{node}: is asked to stop"));
+            self.world.enter(found.host, || control.stop());
+        }
+    }
+
+    pub fn pause(&self, node: u64) {
+        self.world.pause(self.host(node));
+    }
+
+    pub fn resume(&self, node: u64) {
+        self.world.resume(self.host(node));
+    }
+
+    // ---- links ----
+
+    /// Cuts the nodes of `side` off from all other nodes; clients reach everybody.
+    pub fn partition(&self, side: &[u64]) {
+        for (a, b) in self.pairs_across(side) {
+            self.world.links().cut_both_ways(a, b);
+        }
+    }
+
+    fn pairs_across(&self, side: &[u64]) -> Vec<(HostId, HostId)> {
+        let others: Vec<u64> = self.ids().into_iter().filter(|id| !side.contains(id)).collect();
+        side.iter().flat_map(|a| others.iter().map(|b| (self.host(*a), self.host(*b)))).collect()
+    }
+
+    pub fn cut_one_way(&self, from: u64, to: u64) {
+        self.world.links().cut_one_way(self.host(from), self.host(to));
+    }
+
+    pub fn clog(&self, from: u64, to: u64, duration: Duration) {
+        self.world.links().clog(self.host(from), self.host(to), duration);
+    }
+
+    pub fn reset_connections(&self, a: u64, b: u64) {
+        self.world.links().reset(self.host(a), self.host(b));
+    }
+
+    pub fn heal_all(&self) {
+        self.world.links().heal_all();
+    }
+
+    /// Every fault off: links healed, everybody runs, disks fast and with room.
+    pub fn all_well(&mut self) {
+        self.heal_all();
+        for node in self.ids() {
+            self.resume(node);
+            self.disk(node).set(|disk| *disk = Default::default());
+            self.world.set_slowness(self.host(node), 1);
+            self.start(node);
+        }
+    }
+
+    // ---- time ----
+
+    /// Lets time pass and reaps who has ended.
+    pub fn run_for(&mut self, duration: Duration) {
+        let end = self.world.now() + duration;
+        while self.world.now() < end {
+            self.world.run_for(REAP.min(end - self.world.now()));
+            self.reap();
+        }
+    }
+
+    /// Lets time pass until `condition` holds; false when it did not within `limit`.
+    pub fn run_until(&mut self, limit: Duration, mut condition: impl FnMut(&Ring) -> bool) -> bool {
+        let end = self.world.now() + limit;
+        while !condition(self) {
+            if self.world.now() >= end {
+                return false;
+            }
+            self.run_for(REAP);
+        }
+        true
+    }
+
+    fn reap(&mut self) {
+        for (id, node) in &mut self.nodes {
+            let Some(control) = node.control.take_if(|control| control.is_over()) else { continue };
+            let outcome = control.outcome.borrow().clone();
+            self.world.tell(format!("node-{id}: {outcome:?}"));
+            node.ended = Some(outcome);
+            self.world.reap(node.host);
+        }
+    }
+
+    // ---- clients ----
+
+    /// A host for client tasks.
+    pub fn add_client_host(&mut self) -> HostId {
+        self.clients += 1;
+        self.world.add_host(&format!("client-{}", self.clients))
+    }
+
+    /// Runs a client's process, with as many tasks as it likes.
+    pub fn start_client<F: Future<Output = ()> + 'static>(&self, host: HostId, main: impl FnOnce() -> F) {
+        self.world.start(host, main);
+    }
+
+    // ---- looks ----
+
+    /// Windows into the shards of a live node.
+    pub fn probes(&self, node: u64) -> Vec<Rc<dyn Probe>> {
+        probes(&self.world, self.host(node))
+    }
+
+    /// All running shards of live nodes.
+    pub fn views(&self) -> Vec<View> {
+        self.live().into_iter().flat_map(|node| self.probes(node)).filter_map(|probe| probe.view()).collect()
+    }
+
+    /// Who leads a shard, in the latest term, as far as any live node believes of itself.
+    pub fn leader(&self, shard: u32) -> Option<u64> {
+        let leads = self.views().into_iter().filter(|view| view.shard == shard && view.leads);
+        leads.max_by_key(|view| (view.vote.term, view.vote.node)).map(|view| view.node)
+    }
+
+    /// True when all live nodes have applied everything that any of them has in its log, and states are equal.
+    pub fn converged(&self) -> bool {
+        (0..self.settings.shards).all(|shard| {
+            let probes: Vec<_> = self.live().into_iter().flat_map(|node| self.probes(node)).collect();
+            let views: Vec<View> = probes.iter().filter_map(|p| p.view()).filter(|v| v.shard == shard).collect();
+            let last = views.iter().filter_map(|view| view.last).max_by_key(|id| id.index);
+            let digests: Vec<(u64, u64)> = probes
+                .iter()
+                .filter(|probe| probe.view().is_some_and(|view| view.shard == shard))
+                .filter_map(|probe| probe.digest())
+                .collect();
+            views.iter().all(|view| view.last == last && Some(view.applied_index) == last.map(|id| id.index))
+                && digests.windows(2).all(|pair| pair[0] == pair[1])
+        })
+    }
+}
