@@ -154,6 +154,24 @@ impl Client {
         }
     }
 
+    /// A change of the ring, at whoever leads the shard: every node is asked in turn until one has done it.
+    pub async fn change_ring(&mut self, shard: u32, body: &RequestBody<'_>, limit: Duration) -> Result<(), String> {
+        let end = Sim::now() + limit;
+        loop {
+            let mut why = String::new();
+            for address in self.addresses.clone() {
+                match self.ask(&address, shard, body, Duration::from_secs(5)).await {
+                    Ok(()) => return Ok(()),
+                    Err(refused) => why = format!("{address}: {refused}"),
+                }
+            }
+            if Sim::now() >= end {
+                return Err(why);
+            }
+            Sim::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// The session that it has with the shard of `key`; 0 when there is none.
     pub fn session_of(&self, key: &[u8]) -> u64 {
         self.by_shard.get(&self.shard_of(key)).map_or(0, |shard| shard.session.id())

@@ -24,7 +24,7 @@ pub(super) type Page = Rc<[u8]>;
 enum Standing {
     InFlight,
     Written,
-    /// A sync that should have kept it has failed: no later sync makes it durable.
+    /// A sync that should have kept it has failed: no later sync of this process makes it durable.
     Doomed,
 }
 
@@ -149,17 +149,13 @@ impl Inode {
         read
     }
 
-    /// The process is gone, the kernel is not: what was in flight is written or not, block by block.
+    /// The process is gone, the host is not: what was in flight is written or not, block by block; what a failed sync left behind
+    /// is still there or not, and what is there can be synced like anything else.
     pub fn settle_kill(&mut self, random: &mut Random) {
         for at in &self.dirty {
             if let Some(block) = self.blocks.get_mut(at) {
-                block.recent.retain_mut(|version| {
-                    let stays = version.standing != Standing::InFlight || random.chance(500_000);
-                    if version.standing == Standing::InFlight {
-                        version.standing = Standing::Written;
-                    }
-                    stays
-                });
+                block.recent.retain(|version| version.standing == Standing::Written || random.chance(500_000));
+                block.recent.iter_mut().for_each(|version| version.standing = Standing::Written);
             }
         }
         let blocks = &self.blocks;

@@ -53,8 +53,11 @@ pub(super) enum What {
     Turn(Rc<Process>),
     Timer(TimerId),
     Deliver(Rc<Socket>),
-    Call(Box<dyn FnOnce(&Rc<Inner>)>),
+    Call(Call),
 }
+
+/// Something that whoever drives the world, or the network, wants done at a moment.
+pub(super) type Call = Box<dyn FnOnce(&Rc<Inner>)>;
 
 struct Event {
     time: u64,

@@ -26,7 +26,7 @@ use ringbeam_wire::peer::{Identity, Member, Role};
 /// How a ring is built.
 #[derive(Clone, Debug)]
 pub struct RingSettings {
-    /// Roles of the founders, node 1 first.
+    /// Roles of the founders, node 1 first: voters and tie-breakers. An observer joins later ([`Ring::add_newcomer`]).
     pub roles: Vec<Role>,
     pub shards: u32,
     pub node: NodeSettings,
@@ -67,10 +67,17 @@ pub struct Ring {
     ring: u64,
     nodes: BTreeMap<u64, Node>,
     clients: u64,
+    /// Who was asked to stop, and has, is started again at once.
+    supervised: bool,
 }
 
 fn client_address(node: u64) -> String {
     format!("node-{node}:7701")
+}
+
+/// Where a node's peers reach it.
+pub fn peer_address(node: u64) -> String {
+    format!("node-{node}:7801")
 }
 
 impl Ring {
@@ -79,7 +86,8 @@ impl Ring {
         let world = World::new(seed, settings.world);
         let mut random = Random::new(seed, 7);
         let ring = random.bits().max(1);
-        let mut this = Ring { world, settings: settings.clone(), random, ring, nodes: BTreeMap::new(), clients: 0 };
+        let nodes = BTreeMap::new();
+        let mut this = Ring { world, settings: settings.clone(), random, ring, nodes, clients: 0, supervised: false };
         for (node, role) in (1..).zip(&settings.roles) {
             this.add_host(node, *role);
         }
@@ -106,7 +114,7 @@ impl Ring {
         let member = Member {
             node,
             incarnation,
-            peer: format!("node-{node}:7801"),
+            peer: peer_address(node),
             client: client_address(node),
             admin: String::new(),
             region: String::new(),
@@ -254,15 +262,25 @@ impl Ring {
         self.world.links().heal_all();
     }
 
-    /// Every fault off: links healed, everybody runs, disks fast and with room.
+    /// Every fault off: links healed, disks fast and with room, everybody runs, and whose shard has stopped is restarted.
     pub fn all_well(&mut self) {
         self.heal_all();
         for node in self.ids() {
             self.resume(node);
             self.disk(node).set(|disk| *disk = Default::default());
+            self.disk(node).fail_syncs(0);
             self.world.set_slowness(self.host(node), 1);
+            if self.has_fault(node) {
+                self.crash(node, Crash::Kill);
+            }
             self.start(node);
         }
+    }
+
+    /// A shard of the running process has stopped, or did not start.
+    pub fn has_fault(&self, node: u64) -> bool {
+        let stopped = self.probes(node).iter().filter_map(|probe| probe.view()).any(|view| view.fault.is_some());
+        stopped || !self.refusing(node).is_empty()
     }
 
     // ---- time ----
@@ -289,13 +307,25 @@ impl Ring {
     }
 
     fn reap(&mut self) {
+        let mut stopped = Vec::new();
         for (id, node) in &mut self.nodes {
             let Some(control) = node.control.take_if(|control| control.is_over()) else { continue };
             let outcome = control.outcome.borrow().clone();
             self.world.tell(format!("node-{id}: {outcome:?}"));
+            if outcome == Outcome::Stopped {
+                stopped.push(*id);
+            }
             node.ended = Some(outcome);
             self.world.reap(node.host);
         }
+        if self.supervised {
+            stopped.into_iter().for_each(|id| self.start(id));
+        }
+    }
+
+    /// From now on, who was asked to stop, and has, is started again at once; or not.
+    pub fn supervise(&mut self, on: bool) {
+        self.supervised = on;
     }
 
     // ---- clients ----
