@@ -44,6 +44,8 @@ pub struct DiskSettings {
     pub sync_failure_ppm: u64,
     /// Reads that fail, of a million.
     pub read_failure_ppm: u64,
+    /// Durable writes and syncs that say so and are not, of a million. No ring survives that: it shows that a checker notices.
+    pub lies_ppm: u64,
     /// Unsynced blocks that land in another's place at a power loss, of a million. Beyond what `File` promises.
     pub misplace_ppm: u64,
 }
@@ -59,6 +61,7 @@ impl Default for DiskSettings {
             capacity: u64::MAX,
             sync_failure_ppm: 0,
             read_failure_ppm: 0,
+            lies_ppm: 0,
             misplace_ppm: 0,
         }
     }
@@ -314,7 +317,10 @@ impl SimDisk {
             self.tell(|| "a sync fails".to_string());
             return Err(io::Error::other("the simulated disk failed to sync"));
         }
-        node.borrow_mut().make_durable(covered);
+        let ppm = self.settings().lies_ppm;
+        if ppm == 0 || !self.0.random.borrow_mut().chance(ppm) {
+            node.borrow_mut().make_durable(covered);
+        }
         Ok(())
     }
 

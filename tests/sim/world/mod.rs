@@ -19,7 +19,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringbeam_shards::io::sim::{Crash, HostId, Random, Settings as WorldSettings, SimDisk, World};
+use ringbeam_shards::io::sim::{Crash, DiskSettings, HostId, Random, Settings as WorldSettings, SimDisk, World};
 use ringbeam_shards::probe::{Probe, View, probes};
 use ringbeam_wire::peer::{Identity, Member, Role};
 
@@ -31,6 +31,8 @@ pub struct RingSettings {
     pub shards: u32,
     pub node: NodeSettings,
     pub world: WorldSettings,
+    /// How disks of nodes behave while all is well.
+    pub disk: DiskSettings,
     /// Clocks of nodes drift by up to this much, in either direction, from the start.
     pub drift_ppm_max: u64,
 }
@@ -43,6 +45,7 @@ impl RingSettings {
             shards,
             node: NodeSettings::default(),
             world: WorldSettings::default(),
+            disk: DiskSettings::default(),
             drift_ppm_max: 200,
         }
     }
@@ -106,6 +109,7 @@ impl Ring {
     /// A host with an empty disk and a directory of its own, in no ring yet.
     fn add_host(&mut self, node: u64, role: Role) {
         let host = self.world.add_host(&format!("node-{node}"));
+        self.world.disk(host).set(|disk| *disk = self.settings.disk);
         let drift = self.random.below(2 * self.settings.drift_ppm_max + 1) as i64 - self.settings.drift_ppm_max as i64;
         if drift != 0 {
             self.world.set_drift(host, drift);
@@ -267,7 +271,7 @@ impl Ring {
         self.heal_all();
         for node in self.ids() {
             self.resume(node);
-            self.disk(node).set(|disk| *disk = Default::default());
+            self.disk(node).set(|disk| *disk = self.settings.disk);
             self.disk(node).fail_syncs(0);
             self.world.set_slowness(self.host(node), 1);
             if self.has_fault(node) {

@@ -128,8 +128,15 @@ impl Network {
         while let Some(item) = to.take_due(now) {
             if let Item::Preamble(preamble) = item {
                 self.announce(to, preamble);
-            } else if to.arrive(item) {
+                continue;
+            }
+            // Its preamble was lost: nobody will ever be given it.
+            let unannounced = matches!(item, Item::End | Item::Reset) && self.doors.borrow_mut().remove(&to.number()).is_some();
+            if to.arrive(item) {
                 self.send(world, to, Item::Reset);
+            }
+            if unannounced {
+                to.abandon();
             }
         }
         let next = to.flight.borrow().front().map(|(due, _)| *due);
