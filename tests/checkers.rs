@@ -8,5 +8,7 @@
 mod check;
 #[path = "sim/history.rs"]
 mod history;
+#[path = "sim/plan.rs"]
+mod plan;
 #[path = "sim/random.rs"]
 mod random;
