@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "only the tests are run here; the simulator uses the rest")]
 
+#[path = "sim/campaign.rs"]
+mod campaign;
 #[path = "sim/check/mod.rs"]
 mod check;
 #[path = "sim/history.rs"]

@@ -45,12 +45,16 @@ impl fmt::Display for Revision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// The value is unique in the history.
-    Put { value: u64 },
+    Put {
+        value: u64,
+    },
     Delete,
     /// Linearizable.
     Get,
     /// Whatever the node has applied.
-    GetLocal { node: u64 },
+    GetLocal {
+        node: u64,
+    },
 }
 
 /// What the client knows of the outcome.
@@ -338,11 +342,14 @@ pub fn value_bytes(value: u64, bytes: usize) -> Vec<u8> {
 
 /// The value of which these are the bytes, or what is wrong with them.
 pub fn value_of(bytes: &[u8]) -> Result<u64, String> {
-    let number = bytes.first_chunk::<8>().ok_or_else(|| format!("a value of {} bytes, at least 8 were written", bytes.len()))?;
+    let number =
+        bytes.first_chunk::<8>().ok_or_else(|| format!("a value of {} bytes, at least 8 were written", bytes.len()))?;
     let value = u64::from_le_bytes(*number);
     match bytes.iter().enumerate().skip(8).find(|(at, byte)| **byte != filling(value, *at)) {
         None => Ok(value),
-        Some((at, byte)) => Err(format!("value {value}: byte {at} of {} is {byte:#x}, not {:#x}", bytes.len(), filling(value, at))),
+        Some((at, byte)) => {
+            Err(format!("value {value}: byte {at} of {} is {byte:#x}, not {:#x}", bytes.len(), filling(value, at)))
+        }
     }
 }
 

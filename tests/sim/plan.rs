@@ -54,47 +54,102 @@ pub enum Crash {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// At its next poll. [`Fault::Start`] follows.
-    Crash { node: u64, how: Crash },
+    Crash {
+        node: u64,
+        how: Crash,
+    },
     /// All nodes at one moment.
-    CrashAll { how: Crash },
+    CrashAll {
+        how: Crash,
+    },
     /// A clean stop: the node hands over and ends. [`Fault::Start`] follows.
-    Stop { node: u64 },
-    Start { node: u64 },
-    Pause { node: u64 },
-    Resume { node: u64 },
+    Stop {
+        node: u64,
+    },
+    Start {
+        node: u64,
+    },
+    Pause {
+        node: u64,
+    },
+    Resume {
+        node: u64,
+    },
     /// Nothing passes between the island and all others, both ways. Clients reach both.
-    Partition { island: Vec<u64> },
+    Partition {
+        island: Vec<u64>,
+    },
     /// Nothing passes this way.
-    Cut { from: u64, to: u64 },
+    Cut {
+        from: u64,
+        to: u64,
+    },
     /// Nothing arrives, nothing is lost: it comes when the link is mended.
-    Clog { from: u64, to: u64 },
+    Clog {
+        from: u64,
+        to: u64,
+    },
     /// Ends all partitions, cuts and clogs.
     MendLinks,
     /// All connections between the two break, what was on its way is lost.
-    Reset { a: u64, b: u64 },
+    Reset {
+        a: u64,
+        b: u64,
+    },
     /// Everything takes this many times longer; 1 is as usual.
-    SlowDisk { node: u64, factor: u64 },
+    SlowDisk {
+        node: u64,
+        factor: u64,
+    },
     /// What is in use stays, nothing more fits. [`Fault::Space`] follows.
-    FullDisk { node: u64 },
-    Space { node: u64 },
+    FullDisk {
+        node: u64,
+    },
+    Space {
+        node: u64,
+    },
     /// The next sync fails. Spoils the node.
-    SyncFailure { node: u64 },
+    SyncFailure {
+        node: u64,
+    },
     /// A bit of what was synced flips. Spoils the node.
-    Rot { node: u64 },
+    Rot {
+        node: u64,
+    },
     /// The node begins again on an empty disk, under its known id. Spoils the node.
-    EmptyDisk { node: u64 },
+    EmptyDisk {
+        node: u64,
+    },
     /// Its monotonic clock gains this many microseconds a second.
-    ClockDrift { node: u64, ppm: i64 },
+    ClockDrift {
+        node: u64,
+        ppm: i64,
+    },
     /// Its wall clock.
-    ClockJump { node: u64, ms: i64 },
+    ClockJump {
+        node: u64,
+        ms: i64,
+    },
     /// To any voter that the leader likes when none is named.
-    HandOver { shard: u32, to: Option<u64> },
+    HandOver {
+        shard: u32,
+        to: Option<u64>,
+    },
     /// A new node begins and is added.
-    AddObserver { node: u64 },
-    Promote { node: u64 },
-    Remove { node: u64 },
+    AddObserver {
+        node: u64,
+    },
+    Promote {
+        node: u64,
+    },
+    Remove {
+        node: u64,
+    },
     /// A new node takes the role of an old one, which is removed.
-    Replace { old: u64, new: u64 },
+    Replace {
+        old: u64,
+        new: u64,
+    },
 }
 
 /// Kinds of faults, as they are enabled, drawn and counted. What only ends a fault is of none.
@@ -301,7 +356,11 @@ fn workload(mut random: Random) -> Workload {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Members { voters, tie_breaker, observers } = &self.founders;
-        writeln!(f, "seed {}: {} shards, voters {voters:?}, tie-breaker {tie_breaker:?}, observers {observers:?}", self.seed, self.shards)?;
+        writeln!(
+            f,
+            "seed {}: {} shards, voters {voters:?}, tie-breaker {tie_breaker:?}, observers {observers:?}",
+            self.seed, self.shards
+        )?;
         writeln!(f, "{:?}", self.workload)?;
         let kinds: Vec<String> = self.swarm.iter().map(|(kind, weight)| format!("{} {weight}", kind.name())).collect();
         writeln!(f, "a fault each {} ms of: {}", self.gap_us / 1_000, kinds.join(", "))?;
@@ -390,20 +449,27 @@ mod tests {
                 let mut spoiled = BTreeSet::new();
                 for event in &round.events {
                     let changed = |change: &dyn Fn(&mut BTreeSet<u64>)| {
-                        possible.iter().flat_map(|before| {
-                            let mut after = before.clone();
-                            change(&mut after);
-                            [before.clone(), after]
-                        }).collect::<BTreeSet<_>>()
+                        possible
+                            .iter()
+                            .flat_map(|before| {
+                                let mut after = before.clone();
+                                change(&mut after);
+                                [before.clone(), after]
+                            })
+                            .collect::<BTreeSet<_>>()
                     };
                     match &event.fault {
                         Fault::Promote { node } => possible = changed(&|voters| drop(voters.insert(*node))),
                         Fault::Remove { node } => possible = changed(&|voters| drop(voters.remove(node))),
                         Fault::Replace { old, new } if possible.iter().any(|voters| voters.contains(old)) => {
                             possible = changed(&|voters| drop(voters.insert(*new)));
-                            possible.extend(possible.clone().iter().map(|voters| voters.iter().copied().filter(|v| v != old).collect()));
+                            possible.extend(
+                                possible.clone().iter().map(|voters| voters.iter().copied().filter(|v| v != old).collect()),
+                            );
                         }
-                        Fault::SyncFailure { node } | Fault::Rot { node } | Fault::EmptyDisk { node } => drop(spoiled.insert(*node)),
+                        Fault::SyncFailure { node } | Fault::Rot { node } | Fault::EmptyDisk { node } => {
+                            drop(spoiled.insert(*node))
+                        }
                         _ => continue,
                     }
                     for voters in &possible {
@@ -414,7 +480,10 @@ mod tests {
                 }
                 spoiled_plans += usize::from(!spoiled.is_empty());
                 let replaced: BTreeSet<u64> = round.replacements.iter().map(|(old, _)| *old).collect();
-                assert!(round.after.all().iter().all(|node| !spoiled.contains(node)), "seed {seed}: it stays in the ring\n{plan}");
+                assert!(
+                    round.after.all().iter().all(|node| !spoiled.contains(node)),
+                    "seed {seed}: it stays in the ring\n{plan}"
+                );
                 assert!(replaced.is_subset(&spoiled), "seed {seed}");
                 voters = round.after.voters.clone();
             }

@@ -18,7 +18,8 @@ impl Random {
 
     /// A stream of its own, which depends on this one's state and the name and leaves this one where it is.
     pub fn fork(&self, name: &str) -> Random {
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         Random::new(self.0 ^ hash)
     }
 

@@ -63,8 +63,12 @@ impl Evidence {
         let writer = self.writers.get(&value).map(|at| (*at, &operations[*at]));
         let why = match writer {
             None => "a value that was never written".to_string(),
-            Some((_, writer)) if (writer.shard, writer.key) != (read.shard, read.key) => format!("a value of another key: {writer}"),
-            Some((_, writer)) if writer.outcome == Outcome::Failed => format!("a write that certainly did not happen: {writer}"),
+            Some((_, writer)) if (writer.shard, writer.key) != (read.shard, read.key) => {
+                format!("a value of another key: {writer}")
+            }
+            Some((_, writer)) if writer.outcome == Outcome::Failed => {
+                format!("a write that certainly did not happen: {writer}")
+            }
             Some((_, writer)) if read.completed_ns.is_some_and(|at| at < writer.invoked_ns) => {
                 format!("a value from the future: {writer}")
             }
@@ -183,11 +187,7 @@ mod tests {
     #[test]
     fn write_that_has_two_revisions_was_applied_twice() {
         broken(&[Told::put(0, 1, 9, (1, 0), false), Told::get(2, 3, Some((9, (2, 0))), 2)], "this write is at 1.0");
-        let told = [
-            Told::lost_put(0, 9),
-            Told::get(2, 3, Some((9, (1, 0))), 2),
-            Told::local(2, 3, Some((9, (2, 0))), 2),
-        ];
+        let told = [Told::lost_put(0, 9), Told::get(2, 3, Some((9, (1, 0))), 2), Told::local(2, 3, Some((9, (2, 0))), 2)];
         broken(&told, "this write is at 1.0");
     }
 

@@ -71,7 +71,8 @@ impl AppliedLog {
 }
 
 fn words(ran: &Ran) -> String {
-    let tag = ran.tag.map_or("a write without a session".to_string(), |Tag { session, sequence }| format!("{session}#{sequence}"));
+    let tag =
+        ran.tag.map_or("a write without a session".to_string(), |Tag { session, sequence }| format!("{session}#{sequence}"));
     let effect = match ran.effect {
         Effect::Applied => "applied".to_string(),
         Effect::Answered(revision) => format!("answered with {revision}"),
@@ -129,7 +130,8 @@ fn one_answer(asked: &BTreeMap<(u32, Tag), Asked>) -> Vec<String> {
 
 /// It is never applied at two places.
 fn one_place(places: &BTreeMap<(u32, Tag), Vec<Revision>>) -> Vec<String> {
-    let words = |(write, at): (&(u32, Tag), &Vec<Revision>)| format!("{}: applied {} times, at {}", name(write), at.len(), list(at));
+    let words =
+        |(write, at): (&(u32, Tag), &Vec<Revision>)| format!("{}: applied {} times, at {}", name(write), at.len(), list(at));
     places.iter().filter(|(_, at)| at.len() > 1).map(words).collect()
 }
 
@@ -281,7 +283,10 @@ mod tests {
         log.note(3, 0, LATER, APPLIED);
         let found = check(&history(&[answered(AT)]), &log);
         assert_eq!(found.len(), 1, "{found:#?}");
-        assert!(found[0].contains("node 1 ran 3#1 of key 1: answered with 5.1, node 3 ran 3#1 of key 1: applied"), "{found:#?}");
+        assert!(
+            found[0].contains("node 1 ran 3#1 of key 1: answered with 5.1, node 3 ran 3#1 of key 1: applied"),
+            "{found:#?}"
+        );
     }
 
     #[test]

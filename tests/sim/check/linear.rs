@@ -142,9 +142,8 @@ fn unanswered(operation: &Operation) -> Operation {
 
 /// The smallest part of the history of a key that contradicts itself, in words.
 fn counterexample(key: u32, operations: &[Operation], ranks: Ranks, effort: Effort) -> String {
-    let impossible = |part: &[Operation], voices: &[Voice]| {
-        matches!(search(&register(part, voices, ranks).0, effort), Found::None { .. })
-    };
+    let impossible =
+        |part: &[Operation], voices: &[Voice]| matches!(search(&register(part, voices, ranks).0, effort), Found::None { .. });
     let beginning = shortest_beginning(operations, |part| impossible(part, &vec![Voice::Full; part.len()]));
     let mut voices = vec![Voice::Full; beginning.len()];
     lower(&mut voices, Voice::Silent, |voices| impossible(&beginning, voices));
@@ -161,9 +160,14 @@ fn counterexample(key: u32, operations: &[Operation], ranks: Ranks, effort: Effo
     let more = register.steps.len() - shown.len();
     let floating = register.floating_puts.len() + register.floating_deletes.len();
     story += &format!("\n  and {more} more that have their place, {floating} that may have happened and do not help");
-    let last: Vec<String> = longest[longest.len().saturating_sub(LAST_SHOWN)..].iter().map(|s| format!("({})", s + 1)).collect();
+    let last: Vec<String> =
+        longest[longest.len().saturating_sub(LAST_SHOWN)..].iter().map(|s| format!("({})", s + 1)).collect();
     let state = state.map_or("nothing".to_string(), |value| format!("v{value}"));
-    story += &format!("\n  the order that goes furthest has {} steps and ends {}; k{key} is then {state}", longest.len(), last.join(" "));
+    story += &format!(
+        "\n  the order that goes furthest has {} steps and ends {}; k{key} is then {state}",
+        longest.len(),
+        last.join(" ")
+    );
     for step in shown.iter().filter(|step| !longest.contains(step)) {
         story += &format!("\n  ({}) cannot be next: {}", step + 1, obstacle(&register, &longest, *step));
     }

@@ -179,7 +179,11 @@ impl Elections {
         (first != view.life()).then(|| {
             let (node, incarnation, life) = first;
             let now = view.incarnation;
-            format!("election safety: {} leads as {} ({now:x}), as node {node} (life {life}, {incarnation:x}) did", view.name(), view.vote)
+            format!(
+                "election safety: {} leads as {} ({now:x}), as node {node} (life {life}, {incarnation:x}) did",
+                view.name(),
+                view.vote
+            )
         })
     }
 }
@@ -271,7 +275,10 @@ impl Commits {
         let (entry, under) = due.into_iter().find(|(entry, _)| view.entry(entry.index) != Some(*entry))?;
         let instead = view.entry(entry.index).map_or("nothing".to_string(), |own| own.to_string());
         let who = view.name();
-        Some(format!("leader completeness: {who} leads as {}: {entry} was committed under {under}, it has {instead}", view.vote))
+        Some(format!(
+            "leader completeness: {who} leads as {}: {entry} was committed under {under}, it has {instead}",
+            view.vote
+        ))
     }
 }
 
@@ -294,9 +301,8 @@ impl Machines {
         }
         let digest = view.digest?;
         let (known, node) = *self.digests.entry(applied.index).or_insert((digest, view.node));
-        (known != digest).then(|| {
-            format!("equal states: {} is {digest:016x} at {applied}, node {node} was {known:016x} there", view.name())
-        })
+        (known != digest)
+            .then(|| format!("equal states: {} is {digest:016x} at {applied}, node {node} was {known:016x} there", view.name()))
     }
 }
 

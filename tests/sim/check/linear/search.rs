@@ -32,8 +32,13 @@ pub type State = Option<u64>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
     /// `existed`: what the answer said there was before, when there was an answer.
-    Write { to: State, existed: Option<bool> },
-    Read { found: State },
+    Write {
+        to: State,
+        existed: Option<bool>,
+    },
+    Read {
+        found: State,
+    },
 }
 
 /// An operation that took effect.

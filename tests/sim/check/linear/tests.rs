@@ -182,7 +182,12 @@ fn unknown_write_may_come_late_or_never() {
     good(&[Told::lost_put(0, 1), Told::get(5, 6, None, 1), Told::get(7, 8, None, 1)]);
     good(&[Told::lost_put(0, 1), Told::get(5, 6, None, 1), Told::get(7, 8, Some((1, (2, 0))), 2)]);
     good(&[Told::lost_put(0, 1), Told::put(2, 3, 2, (1, 0), false), Told::get(7, 8, Some((1, (2, 0))), 2)]);
-    good(&[Told::put(0, 1, 1, (1, 0), false), Told::lost_delete(2), Told::get(4, 5, Some((1, (1, 0))), 1), Told::get(6, 7, None, 2)]);
+    good(&[
+        Told::put(0, 1, 1, (1, 0), false),
+        Told::lost_delete(2),
+        Told::get(4, 5, Some((1, (1, 0))), 1),
+        Told::get(6, 7, None, 2),
+    ]);
     // Seen by what it changed only: the next put finds a value.
     good(&[Told::lost_put(0, 1), Told::put(2, 3, 2, (2, 0), true)]);
     good(&[Told::lost_put(0, 1), Told::lost_delete(0), Told::put(2, 3, 2, (2, 0), true), Told::put(4, 5, 3, (4, 0), false)]);
@@ -212,11 +217,7 @@ fn unknown_write_does_not_come_and_go() {
 
 #[test]
 fn unknown_write_takes_effect_once() {
-    bad(&[
-        Told::lost_put(0, 1),
-        Told::delete(2, 3, (2, 0), true),
-        Told::put(4, 5, 2, (4, 0), true),
-    ]);
+    bad(&[Told::lost_put(0, 1), Told::delete(2, 3, (2, 0), true), Told::put(4, 5, 2, (4, 0), true)]);
     // Not before it was called.
     bad(&[Told::put(0, 1, 2, (2, 0), true), Told::lost_put(2, 1)]);
     bad(&[Told::put(0, 1, 1, (1, 0), false), Told::get(2, 3, None, 2), Told::lost_delete(4)]);

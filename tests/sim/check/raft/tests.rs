@@ -98,7 +98,14 @@ fn two_leaders_of_a_term_may_follow_each_other() {
 
 #[test]
 fn election_safety() {
-    bad(&[view(2, &[(1, 2, 3)]).follows(2, 1), view(2, &[(1, 2, 3)]).leads(3), NodeView { role: Role::Leader, ..view(1, &[(1, 2, 3)]) }], "election safety");
+    bad(
+        &[
+            view(2, &[(1, 2, 3)]).follows(2, 1),
+            view(2, &[(1, 2, 3)]).leads(3),
+            NodeView { role: Role::Leader, ..view(1, &[(1, 2, 3)]) },
+        ],
+        "election safety",
+    );
     // It leads on after a restart, without an election.
     bad(&[view(1, &[(1, 1, 3)]).leads(1), view(1, &[(1, 1, 3)]).leads(1).begun(1)], "election safety");
     let other = NodeView { incarnation: 9, ..view(1, &[(1, 1, 3)]).leads(1) };
@@ -132,7 +139,10 @@ fn leader_completeness() {
     let committed = || view(1, &[(1, 1, 3)]).leads(1);
     bad(&[committed(), view(2, &[(1, 1, 2)]).knows(2).leads(2)], "leader completeness");
     bad(&[committed(), view(2, &[(1, 1, 2), (2, 2, 1)]).knows(2).leads(2)], "leader completeness");
-    bad(&[committed(), NodeView { role: Role::Leader, vote: leader(2, 2), node: 2, ..NodeView::default() }], "leader completeness");
+    bad(
+        &[committed(), NodeView { role: Role::Leader, vote: leader(2, 2), node: 2, ..NodeView::default() }],
+        "leader completeness",
+    );
     good(&[committed(), view(2, &[(1, 1, 3), (2, 2, 1)]).knows(1).leads(2)]);
     good(&[committed(), view(2, &[(1, 1, 3), (2, 2, 1)]).knows(3).leads(2).purged_to(3)]);
     // A leader from before the commit need not have it.
