@@ -1,4 +1,5 @@
-//! Runs the tests of the simulator's pure parts. Its own target has no harness (its arguments are seeds), so none would run there.
+//! Runs the tests of the simulator's pure parts. Its own target has no harness (its arguments are seeds), so none would run
+//! there.
 //!
 //! They depend on nothing of ours: a checker that shared code with what it judges would share its mistakes.
 

@@ -1,7 +1,7 @@
 //! The command line of the simulator: one seed, a short run for CI, or a campaign over all cores.
 //!
 //! ```text
-//!   cargo test --test sim                                        short: seeds 1 ..= N within a budget of time, then determinism
+//!   cargo test --test sim                                        short: seeds 1 ..= N within a time, then determinism
 //!   cargo test --test sim -- SEED                                replays a seed and prints its story
 //!   cargo test --release --test sim -- campaign --minutes 60     every seed from 1 on, a thread a core, a line each 10 s
 //!   cargo test --release --test sim -- campaign --bug NAME       how many seeds until a planted bug is found

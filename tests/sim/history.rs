@@ -6,10 +6,10 @@
 //!   invoke ───────────────────────────────── ...  unknown: takes effect at some moment from here on, or never
 //! ```
 //!
-//! Times are nanoseconds since the beginning of the run: virtual ones in the simulator, monotonic ones on a real machine. A value
-//! is a number that no other write of the history has; [`value_bytes`] makes bytes of any length of it, and [`value_of`] takes
-//! nothing for a value that is not whole. A revision is a position in the log of the key's shard. An increment is a put of the
-//! next number with a session and a sequence.
+//! Times are nanoseconds since the beginning of the run: virtual ones in the simulator, monotonic ones on a real machine. A
+//! value is a number that no other write of the history has; [`value_bytes`] makes bytes of any length of it, and [`value_of`]
+//! takes nothing for a value that is not whole. A revision is a position in the log of the key's shard. An increment is a put
+//! of the next number with a session and a sequence.
 //!
 //! As a file, a history is one line an operation ([`History::write_to`]), so that a failing run of hours can be judged again.
 //!
@@ -18,8 +18,8 @@
 //! - An operation that was not completed has an unknown outcome.
 //! - No two writes have the same value.
 //!
-//! **What a recorder must keep**: a timeout, a lost reply, a connection that broke, and a refusal of a retry whose earlier attempt
-//! has no answer are all [`Outcome::Unknown`]. Only what says of *every* attempt that it was certainly not applied is
+//! **What a recorder must keep**: a timeout, a lost reply, a connection that broke, and a refusal of a retry whose earlier
+//! attempt has no answer are all [`Outcome::Unknown`]. Only what says of *every* attempt that it was certainly not applied is
 //! [`Outcome::Failed`].
 //!
 //! **Not here**: what any of it means (`check/`), clocks, clients.

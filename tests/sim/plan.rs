@@ -5,14 +5,15 @@
 //!           load      load, events by time     repairs   no load; within CONVERGE_WITHIN_MS all nodes agree
 //! ```
 //!
-//! **Swarm testing** (Groce et al., "Swarm testing", ISSTA 2012; FoundationDB and TigerBeetle do it): each seed leaves out a random half of
-//! the kinds of faults and gives the others random weights and a random rate. A run with all kinds at medium rates rarely gets deep
-//! into what one kind alone does. One seed in thirty-two has no faults: what fails there is the workload.
+//! **Swarm testing** (Groce et al., "Swarm testing", ISSTA 2012; FoundationDB and TigerBeetle do it): each seed leaves out a
+//! random half of the kinds of faults and gives the others random weights and a random rate. A run with all kinds at medium
+//! rates rarely gets deep into what one kind alone does. One seed in thirty-two has no faults: what fails there is the
+//! workload.
 //!
-//! **Who carries it out** does each event at its time, and does nothing when it does not fit (a node to resume is down). Membership
-//! changes and hand-overs are asked for and may fail. The heal is not optional: links, disks and clocks are mended, all nodes of
-//! [`Round::after`] run, each replacement is asked for until it succeeds, and the ring has exactly those members; all of it before
-//! the deadline, or the ring is not live.
+//! **Who carries it out** does each event at its time, and does nothing when it does not fit (a node to resume is down).
+//! Membership changes and hand-overs are asked for and may fail. The heal is not optional: links, disks and clocks are mended,
+//! all nodes of [`Round::after`] run, each replacement is asked for until it succeeds, and the ring has exactly those members;
+//! all of it before the deadline, or the ring is not live.
 //!
 //! **Invariants**
 //! - The same seed gives the same plan on every machine.
@@ -436,8 +437,8 @@ mod tests {
         }
     }
 
-    /// The promise: whatever became of each membership change that was asked for, of any voters that may be the ring's at any moment
-    /// those that are spoiled are fewer than half.
+    /// The promise: whatever became of each membership change that was asked for, of any voters that may be the ring's at any
+    /// moment those that are spoiled are fewer than half.
     #[test]
     fn budget_holds_for_ten_thousand_seeds() {
         let (mut spoiled_plans, mut tight) = (0, 0);

@@ -1,7 +1,7 @@
 //! Random choices that a seed decides: the same seed makes the same choices on every machine.
 //!
-//! **Invariants**: no clock, no address and no hasher reaches a choice. Streams forked by different names do not move each other:
-//! a fault more leaves the workload as it was.
+//! **Invariants**: no clock, no address and no hasher reaches a choice. Streams forked by different names do not move each
+//! other: a fault more leaves the workload as it was.
 //!
 //! **Not here**: seeds from a clock or from the environment (`tests/ring/random.rs`).
 

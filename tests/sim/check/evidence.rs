@@ -1,5 +1,5 @@
-//! What the answers of a history say together about its writes: which write made which revision, and whether revisions agree with
-//! real time.
+//! What the answers of a history say together about its writes: which write made which revision, and whether revisions agree
+//! with real time.
 //!
 //! ```text
 //!   acknowledged write      (index, position)      place of the write in the shard's log
@@ -7,9 +7,9 @@
 //!   linearizable read       (index, end)           place of the read: behind all of that index, before all above it
 //! ```
 //!
-//! Of two operations of a shard, whatever their keys, the one with the earlier place must not have been invoked after the other one
-//! was answered. That is what "a linearizable read reflects every write that was acknowledged before it arrived" means when read over
-//! all keys at once, and it needs no search.
+//! Of two operations of a shard, whatever their keys, the one with the earlier place must not have been invoked after the other
+//! one was answered. That is what "a linearizable read reflects every write that was acknowledged before it arrived" means when
+//! read over all keys at once, and it needs no search.
 //!
 //! **Not here**: the search for an order of one key (`linear.rs`), what local reads may return (`session.rs`).
 

@@ -1,4 +1,5 @@
-//! Exactly once: a write that a client repeats under its session and sequence is applied once, and every answer to it is the same.
+//! Exactly once: a write that a client repeats under its session and sequence is applied once, and every answer to it is the
+//! same.
 //!
 //! ```text
 //!   clients                    asked (session, sequence), told a revision, told "certainly not", or told nothing
@@ -6,8 +7,8 @@
 //!                              was answered with what an earlier one got, or was denied
 //! ```
 //!
-//! The store has no increments to count, so a write is counted by the places of the log at which it was applied: one for a write that
-//! was acknowledged, none for one that certainly did not happen, at most one for one that nobody knows of.
+//! The store has no increments to count, so a write is counted by the places of the log at which it was applied: one for a
+//! write that was acknowledged, none for one that certainly did not happen, at most one for one that nobody knows of.
 //!
 //! | what the clients were told | places at which it was applied |
 //! |---|---|
@@ -16,8 +17,8 @@
 //! | nothing | none or one |
 //! | it was never asked | none |
 //!
-//! **Invariant** of the observer: every write that any state machine runs is noted, on every node, also when it is run again after a
-//! restart. What a snapshot brought is not run.
+//! **Invariant** of the observer: every write that any state machine runs is noted, on every node, also when it is run again
+//! after a restart. What a snapshot brought is not run.
 //!
 //! **Not here**: whether values are right (`linear.rs`), writes without a session: nothing is promised of their retries.
 

@@ -1,5 +1,5 @@
-//! Linearizability: for each key there is one order of all its operations, in which each stands between its call and its answer, and in
-//! which every answer is right.
+//! Linearizability: for each key there is one order of all its operations, in which each stands between its call and its
+//! answer, and in which every answer is right.
 //!
 //! Keys are judged one by one, because a history is linearizable exactly when each of its objects is (Herlihy and Wing,
 //! "Linearizability: a correctness condition for concurrent objects", ACM TOPLAS 12(3), 1990, theorem 1).
@@ -13,10 +13,10 @@
 //! | local read | no step, but it shows that its value was written |
 //! | failed operation, read without an answer | nothing |
 //!
-//! **A counterexample is small.** First the shortest beginning of the history that has no order is searched: linearizability of a
-//! beginning follows from that of the whole, so halving finds it. Then, while there is still no order, reads are left out and it is
-//! forgotten what writes found; then the silent writes are made to float. Each only makes an order easier to find, so what remains
-//! contradicts itself.
+//! **A counterexample is small.** First the shortest beginning of the history that has no order is searched: linearizability of
+//! a beginning follows from that of the whole, so halving finds it. Then, while there is still no order, reads are left out and
+//! it is forgotten what writes found; then the silent writes are made to float. Each only makes an order easier to find, so
+//! what remains contradicts itself.
 //!
 //! **Invariants**: `Violated` is never wrong about the history that it was given, and `Undecided` is never success.
 //!
@@ -229,8 +229,8 @@ fn shortest_beginning(operations: &[Operation], impossible: impl Fn(&[Operation]
     }
 }
 
-/// Lowers as many voices as can be while it is still impossible: delta debugging (Zeller and Hildebrandt, IEEE TSE 28(2), 2002), all at
-/// once, then halves, quarters, and so on. A full voice is not taken away by the second round, only silent ones.
+/// Lowers as many voices as can be while it is still impossible: delta debugging (Zeller and Hildebrandt, IEEE TSE 28(2),
+/// 2002), all at once, then halves, quarters, and so on. A full voice is not taken away by the second round, only silent ones.
 fn lower(voices: &mut [Voice], to: Voice, impossible: impl Fn(&[Voice]) -> bool) {
     let from = if to == Voice::Silent { Voice::Full } else { Voice::Silent };
     let mut size = voices.len();

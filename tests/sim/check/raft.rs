@@ -16,12 +16,13 @@
 //! | [`queues`] | what is bounded is within its bound | ours |
 //! | [`converged`] | when faults have ended: one leader, equal logs, equal states | ours |
 //!
-//! **Leaders are pairs.** openraft's advanced mode orders leaders by (term, node id), so that in one term a leader may be deposed by one
-//! with a higher id. Wherever the thesis says "term", this says [`LeaderId`]: with pairs for terms the proofs hold as they stand.
-//! Which of two leaders of a term is *observed* first says nothing: the lower one may have won and hear of it later.
+//! **Leaders are pairs.** openraft's advanced mode orders leaders by (term, node id), so that in one term a leader may be
+//! deposed by one with a higher id. Wherever the thesis says "term", this says [`LeaderId`]: with pairs for terms the proofs
+//! hold as they stand. Which of two leaders of a term is *observed* first says nothing: the lower one may have won and hear of
+//! it later.
 //!
-//! **Caveat**: what no view shows is not judged. A view has a window of the log; an observer that looks at every node after each
-//! of its steps sees all, one that looks each 10 ms sees enough to find most.
+//! **Caveat**: what no view shows is not judged. A view has a window of the log; an observer that looks at every node after
+//! each of its steps sees all, one that looks each 10 ms sees enough to find most.
 //!
 //! **Not here**: quorums and durability (they show as lost commits), contents of entries (they show in digests).
 
@@ -146,7 +147,8 @@ impl Observer {
     }
 }
 
-/// A log is one: indexes follow each other, leaders do not go back, and nobody has an entry of a leader whom it has not heard of.
+/// A log is one: indexes follow each other, leaders do not go back, and nobody has an entry of a leader whom it has not heard
+/// of.
 fn well_formed(view: &NodeView) -> Vec<String> {
     let mut found = Vec::new();
     for (a, b) in view.purged.iter().chain(&view.log).zip(view.log.iter().skip(usize::from(view.purged.is_none()))) {
@@ -218,8 +220,8 @@ impl Appends {
     }
 }
 
-/// Log matching: if two logs have an entry with the same index and leader, they are equal up to it. Held entry by entry: the one in
-/// front of it is the same everywhere.
+/// Log matching: if two logs have an entry with the same index and leader, they are equal up to it. Held entry by entry: the
+/// one in front of it is the same everywhere.
 #[derive(Debug, Default)]
 pub struct Matching {
     /// By index and leader: the leader of the entry in front, and who showed it first.
@@ -306,7 +308,8 @@ impl Machines {
     }
 }
 
-/// In one life of a node its vote, its commit index and its applied index do not go back, and it applies only what is committed.
+/// In one life of a node its vote, its commit index and its applied index do not go back, and it applies only what is
+/// committed.
 #[derive(Debug, Default)]
 pub struct Progress {
     before: BTreeMap<u64, (Life, LeaderId, u64, u64)>,
@@ -323,11 +326,9 @@ impl Progress {
         let (life, vote, old_committed, old_applied) = before?;
         let back = life == view.life() && (view.vote < vote || committed < old_committed || applied < old_applied);
         back.then(|| {
-            format!(
-                "progress: {} went back: vote {vote} to {}, committed {old_committed} to {committed}, applied {old_applied} to {applied}",
-                view.name(),
-                view.vote
-            )
+            let before = format!("vote {vote}, committed {old_committed}, applied {old_applied}");
+            let now = format!("vote {}, committed {committed}, applied {applied}", view.vote);
+            format!("progress: {} went back from {before} to {now}", view.name())
         })
     }
 }

@@ -4,12 +4,12 @@
 //!
 //! | promised | not promised |
 //! |---|---|
-//! | its value was written, by the revision that it names (`evidence.rs`) | that it is the newest, or newer than the last one read |
+//! | its value was written, by the revision that it names (`evidence.rs`) | that it is the newest, or newer than the last read |
 //! | nothing known to be written up to its index is missing | that a client reads what it has written |
 //! | its index existed: nothing that began after it has a place at or below it | that another node answers the same |
 //!
-//! **Not here**: linearizable reads (`linear.rs`). Reads of one node may go back when it restarts and replays its log, so not even that
-//! is held against it.
+//! **Not here**: linearizable reads (`linear.rs`). Reads of one node may go back when it restarts and replays its log, so not
+//! even that is held against it.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,8 @@ pub fn check(history: &History) -> Vec<String> {
 /// Writes with a known place, of each key.
 type Writes<'a> = BTreeMap<(u32, u32), BTreeMap<Place, &'a Operation>>;
 
-/// Writes of each shard by the time of their beginning; after [`lowest_from_here`] each has the lowest place of itself and all later ones.
+/// Writes of each shard by the time of their beginning; after [`lowest_from_here`] each has the lowest place of itself and all
+/// later ones.
 type Begun<'a> = BTreeMap<u32, Vec<(u64, Place, &'a Operation)>>;
 
 fn lowest_from_here(shard: &mut [(u64, Place, &Operation)]) {

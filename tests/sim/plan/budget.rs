@@ -1,13 +1,13 @@
 //! What may be taken from a ring for good without taking its promises.
 //!
-//! A node is **spoiled** when what it had synced may be gone or wrong: a bit of it rotted, a sync failed, its disk is empty. Raft
-//! promises nothing when a majority of voters forgets. So of the voters fewer than half are spoiled at once.
+//! A node is **spoiled** when what it had synced may be gone or wrong: a bit of it rotted, a sync failed, its disk is empty.
+//! Raft promises nothing when a majority of voters forgets. So of the voters fewer than half are spoiled at once.
 //!
-//! The plan does not know which membership changes succeed. It therefore reckons with the worst: a spoiled voter counts until the
-//! round's end, also when its replacement was asked for; a healthy voter whose removal was asked for is gone; a node whose promotion was
-//! asked for has not become a voter, unless it is spoiled, then it has. With `least` voters left and `spoiled` of them, `2 * spoiled < least`
-//! holds; each change that fails, or a spoiled voter that does leave, makes the left side smaller or the right side larger. Joint
-//! consensus asks both majorities, and the rule holds for both.
+//! The plan does not know which membership changes succeed. It therefore reckons with the worst: a spoiled voter counts until
+//! the round's end, also when its replacement was asked for; a healthy voter whose removal was asked for is gone; a node whose
+//! promotion was asked for has not become a voter, unless it is spoiled, then it has. With `least` voters left and `spoiled` of
+//! them, `2 * spoiled < least` holds; each change that fails, or a spoiled voter that does leave, makes the left side smaller
+//! or the right side larger. Joint consensus asks both majorities, and the rule holds for both.
 //!
 //! The heal replaces what is spoiled, and cannot end before that has succeeded: the next round has a new budget.
 //!

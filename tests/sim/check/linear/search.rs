@@ -6,16 +6,17 @@
 //!   an end in front  whoever it belongs to has found no place: take back the last placed one, try those behind it
 //! ```
 //!
-//! This is the algorithm of Wing and Gong ("Testing and verifying concurrent objects", J. Parallel Distrib. Comput. 17, 1993) as
-//! Lowe made it fast ("Testing for linearizability", Concurrency and Computation 29(4), 2017): the linked list of events, and a memory
-//! of (set of those placed, state) pairs from which no order was found. Porcupine (A. Athalye, 2017) has the same shape.
+//! This is the algorithm of Wing and Gong ("Testing and verifying concurrent objects", J. Parallel Distrib. Comput. 17, 1993)
+//! as Lowe made it fast ("Testing for linearizability", Concurrency and Computation 29(4), 2017): the linked list of events,
+//! and a memory of (set of those placed, state) pairs from which no order was found. Porcupine (A. Athalye, 2017) has the same
+//! shape.
 //!
 //! Three things are ours, and each only removes branches that cannot matter:
-//! - **Ranks.** A step may have a place that its answer named. It is placed only when all with a lower rank are. With ranks on all steps
-//!   nothing is left to search; without any, this is the plain algorithm.
-//! - **Floating writes.** A write without an answer whose value nobody read may have happened, once, or not. All such puts are alike, and so
-//!   are all such deletes: of each kind only the number used is kept, the earliest calls are used first, and one is used only before
-//!   a step that needs it. Nothing else sees it.
+//! - **Ranks.** A step may have a place that its answer named. It is placed only when all with a lower rank are. With ranks on
+//!   all steps nothing is left to search; without any, this is the plain algorithm.
+//! - **Floating writes.** A write without an answer whose value nobody read may have happened, once, or not. All such puts are
+//!   alike, and so are all such deletes: of each kind only the number used is kept, the earliest calls are used first, and one
+//!   is used only before a step that needs it. Nothing else sees it.
 //! - **Fewer floating writes used is never worse**, so the memory of a pair holds the least numbers with which it was seen.
 //!
 //! **Not here**: what becomes a step and what floats (`linear.rs`).
@@ -294,7 +295,8 @@ impl<'a> Search<'a> {
         Some(self.events[event].after)
     }
 
-    /// Takes a call and its end out of the list. They keep their neighbours, so that [`unlift`](Self::unlift) finds their places.
+    /// Takes a call and its end out of the list. They keep their neighbours, so that [`unlift`](Self::unlift) finds their
+    /// places.
     fn lift(&mut self, call: usize) {
         self.unlink(call);
         let end = self.ends[self.events[call].step];
