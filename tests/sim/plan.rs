@@ -449,7 +449,7 @@ mod tests {
                 let mut possible = BTreeSet::from([voters.clone()]);
                 let mut spoiled = BTreeSet::new();
                 for event in &round.events {
-                    let changed = |change: &dyn Fn(&mut BTreeSet<u64>)| {
+                    let changed = |change: &dyn Fn(&mut BTreeSet<u64>) -> bool| {
                         possible
                             .iter()
                             .flat_map(|before| {
@@ -460,16 +460,16 @@ mod tests {
                             .collect::<BTreeSet<_>>()
                     };
                     match &event.fault {
-                        Fault::Promote { node } => possible = changed(&|voters| drop(voters.insert(*node))),
-                        Fault::Remove { node } => possible = changed(&|voters| drop(voters.remove(node))),
+                        Fault::Promote { node } => possible = changed(&|voters| voters.insert(*node)),
+                        Fault::Remove { node } => possible = changed(&|voters| voters.remove(node)),
                         Fault::Replace { old, new } if possible.iter().any(|voters| voters.contains(old)) => {
-                            possible = changed(&|voters| drop(voters.insert(*new)));
+                            possible = changed(&|voters| voters.insert(*new));
                             possible.extend(
                                 possible.clone().iter().map(|voters| voters.iter().copied().filter(|v| v != old).collect()),
                             );
                         }
                         Fault::SyncFailure { node } | Fault::Rot { node } | Fault::EmptyDisk { node } => {
-                            drop(spoiled.insert(*node))
+                            assert!(spoiled.insert(*node), "seed {seed}: spoiled twice")
                         }
                         _ => continue,
                     }

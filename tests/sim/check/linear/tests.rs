@@ -282,6 +282,8 @@ fn counterexample_is_small_and_says_why() {
 /// A run of a register with one order, seen by overlapping clients.
 struct Run {
     random: Random,
+    /// Answers get lost, and writes whose answers are lost may not happen.
+    lossy: bool,
     told: Vec<Told>,
     keys: Vec<Option<(u64, (u64, u32))>>,
     index: u64,
@@ -290,7 +292,11 @@ struct Run {
 impl Run {
     /// Every operation takes effect at its own moment, in the order of the list; its call and end lie around it.
     fn new(seed: u64, operations: u64, clients: u64, keys: u32) -> Run {
-        let mut run = Run { random: Random::new(seed), told: Vec::new(), keys: vec![None; keys as usize], index: 0 };
+        Run::with(seed, operations, clients, keys, true)
+    }
+
+    fn with(seed: u64, operations: u64, clients: u64, keys: u32, lossy: bool) -> Run {
+        let mut run = Run { random: Random::new(seed), lossy, told: Vec::new(), keys: vec![None; keys as usize], index: 0 };
         for number in 0..operations {
             let (moment, reach) = (1_000_000 + number * 1_000, clients * 1_000 / 2);
             let from = moment - run.random.below(reach);
@@ -312,7 +318,7 @@ impl Run {
             return Told::failed_put(from, to, value).of(key as u32);
         }
         let delete = roll < 55;
-        let (happens, known) = (!self.random.chance(1, 20), !self.random.chance(1, 15));
+        let (happens, known) = (!self.random.chance(1, 20) || !self.lossy, !self.random.chance(1, 15) || !self.lossy);
         let at = (self.index + 1, self.random.below(4) as u32);
         let told = match (delete, happens && known) {
             (true, true) => Told::delete(from, to, at, existed),
@@ -393,29 +399,32 @@ fn histories_of_a_real_register_are_linearizable() {
 
 #[test]
 fn damaged_histories_are_found() {
-    let mut found = std::collections::BTreeMap::<&str, (u32, u32)>::new();
-    for seed in 0..60 {
-        let mut run = Run::new(1_000 + seed, 3_000, 24, 4);
-        let damage = run.damage();
-        let entry = found.entry(damage).or_default();
+    // By what was damaged, and whether answers got lost.
+    let mut found = std::collections::BTreeMap::<(&str, bool), (u32, u32)>::new();
+    for seed in 0..80 {
+        let lossy = seed % 2 == 1;
+        let mut run = Run::with(1_000 + seed, 3_000, 24, 4, lossy);
+        let entry = found.entry((run.damage(), lossy)).or_default();
         entry.1 += 1;
         match run.verdict(Ranks::Believed) {
             Verdict::Violated(stories) => {
                 entry.0 += 1;
-                assert!(stories.iter().all(|story| story.lines().count() < 20), "{}", stories.join("\n"));
+                assert!(stories.iter().all(|story| story.lines().count() < 25), "{}", stories.join("\n"));
             }
             Verdict::Linearizable => {}
             Verdict::Undecided(why) => panic!("seed {seed}: {why:?}"),
         }
     }
-    found.remove("nothing");
-    assert_eq!(found.len(), 4, "{found:?}");
-    // Not all are violations: a delete without an answer explains a read of nothing, a put without one what a write found.
-    for (damage, (caught, made)) in &found {
-        assert!(caught * 5 >= made * 2, "{damage}: {caught} of {made}");
+    found.retain(|(damage, _), _| *damage != "nothing");
+    assert_eq!(found.len(), 8, "{found:?}");
+    // A delete without an answer explains a read of nothing, and a put without one what a later write found: with lost answers
+    // not all damage is a violation. Without them all of it is.
+    for ((damage, _), (caught, made)) in found.iter().filter(|((_, lossy), _)| !lossy) {
+        assert_eq!(caught, made, "{damage}");
     }
-    let (caught, made) = found.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-    assert!(caught * 4 >= made * 3, "{caught} of {made}: {found:?}");
+    let lossy = found.iter().filter(|((_, lossy), _)| *lossy);
+    let (caught, made) = lossy.fold((0, 0), |sum, (_, one)| (sum.0 + one.0, sum.1 + one.1));
+    assert!(caught * 2 > made, "{caught} of {made}: {found:?}");
 }
 
 /// Every order of a few operations, tried one by one: what the search must agree with.
