@@ -1,0 +1,385 @@
+//! The command line of the simulator: one seed, a short run for CI, or a campaign over all cores.
+//!
+//! ```text
+//!   cargo test --test sim                                        short: seeds 1 ..= N within a time, then determinism
+//!   cargo test --test sim -- SEED                                replays a seed and prints its story
+//!   cargo test --release --test sim -- campaign --minutes 60     every seed from 1 on, a thread a core, a line each 10 s
+//!   cargo test --release --test sim -- campaign --bug NAME       how many seeds until a planted bug is found
+//! ```
+//!
+//! | option of a campaign | |
+//! |---|---|
+//! | `--seeds N` | at most so many |
+//! | `--minutes M` | begins no seed later than that |
+//! | `--threads T` | else one a core |
+//! | `--from S` | first seed, else 1 |
+//! | `--bug NAME` | with this planted bug: ends at the first seed that fails |
+//! | `--repeat R` | that many times, each from another range of seeds; prints the median |
+//!
+//! **Invariants**
+//! - A seed that panics is a failure with its message, as one that breaks a promise is. The campaign goes on.
+//! - The exit status is 0 only when no seed failed and, when a bug was planted, each repetition found it.
+//! - What is not understood is refused by name; what libtest and nextest pass to every target is understood.
+//!
+//! **Not here**: what a seed does.
+
+#[path = "campaign/arguments.rs"]
+mod arguments;
+#[path = "campaign/report.rs"]
+mod report;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use arguments::{Order, Search, parse};
+use report::{Report, rounded};
+
+/// Seeds of the short run, and the time after which it begins no more.
+const SHORT_SEEDS: u64 = 200;
+const SHORT_BUDGET: Duration = Duration::from_secs(60);
+
+/// The seed that two processes must run alike.
+const TWIN_SEED: u64 = 1;
+
+/// Seeds of one repetition of a search for a planted bug, when the command line does not say.
+const SEARCH_SEEDS: u64 = 10_000;
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// What a run is told besides its seed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Keep a readable account of everything.
+    pub story: bool,
+    /// The planted bug, by name.
+    pub bug: Option<String>,
+}
+
+/// What became of a seed.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Broken promises in words; none, and the seed is good.
+    pub violations: Vec<String>,
+    /// The last events, readable.
+    pub story: String,
+    /// Virtual time.
+    pub simulated: Duration,
+    /// Faults that struck, by kind. Kinds that did not strike may stand there with 0: then the campaign names them.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Over all that happened.
+    pub hash: u64,
+    /// Of clients.
+    pub operations: u64,
+}
+
+/// Carries out the command line (without the program's name) with `simulate`.
+pub fn run(arguments: impl Iterator<Item = String>, simulate: impl Fn(u64, &Options) -> Outcome + Sync) -> ExitCode {
+    let arguments: Vec<String> = arguments.collect();
+    let order = match parse(&arguments) {
+        Ok(order) => order,
+        Err(why) => {
+            eprintln!("sim: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    listen_to_panics();
+    let mut out = std::io::stdout();
+    let good = match order {
+        Order::List => true,
+        Order::Hash { seed } => {
+            println!("{:016x}", attempt(&simulate, seed, &Options::default()).hash);
+            true
+        }
+        Order::Replay { seed, bug } => replay(&simulate, seed, bug, &mut out),
+        Order::Short => short(&simulate, &mut out),
+        Order::Campaign(search) if search.bug.is_some() => hunt(&simulate, &search, &mut out),
+        Order::Campaign(search) => campaign(&simulate, &search, &mut out).failures.is_empty(),
+    };
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+type Simulate<'a> = &'a (dyn Fn(u64, &Options) -> Outcome + Sync);
+
+fn replay(simulate: Simulate<'_>, seed: u64, bug: Option<String>, out: &mut dyn Write) -> bool {
+    let began = Instant::now();
+    let outcome = attempt(simulate, seed, &Options { story: true, bug });
+    say(out, &outcome.story);
+    let faults: Vec<String> =
+        outcome.faults.iter().filter(|(_, count)| **count > 0).map(|(kind, count)| format!("{kind} {count}")).collect();
+    say(out, &format!("faults: {}", faults.join(", ")));
+    for violation in &outcome.violations {
+        say(out, &format!("VIOLATION: {violation}"));
+    }
+    say(
+        out,
+        &format!(
+            "seed {seed}: {} violations, {} operations, {} simulated in {}, hash {:016x}",
+            outcome.violations.len(),
+            outcome.operations,
+            rounded(outcome.simulated),
+            rounded(began.elapsed()),
+            outcome.hash
+        ),
+    );
+    outcome.violations.is_empty()
+}
+
+fn short(simulate: Simulate<'_>, out: &mut dyn Write) -> bool {
+    let search = Search { seeds: Some(SHORT_SEEDS), time: Some(SHORT_BUDGET), ..Search::default() };
+    let report = campaign(simulate, &search, out);
+    if report.seeds < SHORT_SEEDS {
+        say(out, &format!("sim: {} of {SHORT_SEEDS} seeds fit into {}", report.seeds, rounded(SHORT_BUDGET)));
+    }
+    report.failures.is_empty() && alike(&|| hash_in_a_process(TWIN_SEED), out)
+}
+
+/// The same seed in two processes, each with addresses and hashers of its own.
+fn alike(hash: &dyn Fn() -> Result<String, String>, out: &mut dyn Write) -> bool {
+    let (verdict, good) = match (hash(), hash()) {
+        (Ok(a), Ok(b)) if a == b => (format!("sim: seed {TWIN_SEED} in two processes: both {a}"), true),
+        (Ok(a), Ok(b)) => (format!("sim: NOT DETERMINISTIC: seed {TWIN_SEED} gave {a}, then {b}"), false),
+        (Err(why), _) | (_, Err(why)) => {
+            (format!("sim: seed {TWIN_SEED} could not be run in a process of its own: {why}"), false)
+        }
+    };
+    say(out, &verdict);
+    good
+}
+
+fn hash_in_a_process(seed: u64) -> Result<String, String> {
+    let program = std::env::current_exe().map_err(|e| e.to_string())?;
+    let output = Command::new(program).args(["replay", &seed.to_string(), "--hash"]).output().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_string();
+    match output.status.success() && text.len() == 16 {
+        true => Ok(text),
+        false => Err(format!("{}, {text:?}, {}", output.status, String::from_utf8_lossy(&output.stderr).trim())),
+    }
+}
+
+/// Runs seeds until they or the time are used up. With a planted bug it ends when the lowest failing seed is known.
+fn campaign(simulate: Simulate<'_>, search: &Search, out: &mut dyn Write) -> Report {
+    let options = Options { story: false, bug: search.bug.clone() };
+    let end = search.seeds.map_or(u64::MAX, |seeds| search.from.saturating_add(seeds));
+    let (next, lowest) = (AtomicU64::new(search.from), AtomicU64::new(u64::MAX));
+    let (began, mut report) = (Instant::now(), Report::new(search.from));
+    let (sender, results) = mpsc::channel();
+    std::thread::scope(|threads| {
+        for _ in 0..search.threads() {
+            let (sender, options, next, lowest) = (sender.clone(), &options, &next, &lowest);
+            threads.spawn(move || {
+                while search.time.is_none_or(|time| began.elapsed() < time) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let over = options.bug.is_some() && seed > lowest.load(Ordering::Relaxed);
+                    if seed >= end || over {
+                        return;
+                    }
+                    let outcome = attempt(simulate, seed, options);
+                    if !outcome.violations.is_empty() {
+                        lowest.fetch_min(seed, Ordering::Relaxed);
+                    }
+                    if sender.send((seed, outcome)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut line_at = began + LINE_EVERY;
+        loop {
+            match results.recv_timeout(line_at.saturating_duration_since(Instant::now())) {
+                Ok((seed, outcome)) => {
+                    if !outcome.violations.is_empty() && options.bug.is_none() {
+                        say(out, &report::failure(seed, &outcome));
+                    }
+                    report.add(seed, outcome);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    say(out, &report.line(began.elapsed()));
+                    line_at = Instant::now() + LINE_EVERY;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+    });
+    if options.bug.is_none() {
+        say(out, &report.summary(began.elapsed()));
+    }
+    report
+}
+
+/// How many seeds it takes to find a planted bug, counted as one thread would: up to the lowest seed that fails.
+fn hunt(simulate: Simulate<'_>, search: &Search, out: &mut dyn Write) -> bool {
+    let name = search.bug.as_deref().unwrap_or_default();
+    let mut found = Vec::new();
+    for repetition in 0..search.repeat {
+        // Far apart: no seed is in two ranges.
+        let from = search.from + repetition * 1_000_000_000;
+        let once = Search { from, seeds: search.seeds.or(Some(SEARCH_SEEDS)), ..search.clone() };
+        let began = Instant::now();
+        let report = campaign(simulate, &once, out);
+        let took = rounded(began.elapsed());
+        match report.failures.iter().next() {
+            Some((seed, violation)) => {
+                let seeds = seed - from + 1;
+                say(out, &format!("bug {name}: found by seed {seed}, after {seeds} seeds, {took}: {violation}"));
+                say(out, &format!("  {} --bug {name}", report::command(*seed)));
+                found.push(seeds);
+            }
+            None => say(out, &format!("bug {name}: NOT FOUND in {} seeds, {took}", report.seeds)),
+        }
+    }
+    found.sort_unstable();
+    if let Some(most) = found.last() {
+        let median = found[(found.len() - 1) / 2];
+        say(
+            out,
+            &format!("bug {name}: found in {} of {} searches; seeds: median {median}, most {most}", found.len(), search.repeat),
+        );
+    }
+    found.len() as u64 == search.repeat
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics of seeds become failures: their message is kept, and not printed in the middle of other lines.
+fn listen_to_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.payload().downcast_ref::<&str>().map(|text| (*text).to_string());
+        let text =
+            text.or_else(|| info.payload().downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_string());
+        let place = info.location().map_or(String::new(), |place| format!("{}:{}: ", place.file(), place.line()));
+        PANIC.with_borrow_mut(|kept| {
+            // The first is the cause; others come from what it left behind.
+            kept.get_or_insert(format!("panic at {place}{text}"));
+        });
+    }));
+}
+
+fn attempt(simulate: Simulate<'_>, seed: u64, options: &Options) -> Outcome {
+    PANIC.set(None);
+    catch_unwind(AssertUnwindSafe(|| simulate(seed, options))).unwrap_or_else(|_| {
+        let message = PANIC.take().unwrap_or_else(|| "panic without a message".to_string());
+        Outcome { violations: vec![message], ..Outcome::default() }
+    })
+}
+
+fn say(out: &mut dyn Write, line: &str) {
+    // A reader that went away does not stop a campaign.
+    let _ = writeln!(out, "{}", line.trim_end());
+    let _ = out.flush();
+}
+
+#[cfg(test)]
+#[allow(dead_code, unused_imports, reason = "the simulator's target has no harness: tests/checkers.rs runs these")]
+mod tests {
+    use super::*;
+
+    fn good(seed: u64) -> Outcome {
+        let faults = BTreeMap::from([("kill", seed % 3), ("bit rot", 0)]);
+        Outcome { simulated: Duration::from_secs(60), faults, hash: seed, operations: 10, ..Outcome::default() }
+    }
+
+    /// Every seed that ends in 77 breaks a promise, every one that ends in 88 panics.
+    fn simulate(seed: u64, options: &Options) -> Outcome {
+        match seed % 100 {
+            77 if options.bug.as_deref() != Some("none") => Outcome {
+                violations: vec![format!("seed {seed} lost a write")],
+                story: "it was there\nthen it was not".to_string(),
+                ..good(seed)
+            },
+            88 if options.bug.is_none() => panic!("seed {seed} went wrong"),
+            _ => good(seed),
+        }
+    }
+
+    fn search(from: u64, seeds: u64) -> Search {
+        Search { from, seeds: Some(seeds), threads: Some(3), ..Search::default() }
+    }
+
+    fn text(out: Vec<u8>) -> String {
+        String::from_utf8(out).expect("it is text")
+    }
+
+    #[test]
+    fn campaign_runs_every_seed_once_and_counts() {
+        let mut out = Vec::new();
+        let report = campaign(&simulate, &search(1, 70), &mut out);
+        assert_eq!((report.seeds, report.operations, report.failures.len()), (70, 700, 0));
+        assert_eq!(report.simulated, Duration::from_secs(70 * 60));
+        assert_eq!(report.faults, BTreeMap::from([("kill", (1..=70).map(|seed| seed % 3).sum()), ("bit rot", 0)]));
+        let out = text(out);
+        assert!(out.contains("70 seeds") && out.contains("1.2 simulated hours"), "{out}");
+        assert!(out.contains("1 of 2 kinds struck; never: bit rot"), "{out}");
+    }
+
+    #[test]
+    fn failing_and_panicking_seeds_are_failures_with_their_command() {
+        listen_to_panics();
+        let mut out = Vec::new();
+        let report = campaign(&simulate, &search(50, 100), &mut out);
+        let _ = std::panic::take_hook();
+        assert_eq!(report.seeds, 100);
+        assert_eq!(report.failures.keys().copied().collect::<Vec<_>>(), [77, 88]);
+        assert!(report.failures[&88].contains("campaign.rs") && report.failures[&88].contains("seed 88 went wrong"));
+        let out = text(out);
+        assert!(out.contains("cargo test --test sim -- 77") && out.contains("then it was not"), "{out}");
+        assert!(out.contains("cargo test --test sim -- 88") && out.contains("2 seeds FAILED"), "{out}");
+    }
+
+    #[test]
+    fn hunt_counts_seeds_to_the_lowest_that_fails() {
+        let mut out = Vec::new();
+        let once = Search { bug: Some("forgetful".to_string()), repeat: 3, ..search(1, 500) };
+        assert!(hunt(&simulate, &once, &mut out), "{}", text(out.clone()));
+        let out = text(out);
+        assert!(out.contains("found by seed 77, after 77 seeds"), "{out}");
+        assert!(out.contains("found in 3 of 3 searches; seeds: median 77, most 77"), "{out}");
+        assert!(out.contains("-- 77 --bug forgetful"), "{out}");
+        let mut out = Vec::new();
+        assert!(!hunt(&simulate, &Search { bug: Some("none".to_string()), ..search(1, 200) }, &mut out));
+        assert!(text(out).contains("NOT FOUND in 200 seeds"));
+    }
+
+    #[test]
+    fn campaign_ends_with_its_time() {
+        let slow = |seed: u64, _: &Options| {
+            std::thread::sleep(Duration::from_millis(20));
+            good(seed)
+        };
+        let search = Search { time: Some(Duration::from_millis(100)), threads: Some(2), ..Search::default() };
+        let report = campaign(&slow, &search, &mut Vec::new());
+        assert!((2..100).contains(&report.seeds), "{} seeds", report.seeds);
+    }
+
+    #[test]
+    fn seeds_that_run_differently_are_noticed() {
+        let twin = |hashes: [Result<&str, &str>; 2]| {
+            let hashes = RefCell::new(hashes.into_iter().map(|hash| hash.map(str::to_string).map_err(str::to_string)));
+            let mut out = Vec::new();
+            let good = alike(&|| hashes.borrow_mut().next().expect("two are asked for"), &mut out);
+            (good, text(out))
+        };
+        assert!(twin([Ok("a"), Ok("a")]).0);
+        let (good, out) = twin([Ok("a"), Ok("b")]);
+        assert!(!good && out.contains("NOT DETERMINISTIC"), "{out}");
+        assert!(!twin([Ok("a"), Err("it died")]).0);
+    }
+
+    #[test]
+    fn replay_tells_the_story() {
+        let mut out = Vec::new();
+        assert!(!replay(&simulate, 77, None, &mut out));
+        let out = text(out);
+        assert!(out.contains("then it was not") && out.contains("VIOLATION: seed 77 lost a write"), "{out}");
+        assert!(out.contains("hash 000000000000004d"), "{out}");
+        assert!(replay(&simulate, 78, None, &mut Vec::new()));
+    }
+}
