@@ -7,15 +7,17 @@
 //! - Looking changes nothing: no clock is read, no task woken, no random number drawn.
 //! - A window does not keep its shard alive.
 
+use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
 use ringbeam_wire::peer::{Member, Role};
 
 use crate::io::Env;
-use crate::io::sim::{HostId, World, offer};
+use crate::io::sim::{HostId, World, current_host, offer};
 use crate::raft::{log_id_out, vote_out};
 use crate::shard::Shard;
-use crate::state::Revision;
+use crate::state::command::{Batch, Op};
+use crate::state::{Answer, Revision};
 use crate::wal::{LogId, Vote};
 
 /// One shard on one node at one moment.
@@ -155,4 +157,50 @@ impl<E: Env> Probe for Window<E> {
             Some((found.value.to_vec(), found.revision))
         })
     }
+}
+
+/// A write of a session, as a state machine ran it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The host whose process ran it.
+    pub host: HostId,
+    /// Directory of the shard.
+    pub dir: String,
+    /// The place of the log.
+    pub index: u64,
+    /// See `index`.
+    pub position: u32,
+    /// Session and sequence.
+    pub session: u64,
+    /// See `session`.
+    pub sequence: u64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The answer, or none: it was denied.
+    pub answer: Option<(Revision, bool)>,
+}
+
+thread_local! {
+    static RAN: RefCell<Vec<Ran>> = const { RefCell::new(Vec::new()) };
+}
+
+/// All that state machines of this thread ran since the last call.
+pub fn take_ran() -> Vec<Ran> {
+    RAN.take()
+}
+
+/// A state machine has run a batch.
+pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) {
+    let Some(host) = current_host() else { return };
+    RAN.with_borrow_mut(|ran| {
+        for ((position, write), answer) in (0..).zip(batch.iter()).zip(answers) {
+            let (Op::Put { key, .. } | Op::Delete { key }) = write.op else { continue };
+            if write.session == 0 {
+                continue;
+            }
+            let answer = answer.outcome.is_ok().then_some((answer.revision, answer.duplicate));
+            let (session, sequence) = (write.session, write.sequence);
+            ran.push(Ran { host, dir: dir.to_string(), index, position, session, sequence, key: key.to_vec(), answer });
+        }
+    });
 }

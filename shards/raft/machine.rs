@@ -129,6 +129,8 @@ impl<E: Env> Machine<E> {
             })?;
             let mut state = self.0.state.borrow_mut();
             state.apply(index, &batch, &mut answers);
+            #[cfg(feature = "sim")]
+            crate::probe::ran(&self.0.settings.dir, index, &batch, &answers);
             self.0.ring_time.set((state.ring_time_ms(), began));
         }
         Ok(Applied { answers, index, began, ended: E::now() })

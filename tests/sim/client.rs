@@ -45,10 +45,18 @@ pub struct Found {
     pub revision: Revision,
 }
 
+/// The answer of a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub found: Option<Found>,
+    /// The applied log index that it reflects.
+    pub index: u64,
+}
+
 /// An answer as far as calls need it.
 enum Answer {
     Written(Written),
-    Value(Option<Found>),
+    Value(Read),
     Opened(u64),
     Refused(Refusal),
     Other,
@@ -83,6 +91,7 @@ pub struct Client {
     by_shard: BTreeMap<u32, Shard>,
     request: u64,
     encoder: Encoder,
+    last_write: Option<(u64, u64)>,
 }
 
 /// An attempt without an answer for this long is given up: the host may be gone without a word.
@@ -114,7 +123,7 @@ impl Write<'_> {
 impl Client {
     /// A client that knows these nodes. Connects when it is first asked for something.
     pub fn new(addresses: Vec<String>, shards: u32) -> Client {
-        Client { net: SimNet::new(), addresses, shards, by_shard: BTreeMap::new(), request: 0, encoder: Encoder::new() }
+        Client { net: SimNet::new(), addresses, shards, by_shard: BTreeMap::new(), request: 0, encoder: Encoder::new(), last_write: None }
     }
 
     /// Sets a key, exactly once.
@@ -128,19 +137,42 @@ impl Client {
     }
 
     /// Reads a key.
-    pub async fn get(&mut self, key: &[u8], consistency: Consistency, limit: Duration) -> Outcome<Option<Found>> {
+    pub async fn get(&mut self, key: &[u8], consistency: Consistency, limit: Duration) -> Outcome<Read> {
         let (shard, end) = (self.shard_of(key), Sim::now() + limit);
         let body = RequestBody::Get(Get { namespace: "", key, consistency });
         let mut effort = Effort::new(Repeat::Read);
         loop {
             let attempt = self.attempt(shard, &body, end).await;
-            if let Attempt::Answered(Answer::Value(found)) = attempt {
-                return Outcome::Done(found);
+            if let Attempt::Answered(Answer::Value(read)) = attempt {
+                return Outcome::Done(read);
             }
             if let Err(over) = self.after(shard, attempt, &mut effort, end).await {
                 return over;
             }
         }
+    }
+
+    /// What one node has applied, asked once.
+    pub async fn get_at(&mut self, address: &str, key: &[u8], limit: Duration) -> Option<Read> {
+        let shard = self.shard_of(key);
+        self.turn_to(shard, address.to_string());
+        let body = RequestBody::Get(Get { namespace: "", key, consistency: Consistency::Local });
+        match self.attempt(shard, &body, Sim::now() + limit).await {
+            Attempt::Answered(Answer::Value(read)) => Some(read),
+            _ => None,
+        }
+    }
+
+    /// The ring's nodes, from now on.
+    pub fn know(&mut self, addresses: &[String]) {
+        if self.addresses != addresses {
+            self.addresses = addresses.to_vec();
+        }
+    }
+
+    /// Session and sequence of the newest write; `None` when it had none yet.
+    pub fn last_write(&self) -> Option<(u64, u64)> {
+        self.last_write
     }
 
     /// A request that changes the ring or asks of it, once, to one node, without any retry.
@@ -177,18 +209,21 @@ impl Client {
         self.by_shard.get(&self.shard_of(key)).map_or(0, |shard| shard.session.id())
     }
 
-    fn shard_of(&self, key: &[u8]) -> u32 {
+    /// Where a key is.
+    pub fn shard_of(&self, key: &[u8]) -> u32 {
         shard_of(slot_of(key), self.shards)
     }
 
     async fn write(&mut self, write: Write<'_>, limit: Duration) -> Outcome<Written> {
         let (shard, end) = (self.shard_of(write.key()), Sim::now() + limit);
         let mut effort = Effort::new(Repeat::ExactlyOnce);
+        self.last_write = None;
         let mut ticket = match self.ticket(shard, end).await {
             Ok(ticket) => ticket,
             Err(over) => return over,
         };
         let outcome = loop {
+            self.last_write = Some((ticket.session, ticket.sequence));
             let attempt = self.attempt(shard, &write.body(ticket), end).await;
             if let Attempt::Answered(Answer::Written(written)) = attempt {
                 break Outcome::Done(written);
@@ -354,7 +389,8 @@ impl Connection {
         self.reply(request, |body| match body {
             ReplyBody::Written(written) => Answer::Written(written),
             ReplyBody::Value(value) => {
-                Answer::Value(value.found.then(|| Found { value: value.value.to_vec(), revision: value.revision }))
+                let found = value.found.then(|| Found { value: value.value.to_vec(), revision: value.revision });
+                Answer::Value(Read { found, index: value.index })
             }
             ReplyBody::SessionOpened { session, .. } => Answer::Opened(session),
             ReplyBody::Refused(refusal) => Answer::Refused(refusal),

@@ -90,6 +90,16 @@ impl super::Env for Sim {
     }
 }
 
+/// The world's time, nanoseconds: for what is recorded of all processes on one clock. Nothing that is simulated may look at it.
+pub fn world_now_ns() -> u64 {
+    with_current(|process| process.world_now())
+}
+
+/// The host of the current process, if there is one.
+pub fn current_host() -> Option<HostId> {
+    maybe_current().map(|process| process.host)
+}
+
 /// Shows something of the current process to whoever drives the world: [`World::offers`]. It goes with the process. Outside of
 /// a simulated process nobody looks.
 pub fn offer(something: Rc<dyn Any>) {

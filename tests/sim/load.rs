@@ -1,0 +1,238 @@
+//! The load of a plan: clients that write and read, and what they are told, as a history.
+//!
+//! ```text
+//!   host "client-c" ─▶ tasks, as many as it has operations in flight ─▶ Client (exactly once), and one for local reads
+//!                        each operation: invoke in the history ─▶ ask ─▶ complete
+//! ```
+//! **Invariants**
+//! - Every put has a value that no other has.
+//! - An operation that its task did not see the end of stays open: its outcome is unknown.
+//! - While the load is off no operation begins; those under way end by their deadlines.
+//!
+//! **Not here**: what the answers should have been (`check/`).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringbeam_shards::io::Env;
+use ringbeam_shards::io::sim::{Sim, world_now_ns};
+use ringbeam_wire::client::Consistency;
+
+use crate::client::{Client, Found, Outcome as Told};
+use crate::history::{History, Op, Outcome, Revision, Tag, Ticket, value_bytes, value_of};
+use crate::plan::Workload;
+use crate::random::Random;
+use crate::world::Ring;
+
+/// Operations that all clients together begin in a second of virtual time, at most: the rest of a run's time is for faults.
+const RATE_MAX: u64 = 400;
+
+/// Longest value that the simulated nodes take.
+const VALUE_BYTES_MAX: u64 = 16 << 10;
+
+/// How often a client looks whether the load is on.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What clients share with whoever drives the world.
+pub struct Load {
+    pub history: Rc<RefCell<History>>,
+    on: Rc<Cell<bool>>,
+    addresses: Rc<RefCell<Vec<String>>>,
+    next_value: Rc<Cell<u64>>,
+    shards: u32,
+    under_way: Rc<Cell<u32>>,
+}
+
+impl Load {
+    /// Starts the clients of a plan; the load is on.
+    pub fn start(ring: &mut Ring, seed: u64, workload: &Workload) -> Load {
+        let load = Load {
+            history: Rc::default(),
+            on: Rc::new(Cell::new(true)),
+            addresses: Rc::new(RefCell::new(ring.client_addresses())),
+            next_value: Rc::default(),
+            shards: ring.shards(),
+            under_way: Rc::default(),
+        };
+        let tasks = u64::from(workload.clients) * u64::from(workload.in_flight);
+        let pause_us_min = tasks * 1_000_000 / RATE_MAX;
+        for number in 0..workload.clients {
+            let host = ring.add_client_host();
+            let slots: Vec<Slot> = (0..workload.in_flight)
+                .map(|slot| {
+                    let id = number * workload.in_flight + slot;
+                    let random = Random::new(seed).fork("load").fork(&id.to_string());
+                    Slot { id, random, workload: workload.clone(), pause_us_min, shared: load.share() }
+                })
+                .collect();
+            ring.start_client(host, || async move {
+                for slot in slots {
+                    Sim::spawn(slot.run());
+                }
+            });
+        }
+        load
+    }
+
+    fn share(&self) -> Load {
+        Load {
+            history: self.history.clone(),
+            on: self.on.clone(),
+            addresses: self.addresses.clone(),
+            next_value: self.next_value.clone(),
+            shards: self.shards,
+            under_way: self.under_way.clone(),
+        }
+    }
+
+    /// Clients begin operations, or not.
+    pub fn turn(&self, on: bool) {
+        self.on.set(on);
+    }
+
+    /// Operations that have begun and not ended.
+    pub fn under_way(&self) -> u32 {
+        self.under_way.get()
+    }
+
+    /// The ring is elsewhere now.
+    pub fn moved(&self, addresses: Vec<String>) {
+        *self.addresses.borrow_mut() = addresses;
+    }
+
+    /// One put and one linearizable read of a key that nobody else has, at a ring at rest: true once both were answered.
+    pub fn ask_for_service(&self, ring: &mut Ring) -> Rc<Cell<bool>> {
+        let host = ring.add_client_host();
+        let served = Rc::new(Cell::new(false));
+        let (done, shared) = (served.clone(), self.share(), world_time(ring));
+        ring.start_client(host, || async move {
+            let id = 10_000 + host.0 as u32;
+            let mut client = Client::new(shared.addresses.borrow().clone(), shared.shards);
+            let limit = Duration::from_secs(5);
+            for shard in 0..shared.shards {
+                // Keys from a million on; each shard has one among a few.
+                let key = (1_000_000..).find(|key| client.shard_of(key_bytes(*key).as_bytes()) == shard).unwrap_or_default();
+                while !(shared.put(&mut client, id, key, 8, limit).await && shared.get(&mut client, id, key, limit).await) {
+                    Sim::sleep(LOOK).await;
+                }
+            }
+            done.set(true);
+        });
+        served
+    }
+
+    fn begin(&self, client: &Client, id: u32, key: u32, op: Op) -> Ticket {
+        self.under_way.set(self.under_way.get() + 1);
+        let shard = client.shard_of(key_bytes(key).as_bytes());
+        self.history.borrow_mut().invoke(id, shard, key, op, None, world_now_ns())
+    }
+
+    fn end(&self, ticket: Ticket, outcome: Outcome) {
+        self.under_way.set(self.under_way.get() - 1);
+        self.history.borrow_mut().complete(ticket, outcome, world_now_ns());
+    }
+
+    async fn put(&self, client: &mut Client, id: u32, key: u32, bytes: usize, limit: Duration) -> bool {
+        let value = self.next_value.get() + 1;
+        self.next_value.set(value);
+        let ticket = self.begin(client, id, key, Op::Put { value });
+        let told = client.put(key_bytes(key).as_bytes(), &value_bytes(value, bytes), limit).await;
+        self.written(client, ticket, told)
+    }
+
+    async fn delete(&self, client: &mut Client, id: u32, key: u32, limit: Duration) -> bool {
+        let ticket = self.begin(client, id, key, Op::Delete);
+        let told = client.delete(key_bytes(key).as_bytes(), limit).await;
+        self.written(client, ticket, told)
+    }
+
+    fn written(&self, client: &Client, ticket: Ticket, told: Told<ringbeam_wire::client::Written>) -> bool {
+        if let Some((session, sequence)) = client.last_write() {
+            self.history.borrow_mut().tag(&ticket, Tag { session, sequence });
+        }
+        let outcome = match told {
+            Told::Done(written) => {
+                Outcome::Written { revision: revision(written.revision), existed: written.existed, duplicate: written.duplicate }
+            }
+            Told::Refused(_) | Told::Timeout => Outcome::Failed,
+            Told::Unknown => Outcome::Unknown,
+        };
+        self.end(ticket, outcome);
+        matches!(outcome, Outcome::Written { .. })
+    }
+
+    async fn get(&self, client: &mut Client, id: u32, key: u32, limit: Duration) -> bool {
+        let ticket = self.begin(client, id, key, Op::Get);
+        let outcome = match client.get(key_bytes(key).as_bytes(), Consistency::Linearizable, limit).await {
+            Told::Done(read) => found(read.found, read.index),
+            Told::Refused(_) | Told::Timeout | Told::Unknown => Outcome::Failed,
+        };
+        self.end(ticket, outcome);
+        matches!(outcome, Outcome::Read { .. })
+    }
+
+    async fn get_local(&self, client: &mut Client, id: u32, key: u32, address: &str, limit: Duration) {
+        let node = address.trim_start_matches("node-").split(':').next().and_then(|node| node.parse().ok()).unwrap_or(0);
+        let ticket = self.begin(client, id, key, Op::GetLocal { node });
+        let read = client.get_at(address, key_bytes(key).as_bytes(), limit).await;
+        self.end(ticket, read.map_or(Outcome::Failed, |read| found(read.found, read.index)));
+    }
+}
+
+fn key_bytes(key: u32) -> String {
+    format!("k{key}")
+}
+
+fn revision(revision: ringbeam_wire::client::Revision) -> Revision {
+    Revision { index: revision.index, position: revision.position }
+}
+
+fn found(found: Option<Found>, index: u64) -> Outcome {
+    // A value that is not whole is one that nobody wrote: 0 is no put's.
+    let found = found.map(|found| (value_of(&found.value).unwrap_or(0), revision(found.revision)));
+    Outcome::Read { found, index }
+}
+
+/// One operation at a time of one client.
+struct Slot {
+    id: u32,
+    random: Random,
+    workload: Workload,
+    pause_us_min: u64,
+    shared: Load,
+}
+
+impl Slot {
+    async fn run(mut self) {
+        let limit = Duration::from_millis(self.workload.timeout_ms);
+        let addresses = self.shared.addresses.borrow().clone();
+        let mut client = Client::new(addresses.clone(), self.shared.shards);
+        let mut local = Client::new(addresses, self.shared.shards);
+        loop {
+            let (first, last) = self.workload.pause_us;
+            let pause_us = self.random.between(first, last).max(self.random.below(2 * self.pause_us_min + 1));
+            Sim::sleep(Duration::from_micros(pause_us)).await;
+            while !self.shared.on.get() {
+                Sim::sleep(LOOK).await;
+            }
+            let addresses = self.shared.addresses.borrow().clone();
+            client.know(&addresses);
+            let key = self.random.below(u64::from(self.workload.keys)) as u32;
+            let (shared) = (&self.shared, &self.clock);
+            let dice = self.random.below(100);
+            let Workload { puts, deletes, gets, value_bytes: (least, most), .. } = self.workload;
+            if dice < puts {
+                let bytes = self.random.magnitude(least, most.min(VALUE_BYTES_MAX)) as usize;
+                shared.put(&mut client, self.id, key, bytes, limit).await;
+            } else if dice < puts + deletes {
+                shared.delete(&mut client, self.id, key, limit).await;
+            } else if dice < puts + deletes + gets {
+                shared.get(&mut client, self.id, key, limit).await;
+            } else {
+                let address = self.random.pick(&addresses).clone();
+                shared.get_local(&mut local, self.id, key, &address, limit).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What the checkers of raft and of exactly-once are shown: every node as it is, again and again, and every write that any of them
+//! ran.
+//!
+//! **Invariants**: looking changes nothing in the world. Views of a shard come in the order of their times.
+//!
+//! **Not here**: what is wrong with it (`check/`).
+
+use std::collections::BTreeMap;
+
+use ringbeam_shards::limits::{BATCHES_IN_FLIGHT_MAX, READS_WAITING_MAX};
+use ringbeam_shards::probe::{Probe, View, take_ran};
+use ringbeam_shards::wal;
+use ringbeam_wire::peer::Role as Duty;
+
+use crate::check::exactly_once::{AppliedLog, Effect, Ran};
+use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged};
+use crate::history::{Revision, Tag};
+use crate::world::Ring;
+
+/// Entries of each log that are looked at: more than a node appends between two looks.
+const WINDOW: u64 = 24;
+
+/// A digest of the whole state is taken each so many looks.
+const DIGEST_EVERY: u64 = 50;
+
+/// Violations that are kept.
+const KEPT_MAX: usize = 20;
+
+/// See the head of this file.
+#[derive(Default)]
+pub struct Watch {
+    observers: BTreeMap<u32, Observer>,
+    looks: u64,
+    pub log: AppliedLog,
+    pub violations: Vec<String>,
+}
+
+impl Watch {
+    /// One look at every shard of every live node.
+    pub fn look(&mut self, ring: &Ring) {
+        self.looks += 1;
+        let digests = self.looks.is_multiple_of(DIGEST_EVERY);
+        for (shard, view) in views(ring, digests) {
+            let found = self.observers.entry(shard).or_default().see(&view);
+            let room = KEPT_MAX.saturating_sub(self.violations.len());
+            self.violations.extend(found.into_iter().take(room).map(|why| format!("shard {shard}: {why}")));
+        }
+        for ran in take_ran() {
+            let Some(node) = ring.node_on(ran.host) else { continue };
+            let shard = ran.dir.trim_start_matches("shard-").parse().unwrap_or(u32::MAX);
+            let effect = match ran.answer {
+                None => Effect::Denied,
+                Some((first, true)) => Effect::Answered(Revision { index: first.index, position: first.position }),
+                Some((_, false)) => Effect::Applied,
+            };
+            let tag = Some(Tag { session: ran.session, sequence: ran.sequence });
+            let key = ran.key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+            self.log.note(node, shard, Revision { index: ran.index, position: ran.position }, Ran { tag, key, effect });
+        }
+    }
+
+    /// What keeps the live nodes from being a ring at rest.
+    pub fn unrest(ring: &Ring) -> Vec<String> {
+        let mut by_shard = BTreeMap::<u32, Vec<NodeView>>::new();
+        views(ring, true).into_iter().for_each(|(shard, view)| by_shard.entry(shard).or_default().push(view));
+        let mut found = Vec::new();
+        for (shard, views) in by_shard {
+            found.extend(converged(&views).into_iter().map(|why| format!("shard {shard}: {why}")));
+            let missing: Vec<u64> = ring.live().into_iter().filter(|node| views.iter().all(|view| view.node != *node)).collect();
+            if !missing.is_empty() {
+                found.push(format!("shard {shard}: convergence: nodes {missing:?} do not run it"));
+            }
+        }
+        found
+    }
+}
+
+fn views(ring: &Ring, digests: bool) -> Vec<(u32, NodeView)> {
+    let mut views = Vec::new();
+    for node in ring.live() {
+        for probe in ring.probes(node) {
+            let Some(view) = probe.view() else { continue };
+            let digest = if digests { probe.digest() } else { None };
+            views.push((view.shard, node_view(ring, &*probe, &view, digest)));
+        }
+    }
+    views
+}
+
+fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u64)>) -> NodeView {
+    let role = match view.raft_state.as_str() {
+        _ if view.fault.is_some() => Role::Stopped,
+        "leader" => Role::Leader,
+        "candidate" => Role::Candidate,
+        "learner" => Role::Learner,
+        "shutdown" => Role::Stopped,
+        _ => Role::Follower,
+    };
+    let first = view.purged.map_or(0, |purged| purged.index + 1);
+    let log = match view.last {
+        Some(last) if last.index >= first => {
+            let from = first.max(last.index.saturating_sub(WINDOW));
+            (from..=last.index).filter_map(|index| probe.log_id_at(index)).map(log_id).collect()
+        }
+        _ => Vec::new(),
+    };
+    let own = LeaderId { term: view.vote.term, node: view.vote.node };
+    // The log takes a vote before raft's figures show it.
+    let saved = view.vote_saved.map_or(own, |vote| LeaderId { term: vote.term, node: vote.node });
+    let settings = &ring.settings().node;
+    let queues = vec![
+        Queue { name: "the queue of writes", size: view.queue_bytes as u64, bound: settings.queue_bytes_max as u64 },
+        Queue { name: "raft, in batches", size: view.batches_in_flight as u64, bound: BATCHES_IN_FLIGHT_MAX as u64 },
+        Queue { name: "waiting reads", size: view.readings as u64, bound: READS_WAITING_MAX as u64 },
+    ];
+    NodeView {
+        at_ns: ring.world.now().as_nanos() as u64,
+        node: view.node,
+        incarnation: ring.incarnation(view.node),
+        life: ring.lives(view.node),
+        vote: if role == Role::Leader { own } else { own.max(saved) },
+        role,
+        log,
+        purged: view.purged.map(log_id),
+        committed: view.committed.map(log_id),
+        applied: view.applied.map(log_id),
+        digest: digest
+            .filter(|(index, _)| view.role != Duty::TieBreaker && view.applied.is_some_and(|applied| applied.index == *index))
+            .map(|(_, digest)| digest),
+        queues,
+    }
+}
+
+fn log_id(id: wal::LogId) -> LogId {
+    LogId { leader: LeaderId { term: id.term, node: id.node }, index: id.index }
+}
