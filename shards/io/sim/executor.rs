@@ -21,7 +21,7 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 use super::random::Random;
 use super::trace::Step;
-use super::world::{HostId, Inner, What};
+use super::world::{Host, HostId, Inner, What};
 
 /// What a process is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ type Work = Pin<Box<dyn Future<Output = ()>>>;
 pub(super) struct Process {
     pub world: Rc<Inner>,
     pub host: HostId,
+    /// The same, at hand: every look at the clock asks it.
+    pub machine: Rc<Host>,
     /// Unique in the world.
     pub number: u64,
     pub life: Cell<Life>,
@@ -86,12 +88,13 @@ pub(super) fn maybe_current() -> Option<Rc<Process>> {
 const LOOK_NS: u64 = 20;
 
 impl Process {
-    pub fn new(world: Rc<Inner>, host: HostId, number: u64) -> Rc<Process> {
+    pub fn new(world: Rc<Inner>, host: HostId, machine: Rc<Host>, number: u64) -> Rc<Process> {
         let random = RefCell::new(Random::new(world.seed, 1_000 + number));
         let busy_until = Cell::new(world.now.get());
         Rc::new(Process {
             world,
             host,
+            machine,
             number,
             life: Cell::new(Life::Running),
             elapsed: Cell::new(0),
@@ -121,7 +124,7 @@ impl Process {
     /// The host's time; looking costs a little of it.
     pub fn local_now(&self) -> u64 {
         self.elapsed.set(self.elapsed.get() + LOOK_NS);
-        self.world.host(self.host).clock.get().local(self.world_now())
+        self.machine.clock.get().local(self.world_now())
     }
 
     /// Runs `inside` as code of this process.
@@ -205,7 +208,7 @@ impl Process {
     }
 
     fn end(self: &Rc<Self>) {
-        let cost = self.world.poll_cost(self.host);
+        let cost = self.world.poll_cost() * self.machine.slowness.get();
         self.busy_until.set(self.world_now() + cost);
         self.elapsed.set(0);
         self.turning.set(false);

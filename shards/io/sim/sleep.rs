@@ -119,7 +119,7 @@ impl Future for SimSleep {
             return Poll::Pending;
         }
         let at = match this.due {
-            Due::Local(due) => world.host(this.process.host).clock.get().world(due),
+            Due::Local(due) => this.process.machine.clock.get().world(due),
             Due::World(due) => due,
         };
         let id = world.timers.borrow_mut().set(cx.waker());

@@ -161,8 +161,8 @@ impl Inner {
         self.hosts.borrow().clone()
     }
 
-    pub fn poll_cost(&self, host: HostId) -> u64 {
-        self.scheduler.borrow_mut().between(self.poll_ns) * self.hosts.borrow()[host.0].slowness.get()
+    pub fn poll_cost(&self) -> u64 {
+        self.scheduler.borrow_mut().between(self.poll_ns)
     }
 
     pub fn tell(&self, line: impl FnOnce() -> String) {
@@ -276,7 +276,7 @@ impl World {
         let number = world.processes.get() + 1;
         world.processes.set(number);
         world.trace.fold(Step::Life, world.now.get(), number, id.0 as u64);
-        let process = Process::new(world.clone(), id, number);
+        let process = Process::new(world.clone(), id, host.clone(), number);
         *host.process.borrow_mut() = Some(process.clone());
         if host.dark.replace(false) {
             world.network.host_is_back(world, id);

@@ -190,7 +190,12 @@ impl Ring {
         self.node(node).ended.as_ref()
     }
 
-    /// Why shards of the running process serve nobody.
+    /// All shards of the running process have opened their logs. One that cannot serves nobody, and says why when it ends.
+    pub fn is_open(&self, node: u64) -> bool {
+        self.node(node).control.as_ref().is_some_and(|control| control.opened.get() == self.settings.shards)
+    }
+
+    /// Why shards of the running process that have ended did not start.
     pub fn refusing(&self, node: u64) -> Vec<String> {
         self.node(node).control.as_ref().map(|control| control.faults.borrow().clone()).unwrap_or_default()
     }
@@ -281,7 +286,7 @@ impl Ring {
         }
     }
 
-    /// A shard of the running process has stopped, or did not start.
+    /// A shard of the running process has stopped.
     pub fn has_fault(&self, node: u64) -> bool {
         let stopped = self.probes(node).iter().filter_map(|probe| probe.view()).any(|view| view.fault.is_some());
         stopped || !self.refusing(node).is_empty()
@@ -363,9 +368,10 @@ impl Ring {
         leads.max_by_key(|view| (view.vote.term, view.vote.node)).map(|view| view.node)
     }
 
-    /// True when all live nodes have applied everything that any of them has in its log, and states are equal.
+    /// True when all shards of all live nodes are open and have applied all that any of them has in its log, and states are equal.
     pub fn converged(&self) -> bool {
-        (0..self.settings.shards).all(|shard| {
+        let open = self.live().into_iter().all(|node| self.is_open(node));
+        open && (0..self.settings.shards).all(|shard| {
             let probes: Vec<_> = self.live().into_iter().flat_map(|node| self.probes(node)).collect();
             let views: Vec<View> = probes.iter().filter_map(|p| p.view()).filter(|v| v.shard == shard).collect();
             let last = views.iter().filter_map(|view| view.last).max_by_key(|id| id.index);
