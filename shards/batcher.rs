@@ -128,9 +128,10 @@ impl Batcher {
         self.sealed.front().map(|(payload, _)| payload.len()).or(open)
     }
 
-    /// Whether writes that come would still go into the next batch.
-    pub fn may_grow(&self) -> bool {
-        self.sealed.is_empty()
+    /// When the first write of the next batch arrived, if writes that come would still go into that batch.
+    pub fn growing_since(&self) -> Option<Instant> {
+        let first = self.waiters.first().filter(|_| self.sealed.is_empty())?;
+        Some(first.arrived)
     }
 
     /// The next batch, if anything waits.

@@ -10,9 +10,13 @@ use std::time::Duration;
 /// millisecond, small enough that one follower's catch-up does not hold the core.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 
-/// Batches that are in raft at once. Two: while one is flushed and replicated, the next is formed and appended. Measured on 2 cores
-/// and 3 nodes (docs/performance.md): against one it gives 64 in flight a quarter more, 256 in flight nothing.
-pub const BATCHES_IN_FLIGHT_MAX: usize = 2;
+/// Batches that are in raft at once: over a round trip of 60 ms, one each [`COMPANY_WAIT`]. On a short way two are in flight, as
+/// the others wait for company.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 32;
+
+/// How long the first write of a batch waits for others beside a larger batch in flight, or longer while the disk is busy: about what
+/// a batch takes on a short way, and little beside a round trip between regions.
+pub const COMPANY_WAIT: Duration = Duration::from_millis(2);
 
 /// Writes in one batch. Positions in a batch must fit 20 bits (session ids), and a batch is applied without a pause.
 pub const BATCH_WRITES_MAX: usize = 4096;

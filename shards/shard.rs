@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::future;
 use ringbeam_wire::client::ReplyBody;
 use ringbeam_wire::peer::{Member, Role};
 use ringbeam_wire::preamble::{Kind, Preamble};
@@ -28,8 +29,8 @@ use crate::error::{deadline_exceeded, deadline_unknown, denied, overloaded};
 use crate::io::channel::Notify;
 use crate::io::{Env, Instant, Net, Writer};
 use crate::limits::{
-    BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT, READ_BYTES_MAX,
-    ROOM_PAUSE,
+    BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, COMPANY_WAIT, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT,
+    READ_BYTES_MAX, ROOM_PAUSE,
 };
 use crate::raft::link::PeerContext;
 use crate::raft::machine::MachineSettings;
@@ -177,11 +178,30 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
 
 /// Takes what waits and carries it, a bounded number of batches at once. Nothing is proposed that the log has no room for.
 async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
+    let mut company: Option<E::Sleep> = None;
     loop {
-        shard.work.notified().await;
-        while shard.in_flight.borrow().len() < BATCHES_IN_FLIGHT_MAX {
-            let Some(bytes) = shard.batcher.borrow().next_bytes() else { break };
-            if shard.waits_for_company(bytes) {
+        match &mut company {
+            None => shard.work.notified().await,
+            Some(wait) => {
+                if future::or(
+                    async {
+                        wait.await;
+                        true
+                    },
+                    async {
+                        shard.work.notified().await;
+                        false
+                    },
+                )
+                .await
+                {
+                    company = None;
+                }
+            }
+        }
+        while let Some(bytes) = shard.next_batch() {
+            if let Some(wait) = shard.waits_for_company(bytes, E::now()) {
+                company.get_or_insert_with(|| E::sleep(wait));
                 break;
             }
             let claim = match shard.replica.wal().claim(1, bytes) {
@@ -196,6 +216,7 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
                 }
             };
             let Some(batch) = shard.batcher.borrow_mut().take() else { break };
+            company = None;
             shard.in_flight.borrow_mut().push(batch.clone());
             let shard = shard.clone();
             E::spawn(async move {
@@ -365,11 +386,27 @@ impl<E: Env> Shard<E> {
         self.replica.quorum_full().map(Reason::DiskFull)
     }
 
-    /// A batch beside another one costs every node a flush and a wake-up of its own, so it has to be worth them: as large as the
-    /// one in flight. Until it is, or that one is through, it grows.
-    fn waits_for_company(&self, bytes: usize) -> bool {
+    /// Bytes of the next batch, if one waits and there may be one more in flight.
+    fn next_batch(&self) -> Option<usize> {
         let in_flight = self.in_flight.borrow();
-        self.batcher.borrow().may_grow() && in_flight.last().is_some_and(|last| bytes < last.payload().len())
+        let bytes = self.batcher.borrow().next_bytes()?;
+        let beside: usize = in_flight.iter().map(|batch| batch.payload().len()).sum();
+        let fits = in_flight.is_empty() || beside + bytes <= self.settings.queue_bytes_max;
+        (fits && in_flight.len() < BATCHES_IN_FLIGHT_MAX).then_some(bytes)
+    }
+
+    /// How much longer the next batch waits for company. A batch beside another one costs every node a flush and a wake-up of its
+    /// own, so it has to be worth them: as large as the one before it. Until it is, or nothing is in flight, it grows; but no longer
+    /// than its first write may wait, unless the disk could not take it yet anyway.
+    fn waits_for_company(&self, bytes: usize, now: Instant) -> Option<Duration> {
+        let in_flight = self.in_flight.borrow();
+        let before = in_flight.last()?;
+        let since = self.batcher.borrow().growing_since()?;
+        let wait = COMPANY_WAIT.saturating_sub(now.since(since));
+        if bytes >= before.payload().len() || wait.is_zero() && !self.replica.wal().is_flushing() {
+            return None;
+        }
+        Some(if wait.is_zero() { COMPANY_WAIT / 4 } else { wait })
     }
 
     /// Refuses the writes that were not proposed yet.

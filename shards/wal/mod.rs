@@ -238,6 +238,12 @@ impl<E: Env> Wal<E> {
         read::read(&self.0, range, bytes_max).await
     }
 
+    /// Something that was appended is not durable yet.
+    pub fn is_flushing(&self) -> bool {
+        let log = self.0.log.borrow();
+        !log.pending.is_empty() || !log.in_flight.is_empty()
+    }
+
     /// The vote last saved, durable or not.
     pub fn vote(&self) -> Option<Vote> {
         self.0.log.borrow().state.vote

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod delay;
 pub mod light;
 pub mod raw;
 
@@ -32,13 +33,15 @@ pub struct Plan {
     pub shards: u32,
     /// Node ids that are tie-breakers.
     pub tie_breakers: Vec<u64>,
+    /// Peers reach each node over a link that takes this long in each direction.
+    pub peer_delay: Option<Duration>,
     /// TOML that is added to every node's file: whole sections other than [node], [listen] and [ring].
     pub extra: String,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { nodes: 3, shards: 1, tie_breakers: Vec::new(), extra: String::new() }
+        Plan { nodes: 3, shards: 1, tie_breakers: Vec::new(), peer_delay: None, extra: String::new() }
     }
 }
 
@@ -63,6 +66,7 @@ pub struct Ring {
     pub plan: Plan,
     pub nodes: Vec<Node>,
     founders: String,
+    links: Vec<delay::Link>,
 }
 
 /// A loopback port that nobody else has: no other test of this process, no other test process, and no outgoing connection while
@@ -126,7 +130,7 @@ impl Ring {
         fs::create_dir_all(&root).expect("a directory can be made in /var/tmp");
         let peers: Vec<(u64, String)> = (1..=plan.nodes).map(|id| (id, format!("127.0.0.1:{}", free_port()))).collect();
         let founders: Vec<String> = peers.iter().map(|(id, peer)| format!("{{ id = {id}, peer = \"{peer}\" }}")).collect();
-        let mut ring = Ring { root, founders: founders.join(", "), nodes: Vec::new(), plan };
+        let mut ring = Ring { root, founders: founders.join(", "), nodes: Vec::new(), links: Vec::new(), plan };
         for (id, peer) in peers {
             ring.place(id, peer);
         }
@@ -155,7 +159,16 @@ impl Ring {
         fs::write(path, text.replace(from, to)).expect("the configuration can be written");
     }
 
+    /// `peer`: where the others reach it.
     fn place(&mut self, id: u64, peer: String) {
+        let listens = match self.plan.peer_delay {
+            None => peer.clone(),
+            Some(one_way) => {
+                let listens = format!("127.0.0.1:{}", free_port());
+                self.links.push(delay::Link::start(&peer, &listens, one_way));
+                listens
+            }
+        };
         let node = Node {
             id,
             client: format!("127.0.0.1:{}", free_port()),
@@ -169,7 +182,7 @@ impl Ring {
         let role = if self.plan.tie_breakers.contains(&id) { "tie-breaker" } else { "voter" };
         let text = format!(
             "[node]\nid = {id}\ndata_dir = {:?}\nrole = \"{role}\"\nregion = \"r{id}\"\npin_cores = false\n\
-             [listen]\nclient = {:?}\npeer = {:?}\nadmin = {:?}\n\
+             [listen]\nclient = {:?}\npeer = {listens:?}\nadvertise_peer = {:?}\nadmin = {:?}\n\
              [ring]\nshards = {}\nfounders = [{}]\n{}",
             node.data, node.client, node.peer, node.admin, self.plan.shards, self.founders, self.plan.extra
         );
