@@ -346,8 +346,8 @@ impl Run {
                 // A read that is a few hundred operations late.
                 let at = *self.random.pick(&reads[reads.len() / 2..]);
                 let key = self.told[at].0.key;
-                let earlier = reads.iter().filter(|other| self.told[**other].0.key == key && **other + 300 < at);
-                let Some(from) = earlier.last() else { return "nothing" };
+                let mut earlier = reads.iter().filter(|other| self.told[**other].0.key == key && **other + 300 < at);
+                let Some(from) = earlier.next_back() else { return "nothing" };
                 self.told[at].0.outcome = self.told[*from].0.outcome;
                 "stale read"
             }
@@ -371,7 +371,7 @@ impl Run {
                 let at = *self.random.pick(&reads);
                 let Outcome::Read { found, index } = self.told[at].0.outcome else { unreachable!("a get is answered") };
                 let found = if found.is_some() { None } else { Some((1, (1, 0))) };
-                self.told[at].0.outcome = read(found.map(|(value, at)| (value, at)), index);
+                self.told[at].0.outcome = read(found, index);
                 "nothing instead of a value, or the first value again"
             }
         }
@@ -450,11 +450,11 @@ impl Run {
         let some = 1 + self.random.below(self.told.len() as u64);
         let Told(operation) = &mut self.told[at];
         operation.outcome = match operation.outcome {
-            Outcome::Written { revision, existed, .. } if some % 2 == 0 => {
+            Outcome::Written { revision, existed, .. } if some.is_multiple_of(2) => {
                 Outcome::Written { revision, existed: !existed, duplicate: false }
             }
             Outcome::Written { .. } => Outcome::Unknown,
-            Outcome::Read { found: Some(_), index } if some % 3 == 0 => read(None, index),
+            Outcome::Read { found: Some(_), index } if some.is_multiple_of(3) => read(None, index),
             Outcome::Read { index, .. } => read(Some((some, (1, 0))), index),
             other => other,
         };
