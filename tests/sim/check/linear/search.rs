@@ -137,6 +137,10 @@ struct Placed {
     group: usize,
 }
 
+/// Sets of placed steps with the state behind them, from which no order was found, and the least numbers of floating writes used.
+/// Only looked up: its order reaches nothing, and its hasher has no secret.
+type Seen = HashMap<(Vec<u64>, State), Vec<(usize, usize)>, BuildHasherDefault<DefaultHasher>>;
+
 struct Search<'a> {
     register: &'a Register,
     effort: Effort,
@@ -152,7 +156,7 @@ struct Search<'a> {
     set: Set,
     state: State,
     used: (usize, usize),
-    seen: HashMap<(Vec<u64>, State), Vec<(usize, usize)>, BuildHasherDefault<DefaultHasher>>,
+    seen: Seen,
     longest: (Vec<usize>, State),
     steps: u64,
 }
@@ -204,7 +208,7 @@ impl<'a> Search<'a> {
             set: Set { numbers, words: vec![0; steps.len().div_ceil(64)], full: 0 },
             state: None,
             used: (0, 0),
-            seen: HashMap::default(),
+            seen: Seen::default(),
             longest: (Vec::new(), None),
             steps: 0,
         }
