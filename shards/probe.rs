@@ -43,7 +43,7 @@ pub struct View {
     pub last: Option<LogId>,
     /// The last entry that is no longer in the log.
     pub purged: Option<LogId>,
-    /// Committed, as far as it knows.
+    /// What it has in its log and knows to be committed.
     pub committed: Option<LogId>,
     /// Applied, as raft says; the state is never behind.
     pub applied: Option<LogId>,
@@ -122,7 +122,7 @@ impl<E: Env> Probe for Window<E> {
             vote_saved: wal.vote(),
             last: wal.last(),
             purged: wal.purged(),
-            committed: m.cluster_committed.as_ref().map(log_id_out::<E>),
+            committed: m.local_committed.as_ref().map(log_id_out::<E>),
             applied: m.last_applied.as_ref().map(log_id_out::<E>),
             applied_index: replica.machine().applied_index(),
             snapshot: m.snapshot.as_ref().map(log_id_out::<E>),

@@ -123,7 +123,15 @@ impl Write<'_> {
 impl Client {
     /// A client that knows these nodes. Connects when it is first asked for something.
     pub fn new(addresses: Vec<String>, shards: u32) -> Client {
-        Client { net: SimNet::new(), addresses, shards, by_shard: BTreeMap::new(), request: 0, encoder: Encoder::new(), last_write: None }
+        Client {
+            net: SimNet::new(),
+            addresses,
+            shards,
+            by_shard: BTreeMap::new(),
+            request: 0,
+            encoder: Encoder::new(),
+            last_write: None,
+        }
     }
 
     /// Sets a key, exactly once.

@@ -105,7 +105,7 @@ impl Load {
     pub fn ask_for_service(&self, ring: &mut Ring) -> Rc<Cell<bool>> {
         let host = ring.add_client_host();
         let served = Rc::new(Cell::new(false));
-        let (done, shared) = (served.clone(), self.share(), world_time(ring));
+        let (done, shared) = (served.clone(), self.share());
         ring.start_client(host, || async move {
             let id = 10_000 + host.0 as u32;
             let mut client = Client::new(shared.addresses.borrow().clone(), shared.shards);
@@ -152,9 +152,11 @@ impl Load {
             self.history.borrow_mut().tag(&ticket, Tag { session, sequence });
         }
         let outcome = match told {
-            Told::Done(written) => {
-                Outcome::Written { revision: revision(written.revision), existed: written.existed, duplicate: written.duplicate }
-            }
+            Told::Done(written) => Outcome::Written {
+                revision: revision(written.revision),
+                existed: written.existed,
+                duplicate: written.duplicate,
+            },
             Told::Refused(_) | Told::Timeout => Outcome::Failed,
             Told::Unknown => Outcome::Unknown,
         };
@@ -219,7 +221,7 @@ impl Slot {
             let addresses = self.shared.addresses.borrow().clone();
             client.know(&addresses);
             let key = self.random.below(u64::from(self.workload.keys)) as u32;
-            let (shared) = (&self.shared, &self.clock);
+            let shared = &self.shared;
             let dice = self.random.below(100);
             let Workload { puts, deletes, gets, value_bytes: (least, most), .. } = self.workload;
             if dice < puts {

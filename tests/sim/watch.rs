@@ -66,7 +66,8 @@ impl Watch {
         let mut found = Vec::new();
         for (shard, views) in by_shard {
             found.extend(converged(&views).into_iter().map(|why| format!("shard {shard}: {why}")));
-            let missing: Vec<u64> = ring.live().into_iter().filter(|node| views.iter().all(|view| view.node != *node)).collect();
+            let missing: Vec<u64> =
+                ring.live().into_iter().filter(|node| views.iter().all(|view| view.node != *node)).collect();
             if !missing.is_empty() {
                 found.push(format!("shard {shard}: convergence: nodes {missing:?} do not run it"));
             }
@@ -80,6 +81,27 @@ fn views(ring: &Ring, digests: bool) -> Vec<(u32, NodeView)> {
     for node in ring.live() {
         for probe in ring.probes(node) {
             let Some(view) = probe.view() else { continue };
+            if let Ok(dbg) = std::env::var("DBG_AT") {
+                let at: Vec<f64> = dbg.split(',').map(|n| n.parse().unwrap()).collect();
+                let now = ring.world.now().as_secs_f64() * 1e3;
+                if now >= at[0] && now <= at[1] && view.shard as f64 == at[2] {
+                    println!(
+                        "{now:.3} node {} life {} {} leads {} vote {:?} saved {:?} last {:?} purged {:?} committed {:?} applied {:?} idx {} snap {:?}",
+                        view.node,
+                        ring.lives(view.node),
+                        view.raft_state,
+                        view.leads,
+                        view.vote,
+                        view.vote_saved,
+                        view.last,
+                        view.purged,
+                        view.committed,
+                        view.applied,
+                        view.applied_index,
+                        view.snapshot
+                    );
+                }
+            }
             let digest = if digests { probe.digest() } else { None };
             views.push((view.shard, node_view(ring, &*probe, &view, digest)));
         }
@@ -122,7 +144,8 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         role,
         log,
         purged: view.purged.map(log_id),
-        committed: view.committed.map(log_id),
+        // raft's figure begins anew with a process, and what is applied is committed.
+        committed: later(view.committed, view.applied).map(log_id),
         applied: view.applied.map(log_id),
         digest: digest
             .filter(|(index, _)| view.role != Duty::TieBreaker && view.applied.is_some_and(|applied| applied.index == *index))
@@ -131,6 +154,10 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
     }
 }
 
+fn later(a: Option<wal::LogId>, b: Option<wal::LogId>) -> Option<wal::LogId> {
+    a.into_iter().chain(b).max_by_key(|id| id.index)
+}
+
 fn log_id(id: wal::LogId) -> LogId {
-    LogId { leader: LeaderId { term: id.term, node: id.node }, index: id.index }
+    LogId { leader: LeaderId { term: id.term, node: id.leader }, index: id.index }
 }

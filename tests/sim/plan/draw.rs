@@ -240,7 +240,7 @@ impl Draw {
                 self.members.observers.insert(node);
                 self.begin(kind, Fault::AddObserver { node });
             }
-            Kind::Promote if !observers.is_empty() && voters.len() < 8 => {
+            Kind::Promote if !observers.is_empty() && voters.len() < 7 => {
                 let node = *self.random.pick(&observers);
                 if !self.budget.promote(node) {
                     return;

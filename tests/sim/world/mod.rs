@@ -19,7 +19,8 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringbeam_shards::io::sim::{Crash, DiskSettings, HostId, Random, Settings as WorldSettings, SimDisk, World};
+use ringbeam_shards::io::Env;
+use ringbeam_shards::io::sim::{Crash, DiskSettings, HostId, Random, Settings as WorldSettings, Sim, SimDisk, World};
 use ringbeam_shards::probe::{Probe, View, probes};
 use ringbeam_wire::peer::{Identity, Member, Role};
 
@@ -60,6 +61,10 @@ struct Node {
     control: Option<Rc<Control>>,
     /// How its last process ended, when by itself.
     ended: Option<Outcome>,
+    /// Processes that it has had.
+    lives: u32,
+    /// It is out of the ring for good, and is not started again.
+    retired: bool,
 }
 
 /// See the head of this file.
@@ -70,11 +75,13 @@ pub struct Ring {
     ring: u64,
     nodes: BTreeMap<u64, Node>,
     clients: u64,
+    operator: Option<HostId>,
     /// Who was asked to stop, and has, is started again at once.
     supervised: bool,
 }
 
-fn client_address(node: u64) -> String {
+/// Where clients reach a node.
+pub fn client_address(node: u64) -> String {
     format!("node-{node}:7701")
 }
 
@@ -90,7 +97,8 @@ impl Ring {
         let mut random = Random::new(seed, 7);
         let ring = random.bits().max(1);
         let nodes = BTreeMap::new();
-        let mut this = Ring { world, settings: settings.clone(), random, ring, nodes, clients: 0, supervised: false };
+        let mut this =
+            Ring { world, settings: settings.clone(), random, ring, nodes, clients: 0, operator: None, supervised: false };
         for (node, role) in (1..).zip(&settings.roles) {
             this.add_host(node, *role);
         }
@@ -130,7 +138,7 @@ impl Ring {
         let shards = self.settings.shards;
         let identity = Identity { node, incarnation, ring: 0, shards, member, members: Vec::new(), started: false };
         let directory = Rc::new(RefCell::new(Directory { identity, founder: false }));
-        self.nodes.insert(node, Node { host, directory, control: None, ended: None });
+        self.nodes.insert(node, Node { host, directory, control: None, ended: None, lives: 0, retired: false });
     }
 
     /// Adds a running node with an empty disk, which waits for `RingAdd` at a member. Its id must be new.
@@ -145,6 +153,26 @@ impl Ring {
     /// Node ids, in order.
     pub fn ids(&self) -> Vec<u64> {
         self.nodes.keys().copied().collect()
+    }
+
+    /// Whether there is such a node, retired or not.
+    pub fn has(&self, node: u64) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// The node whose machine this is.
+    pub fn node_on(&self, host: HostId) -> Option<u64> {
+        self.nodes.iter().find(|(_, node)| node.host == host).map(|(id, _)| *id)
+    }
+
+    /// Of the node's directory.
+    pub fn incarnation(&self, node: u64) -> u64 {
+        self.node(node).directory.borrow().identity.incarnation
+    }
+
+    /// How often the node's process has begun.
+    pub fn lives(&self, node: u64) -> u32 {
+        self.node(node).lives
     }
 
     /// Nodes whose process runs.
@@ -182,7 +210,8 @@ impl Ring {
 
     /// Client addresses of all nodes that serve clients.
     pub fn client_addresses(&self) -> Vec<String> {
-        self.ids().into_iter().filter(|node| self.role(*node) != Role::TieBreaker).map(client_address).collect()
+        let serves = |node: &u64| self.role(*node) != Role::TieBreaker && !self.node(*node).retired;
+        self.ids().into_iter().filter(serves).map(client_address).collect()
     }
 
     /// How the node's last process ended by itself; `None` while it runs or when it was crashed.
@@ -206,9 +235,10 @@ impl Ring {
     pub fn start(&mut self, node: u64) {
         let settings = self.settings.node.clone();
         let Some(found) = self.nodes.get_mut(&node) else { return };
-        if self.world.is_up(found.host) {
+        if self.world.is_up(found.host) || found.retired {
             return;
         }
+        found.lives += 1;
         let control = Rc::new(Control::default());
         (found.control, found.ended) = (Some(control.clone()), None);
         let (directory, disk) = (found.directory.clone(), self.world.disk(found.host));
@@ -222,6 +252,30 @@ impl Ring {
         if let Some(found) = self.nodes.get_mut(&node) {
             found.control = None;
         }
+    }
+
+    /// The node is no member any more: its machine is switched off for good.
+    pub fn retire(&mut self, node: u64) {
+        self.crash(node, Crash::Kill);
+        if let Some(found) = self.nodes.get_mut(&node) {
+            found.retired = true;
+        }
+    }
+
+    /// The node begins anew on an empty disk, under its known id.
+    pub fn wipe(&mut self, node: u64) {
+        self.crash(node, Crash::Kill);
+        self.disk(node).replace();
+        let incarnation = self.random.bits().max(1);
+        {
+            let mut directory = self.node(node).directory.borrow_mut();
+            let Directory { identity, founder } = &mut *directory;
+            (identity.incarnation, identity.member.incarnation, *founder) = (incarnation, incarnation, false);
+            (identity.ring, identity.started) = (0, false);
+            identity.members.clear();
+        }
+        self.world.tell(format!("node-{node}: has an empty disk"));
+        self.start(node);
     }
 
     /// SIGTERM: the process hands leadership over, seals its logs and ends, if it can.
@@ -345,6 +399,16 @@ impl Ring {
         self.world.add_host(&format!("client-{}", self.clients))
     }
 
+    /// Runs a task of the operator, who has a host of its own.
+    pub fn run_operator<F: Future<Output = ()> + 'static>(&mut self, task: F) {
+        let host = *self.operator.get_or_insert_with(|| {
+            let host = self.world.add_host("operator");
+            self.world.start(host, std::future::pending);
+            host
+        });
+        self.world.enter(host, || Sim::spawn(task));
+    }
+
     /// Runs a client's process, with as many tasks as it likes.
     pub fn start_client<F: Future<Output = ()> + 'static>(&self, host: HostId, main: impl FnOnce() -> F) {
         self.world.start(host, main);
@@ -360,6 +424,11 @@ impl Ring {
     /// All running shards of live nodes.
     pub fn views(&self) -> Vec<View> {
         self.live().into_iter().flat_map(|node| self.probes(node)).filter_map(|probe| probe.view()).collect()
+    }
+
+    /// A shard of a live node.
+    pub fn view(&self, node: u64, shard: u32) -> Option<View> {
+        self.probes(node).iter().filter_map(|probe| probe.view()).find(|view| view.shard == shard)
     }
 
     /// Who leads a shard, in the latest term, as far as any live node believes of itself.

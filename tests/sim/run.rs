@@ -1,0 +1,324 @@
+//! One seed: a ring, its load and its faults, as the plan of the seed says, and what the checkers say of it.
+//!
+//! ```text
+//!   found ─▶ round: calm ─ faults, at their times ─ heal ─▶ the ring is as the plan wants it, serves and rests ─▶ next round
+//!              │ looks at every node all the while                       within CONVERGE_WITHIN_MS of the heal
+//!              ▼
+//!   history of the clients, views of the nodes, writes that were run ─▶ check ─▶ violations, in words
+//! ```
+//!
+//! **Invariant**: what happens is a function of the seed; looking and checking change nothing.
+//!
+//! **Not here**: which faults strike (`plan.rs`), what they do (`shards/io/sim`), what is right (`check`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ringbeam_shards::io::sim;
+use ringbeam_wire::peer::Role;
+
+use crate::campaign::{Options, Outcome};
+use crate::check;
+use crate::check::linear::search::Effort;
+use crate::load::Load;
+use crate::operator::{Change, Operator, try_change};
+use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
+use crate::random::Random;
+use crate::watch::Watch;
+use crate::world::{Ring, RingSettings};
+
+/// Between two looks at every node, virtual time.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A new ring has a leader in every shard within this.
+const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Operations and events that a story ends with.
+const STORY_OPERATIONS: usize = 60;
+
+/// Runs a seed.
+pub fn simulate(seed: u64, options: &Options) -> Outcome {
+    let plan = Plan::new(seed);
+    let mut run = Run::new(&plan);
+    run.all();
+    run.judge(&plan, options)
+}
+
+struct Run {
+    ring: Ring,
+    load: Load,
+    watch: Watch,
+    random: Random,
+    /// By kind: those that the world does not count itself.
+    faults: BTreeMap<&'static str, u64>,
+    /// What votes at the end of some round, and so is set up to.
+    voters: Vec<u64>,
+    rounds: Vec<Round>,
+    /// What was not there in time.
+    late: Vec<String>,
+}
+
+impl Run {
+    fn new(plan: &Plan) -> Run {
+        let founders = &plan.founders;
+        let roles =
+            founders.voters.iter().map(|node| if founders.tie_breaker == Some(*node) { Role::TieBreaker } else { Role::Voter });
+        let mut settings = RingSettings::voters(0, plan.shards);
+        settings.roles = roles.collect();
+        let mut ring = Ring::new(plan.seed, settings);
+        let promoted = plan.rounds.iter().flat_map(|round| &round.events).filter_map(|event| match event.fault {
+            Fault::Promote { node } => Some(node),
+            _ => None,
+        });
+        let after = plan.rounds.iter().flat_map(|round| round.after.voters.iter().copied());
+        let voters = promoted.chain(after).collect();
+        let load = Load::start(&mut ring, plan.seed, &plan.workload);
+        let random = Random::new(plan.seed).fork("run");
+        let (faults, rounds) = (BTreeMap::new(), plan.rounds.clone());
+        let mut run = Run { ring, load, watch: Watch::default(), random, faults, voters, rounds, late: Vec::new() };
+        run.found(founders);
+        run
+    }
+
+    fn found(&mut self, founders: &Members) {
+        for node in &founders.observers {
+            self.newcomer(*node, false);
+        }
+        self.reach("founding", founders, FOUNDED_WITHIN.as_millis() as u64);
+    }
+
+    fn all(&mut self) {
+        for (number, round) in self.rounds.clone().iter().enumerate() {
+            if !self.late.is_empty() {
+                return;
+            }
+            self.load.turn(true);
+            self.ring.supervise(false);
+            let began = self.ring.world.now();
+            for (at, event) in round.events.iter().enumerate() {
+                self.pass(began + Duration::from_micros(event.at_us));
+                if let Some(kind) = event.kind.filter(|kind| *kind != Kind::ClockJump) {
+                    *self.faults.entry(kind.name()).or_default() += 1;
+                }
+                self.ring.world.tell(format!("plan: {:?}", event.fault));
+                // A clog ends at a time that it is told; the others when links are mended.
+                let mended = round.events[at..].iter().find(|later| later.fault == Fault::MendLinks);
+                let clogged_us = mended.map_or(round.heal_us, |later| later.at_us) - event.at_us;
+                self.strike(&event.fault, Duration::from_micros(clogged_us));
+            }
+            self.pass(began + Duration::from_micros(round.heal_us));
+            self.ring.world.tell(format!("plan: round {number} heals"));
+            for (old, new) in &round.replacements {
+                let tie_breaker = self.ring.role(*old) == Role::TieBreaker;
+                self.newcomer(*new, tie_breaker);
+            }
+            self.reach(&format!("round {number}"), &round.after, CONVERGE_WITHIN_MS);
+        }
+    }
+
+    /// Lets the world go on until `end`, looking at every node now and then.
+    fn pass(&mut self, end: Duration) {
+        while self.ring.world.now() < end {
+            self.ring.run_for(LOOK.min(end - self.ring.world.now()));
+            self.watch.look(&self.ring);
+        }
+    }
+
+    /// Lets the world go on until `holds`; false when it did not in time.
+    fn pass_until(&mut self, end: Duration, mut holds: impl FnMut(&mut Run) -> bool) -> bool {
+        while !holds(self) {
+            if self.ring.world.now() >= end {
+                return false;
+            }
+            self.pass(self.ring.world.now() + LOOK);
+        }
+        true
+    }
+
+    /// Everything is mended; the ring comes to have exactly these members, serves, and rests.
+    fn reach(&mut self, when: &str, wanted: &Members, within_ms: u64) {
+        let end = self.ring.world.now() + Duration::from_millis(within_ms);
+        self.ring.supervise(true);
+        self.ring.all_well();
+        let mut operator = Operator::default();
+        let mut mend_at = self.ring.world.now() + Duration::from_secs(5);
+        let there = self.pass_until(end, |run| {
+            if run.ring.world.now() >= mend_at {
+                // Whoever has stopped meanwhile is started again, as a supervisor does.
+                run.ring.all_well();
+                mend_at = run.ring.world.now() + Duration::from_secs(5);
+            }
+            operator.approach(&mut run.ring, wanted)
+        });
+        if !there {
+            let standing: Vec<String> = (0..self.ring.shards()).map(|shard| self.standing(shard)).collect();
+            let ms = within_ms;
+            return self
+                .late
+                .push(format!("liveness: {when}: within {ms} ms the ring did not come to be {wanted:?}: {standing:?}"));
+        }
+        let all = wanted.all();
+        for node in self.ring.ids() {
+            if !all.contains(&node) {
+                self.ring.retire(node);
+            }
+        }
+        self.load.moved(self.ring.client_addresses());
+        let served = self.load.ask_for_service(&mut self.ring);
+        if !self.pass_until(end, |_| served.get()) {
+            return self.late.push(format!("liveness: {when}: within {within_ms} ms no client was served"));
+        }
+        self.load.turn(false);
+        let rests = |run: &mut Run| run.load.under_way() == 0 && run.ring.live() == all && run.ring.converged();
+        if !self.pass_until(end, rests) {
+            let (unrest, open) = (Watch::unrest(&self.ring), self.load.under_way());
+            let live = self.ring.live();
+            return self.late.push(format!(
+                "liveness: {when}: within {within_ms} ms the ring did not come to rest: of {all:?} {live:?} run, {open} operations are \
+                 open, {unrest:?}"
+            ));
+        }
+        let found = Watch::unrest(&self.ring);
+        self.watch.violations.extend(found.into_iter().map(|why| format!("{when}: {why}")));
+    }
+
+    fn standing(&self, shard: u32) -> String {
+        match self.ring.leader(shard).and_then(|node| self.ring.view(node, shard)) {
+            None => format!("shard {shard} has no leader"),
+            Some(view) => {
+                let members: Vec<u64> = view.members.iter().map(|member| member.node).collect();
+                format!("shard {shard}: node {} leads {members:?} with voters {:?}", view.node, view.voters)
+            }
+        }
+    }
+
+    fn newcomer(&mut self, node: u64, tie_breaker: bool) {
+        if self.ring.has(node) {
+            return;
+        }
+        let role = match (tie_breaker, self.voters.contains(&node)) {
+            (true, _) => Role::TieBreaker,
+            (false, true) => Role::Voter,
+            (false, false) => Role::Observer,
+        };
+        self.ring.add_newcomer(node, role);
+        self.load.moved(self.ring.client_addresses());
+    }
+
+    /// One fault; nothing, when there is nobody whom it could strike.
+    fn strike(&mut self, fault: &Fault, clogged: Duration) {
+        let has = |node: &u64| self.ring.has(*node);
+        let strikes = match fault {
+            Fault::CrashAll { .. } | Fault::MendLinks | Fault::HandOver { .. } | Fault::AddObserver { .. } => true,
+            Fault::Partition { island } => island.iter().all(has),
+            Fault::Cut { from, to } | Fault::Clog { from, to } => has(from) && has(to),
+            Fault::Reset { a, b } => has(a) && has(b),
+            Fault::Replace { old, .. } => has(old),
+            Fault::Crash { node, .. }
+            | Fault::Stop { node }
+            | Fault::Start { node }
+            | Fault::Pause { node }
+            | Fault::Resume { node }
+            | Fault::SlowDisk { node, .. }
+            | Fault::FullDisk { node }
+            | Fault::Space { node }
+            | Fault::SyncFailure { node }
+            | Fault::Rot { node }
+            | Fault::EmptyDisk { node }
+            | Fault::ClockDrift { node, .. }
+            | Fault::ClockJump { node, .. }
+            | Fault::Promote { node }
+            | Fault::Remove { node } => has(node),
+        };
+        if !strikes {
+            return;
+        }
+        let ring = &mut self.ring;
+        match *fault {
+            Fault::Crash { node, how } => ring.crash(node, crash(how)),
+            Fault::CrashAll { how } => ring.ids().into_iter().for_each(|node| ring.crash(node, crash(how))),
+            Fault::Stop { node } => ring.stop(node),
+            Fault::Start { node } => ring.start(node),
+            Fault::Pause { node } => ring.pause(node),
+            Fault::Resume { node } => ring.resume(node),
+            Fault::Partition { ref island } => ring.partition(island),
+            Fault::Cut { from, to } => ring.cut_one_way(from, to),
+            Fault::Clog { from, to } => ring.clog(from, to, clogged),
+            Fault::MendLinks => ring.heal_all(),
+            Fault::Reset { a, b } => ring.reset_connections(a, b),
+            Fault::SlowDisk { node, factor } => ring.disk(node).set(|disk| disk.slowness = factor),
+            Fault::FullDisk { node } => {
+                let used = ring.disk(node).used();
+                ring.disk(node).set(|disk| disk.capacity = used);
+            }
+            Fault::Space { node } => ring.disk(node).set(|disk| disk.capacity = u64::MAX),
+            Fault::SyncFailure { node } => ring.disk(node).fail_syncs(1),
+            Fault::Rot { node } => self.rot(node),
+            Fault::EmptyDisk { node } => ring.wipe(node),
+            Fault::ClockDrift { node, ppm } => ring.world.set_drift(ring.host(node), ppm),
+            // A shard has no wall clock: the seam offers none.
+            Fault::ClockJump { .. } => {}
+            Fault::HandOver { shard, to } => try_change(ring, Change::HandOver { shard, to }),
+            Fault::AddObserver { node } => {
+                self.newcomer(node, false);
+                try_change(&mut self.ring, Change::Add(node));
+            }
+            Fault::Promote { node } => try_change(ring, Change::Promote(node)),
+            Fault::Remove { node } => try_change(ring, Change::Remove(node)),
+            Fault::Replace { old, new } => {
+                let role = self.ring.role(old);
+                let votes = self.voters.contains(&new) || role == Role::TieBreaker;
+                self.newcomer(new, role == Role::TieBreaker);
+                try_change(&mut self.ring, Change::Replace { old, new, votes });
+            }
+        }
+    }
+
+    /// A bit of something that the node had synced flips.
+    fn rot(&mut self, node: u64) {
+        let disk = self.ring.disk(node);
+        let settled: Vec<(String, u64)> = disk
+            .paths()
+            .into_iter()
+            .flat_map(|path| disk.settled_blocks(&path).into_iter().map(move |block| (path.clone(), block)))
+            .collect();
+        if !settled.is_empty() {
+            let (path, block) = self.random.pick(&settled).clone();
+            disk.flip_bit(&path, block, self.random.below(8 * 4096));
+        }
+    }
+
+    fn judge(mut self, plan: &Plan, options: &Options) -> Outcome {
+        self.watch.look(&self.ring);
+        let history = self.load.history.borrow();
+        let mut violations = self.late;
+        violations.append(&mut self.watch.violations);
+        violations.extend(check::judge(&history, Some(&self.watch.log), Effort::default()));
+        let world = &self.ring.world;
+        let mut faults = self.faults;
+        for (name, count) in world.faults().struck() {
+            let planned = faults.entry(name).or_default();
+            *planned = (*planned).max(count);
+        }
+        let story = if options.story || !violations.is_empty() {
+            format!("{plan}\n{}\n{}", world.story().join("\n"), history.story(STORY_OPERATIONS))
+        } else {
+            String::new()
+        };
+        if std::env::var("DBG").is_ok() {
+            for op in history.operations().iter().filter(|o| o.client >= 10_000).take(20) {
+                println!("{op}");
+            }
+        }
+        let operations = history.operations().len() as u64;
+        Outcome { violations, story, simulated: world.now(), faults, hash: world.trace_hash(), operations }
+    }
+}
+
+fn crash(how: plan::Crash) -> sim::Crash {
+    match how {
+        plan::Crash::Kill => sim::Crash::Kill,
+        plan::Crash::PowerLoss => sim::Crash::PowerLoss,
+        plan::Crash::Reboot => sim::Crash::Reboot,
+    }
+}
