@@ -41,8 +41,8 @@ use arguments::{Order, Search, parse};
 use report::{Report, rounded};
 
 /// Seeds of the short run, and the time after which it begins no more.
-const SHORT_SEEDS: u64 = 200;
-const SHORT_BUDGET: Duration = Duration::from_secs(60);
+const SHORT_SEEDS: u64 = 24;
+const SHORT_BUDGET: Duration = Duration::from_secs(40);
 
 /// The seed that two processes must run alike.
 const TWIN_SEED: u64 = 1;

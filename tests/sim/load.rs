@@ -26,7 +26,7 @@ use crate::random::Random;
 use crate::world::Ring;
 
 /// Operations that all clients together begin in a second of virtual time, at most: the rest of a run's time is for faults.
-const RATE_MAX: u64 = 400;
+const RATE_MAX: u64 = 200;
 
 /// Longest value that the simulated nodes take.
 const VALUE_BYTES_MAX: u64 = 16 << 10;

@@ -305,11 +305,6 @@ impl Run {
         } else {
             String::new()
         };
-        if std::env::var("DBG").is_ok() {
-            for op in history.operations().iter().filter(|o| o.client >= 10_000).take(20) {
-                println!("{op}");
-            }
-        }
         let operations = history.operations().len() as u64;
         Outcome { violations, story, simulated: world.now(), faults, hash: world.trace_hash(), operations }
     }

@@ -81,27 +81,6 @@ fn views(ring: &Ring, digests: bool) -> Vec<(u32, NodeView)> {
     for node in ring.live() {
         for probe in ring.probes(node) {
             let Some(view) = probe.view() else { continue };
-            if let Ok(dbg) = std::env::var("DBG_AT") {
-                let at: Vec<f64> = dbg.split(',').map(|n| n.parse().unwrap()).collect();
-                let now = ring.world.now().as_secs_f64() * 1e3;
-                if now >= at[0] && now <= at[1] && view.shard as f64 == at[2] {
-                    println!(
-                        "{now:.3} node {} life {} {} leads {} vote {:?} saved {:?} last {:?} purged {:?} committed {:?} applied {:?} idx {} snap {:?}",
-                        view.node,
-                        ring.lives(view.node),
-                        view.raft_state,
-                        view.leads,
-                        view.vote,
-                        view.vote_saved,
-                        view.last,
-                        view.purged,
-                        view.committed,
-                        view.applied,
-                        view.applied_index,
-                        view.snapshot
-                    );
-                }
-            }
             let digest = if digests { probe.digest() } else { None };
             views.push((view.shard, node_view(ring, &*probe, &view, digest)));
         }
