@@ -32,7 +32,8 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("state", &["state"]),
     ("limits", &["limits", "io"]),
     ("error", &["error", "limits", "state"]),
-    ("raft", &["raft", "wal", "state", "io", "limits"]),
+    // Its state machine shows what it ran to a simulated ring's window: cargo feature `sim`.
+    ("raft", &["raft", "wal", "state", "io", "limits", "probe"]),
     ("admission", &["admission", "limits", "state"]),
     // A waiter goes back to the connection that it came from.
     ("batcher", &["batcher", "limits", "state", "io", "connection"]),
