@@ -14,6 +14,11 @@ impl Random {
         Random(seed)
     }
 
+    /// Of a seed.
+    pub fn of(seed: u64) -> Random {
+        Random(seed)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
