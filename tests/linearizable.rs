@@ -12,6 +12,10 @@ mod check;
 #[allow(dead_code, reason = "the simulator uses the rest")]
 #[path = "sim/history.rs"]
 mod history;
+#[allow(dead_code, reason = "the checkers' own tests use it")]
+#[path = "sim/random.rs"]
+mod random;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
