@@ -41,6 +41,8 @@ pub struct View {
     pub vote_saved: Option<Vote>,
     /// The log's last entry, durable or on its way.
     pub last: Option<LogId>,
+    /// Index of the newest entry that a flush of this process has made durable.
+    pub flushed: Option<u64>,
     /// The last entry that is no longer in the log.
     pub purged: Option<LogId>,
     /// What it has in its log and knows to be committed.
@@ -121,6 +123,7 @@ impl<E: Env> Probe for Window<E> {
             vote: vote_out::<E>(&m.vote),
             vote_saved: wal.vote(),
             last: wal.last(),
+            flushed: wal.flushed_through(),
             purged: wal.purged(),
             committed: m.local_committed.as_ref().map(log_id_out::<E>),
             applied: m.last_applied.as_ref().map(log_id_out::<E>),

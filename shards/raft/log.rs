@@ -104,11 +104,15 @@ impl<E: Env> RaftLogStorage<Types<E>> for LogStore<E> {
     }
 
     async fn save_vote(&mut self, vote: &TVote<E>) -> Result<(), io::Error> {
+        if planted!(VoteNotPersisted) {
+            return Ok(());
+        }
         durable(|flushed| self.wal.save_vote(raft::vote_out::<E>(vote), flushed)).await
     }
 
     async fn save_committed(&mut self, committed: Option<TLogId<E>>) -> Result<(), io::Error> {
-        self.wal.save_committed(committed.as_ref().map(raft::log_id_out::<E>));
+        let committed = committed.as_ref().map(raft::log_id_out::<E>);
+        self.wal.save_committed(if planted!(CommittedAhead) { self.wal.last() } else { committed });
         Ok(())
     }
 
@@ -131,6 +135,8 @@ impl<E: Env> RaftLogStorage<Types<E>> for LogStore<E> {
     }
 
     async fn purge(&mut self, upto: TLogId<E>) -> Result<(), io::Error> {
-        durable(|flushed| self.wal.purge(raft::log_id_out::<E>(&upto), flushed)).await
+        let upto = raft::log_id_out::<E>(&upto);
+        let upto = self.wal.committed().filter(|id| planted!(PurgeUpToCommitted) && *id > upto).unwrap_or(upto);
+        durable(|flushed| self.wal.purge(upto, flushed)).await
     }
 }

@@ -221,6 +221,11 @@ impl<E: Env> Log<E> {
         self.history.get(at).filter(|flush| flush.first <= index).map(|flush| flush.at)
     }
 
+    #[cfg(feature = "sim")]
+    pub fn flushed_through(&self) -> Option<u64> {
+        self.history.back().map(|flush| flush.end - 1)
+    }
+
     /// Entries from `from` on are gone; the same indexes may come again in a later flush.
     pub fn forget_history(&mut self, from: u64) {
         while self.history.back().is_some_and(|flush| flush.first >= from) {

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ringbeam_shards::io::sim;
+use ringbeam_shards::planted::{self, Bug};
+use ringbeam_shards::probe::take_ran;
 use ringbeam_wire::peer::Role;
 
 use crate::campaign::{Options, Outcome};
@@ -38,10 +40,34 @@ const STORY_OPERATIONS: usize = 60;
 
 /// Runs a seed.
 pub fn simulate(seed: u64, options: &Options) -> Outcome {
+    let _planted = Planted::new(options.bug.as_deref());
     let plan = Plan::new(seed);
     let mut run = Run::new(&plan);
     run.all();
     run.judge(&plan, options)
+}
+
+/// Names of the bugs that can be planted.
+pub fn bugs() -> Vec<&'static str> {
+    Bug::ALL.iter().map(|(_, name)| *name).collect()
+}
+
+/// A bug is planted as long as this lives, also when the run panics.
+struct Planted;
+
+impl Planted {
+    fn new(name: Option<&str>) -> Planted {
+        planted::plant(name.map(|name| Bug::named(name).expect("the command line knows the names")));
+        Planted
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        planted::plant(None);
+        // What a run that panicked has left in the window would be the next one's.
+        drop(take_ran());
+    }
 }
 
 struct Run {

@@ -122,6 +122,7 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         vote: if role == Role::Leader { own } else { own.max(saved) },
         role,
         log,
+        flushed: view.flushed,
         purged: view.purged.map(log_id),
         // raft's figure begins anew with a process, and what is applied is committed.
         committed: later(view.committed, view.applied).map(log_id),

@@ -197,6 +197,20 @@ fn log_is_one() {
 }
 
 #[test]
+fn durability() {
+    let flushed = |index| NodeView { flushed: Some(index), incarnation: 7, ..view(1, &[(1, 1, 5)]) };
+    let after = |count| NodeView { incarnation: 7, ..view(1, &[(1, 1, count)]).begun(1) };
+    good(&[flushed(5), after(5), after(6)]);
+    good(&[flushed(5), after(5).purged_to(5)]);
+    // Not flushed, not known to be committed, or of another directory: it may be gone.
+    good(&[flushed(3), after(3)]);
+    good(&[flushed(5).knows(3), after(3)]);
+    good(&[flushed(5), NodeView { incarnation: 8, ..after(1) }]);
+    bad(&[flushed(5), after(4)], "durability");
+    bad(&[flushed(5), after(5), after(4).begun(2)], "durability");
+}
+
+#[test]
 fn bounds() {
     let queue = |size| NodeView { queues: vec![Queue { name: "batcher bytes", size, bound: 10 }], ..view(1, &[(1, 1, 1)]) };
     good(&[queue(10)]);
