@@ -41,7 +41,7 @@ pub struct View {
     pub vote_saved: Option<Vote>,
     /// The log's last entry, durable or on its way.
     pub last: Option<LogId>,
-    /// Index of the newest entry that a flush of this process has made durable.
+    /// Index of the log's newest entry that is durable, if that is known.
     pub flushed: Option<u64>,
     /// The last entry that is no longer in the log.
     pub purged: Option<LogId>,
@@ -73,6 +73,8 @@ pub struct View {
     pub members: Vec<Member>,
     /// The sets of voters: two while the membership changes.
     pub voters: Vec<Vec<u64>>,
+    /// Log index of that membership.
+    pub membership_index: u64,
     /// Why it has stopped.
     pub fault: Option<String>,
     /// Why it takes no writes for want of room.
@@ -139,6 +141,7 @@ impl<E: Env> Probe for Window<E> {
             connections: shard.connections.get(),
             members: replica.members(),
             voters: membership.get_joint_config().iter().map(|set| set.iter().copied().collect()).collect(),
+            membership_index: m.membership_config.log_id().as_ref().map_or(0, |id| id.index),
             fault: shard.fault().or_else(|| replica.fault()),
             full: wal.has_room().err().map(|full| full.to_string()),
         })

@@ -294,7 +294,7 @@ async fn answer_vote<E: Env>(replica: &Replica<E>, from: u64, request: peer::Req
     let answer = if request.pre { replica.raft.pre_vote(rpc).await } else { replica.raft.vote(rpc).await };
     let reply = answer.map_err(|e| io::Error::other(e.to_string()))?;
     Ok(PeerReplyBody::Vote(VoteReply {
-        vote: wire_vote::<E>(&reply.vote),
+        vote: if planted!(VoteGrantedUnasked) { request.vote } else { wire_vote::<E>(&reply.vote) },
         granted: reply.vote_granted || planted!(VoteGrantedUnasked),
         last: reply.last_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
     }))

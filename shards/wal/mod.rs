@@ -279,7 +279,7 @@ impl<E: Env> Wal<E> {
     pub fn flushed_at(&self, index: u64) -> Option<Instant> {
         self.0.log.borrow().flushed_at(index)
     }
-    /// Index of the newest entry that a flush of this process has made durable.
+    /// Index of the log's newest entry that is durable. `None`: a truncation that reaches it is not durable yet.
     #[cfg(feature = "sim")]
     pub fn flushed_through(&self) -> Option<u64> {
         self.0.log.borrow().flushed_through()
