@@ -49,7 +49,7 @@ bugs! {
     TruncationForgotten "truncation-forgotten",
     /// A purge takes all that is committed, not only what a snapshot covers.
     PurgeUpToCommitted "purge-up-to-committed",
-    /// The log's end is saved as the commit index.
+    /// After a restart all that is in the log counts as committed.
     CommittedAhead "committed-ahead",
     /// A leader answers a linearizable read by its own belief.
     ReadWithoutQuorum "read-without-quorum",

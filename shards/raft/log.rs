@@ -111,13 +111,13 @@ impl<E: Env> RaftLogStorage<Types<E>> for LogStore<E> {
     }
 
     async fn save_committed(&mut self, committed: Option<TLogId<E>>) -> Result<(), io::Error> {
-        let committed = committed.as_ref().map(raft::log_id_out::<E>);
-        self.wal.save_committed(if planted!(CommittedAhead) { self.wal.last() } else { committed });
+        self.wal.save_committed(committed.as_ref().map(raft::log_id_out::<E>));
         Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<TLogId<E>>, io::Error> {
-        Ok(self.wal.committed().map(raft::log_id_in::<E>))
+        let committed = if planted!(CommittedAhead) { self.wal.last() } else { self.wal.committed() };
+        Ok(committed.map(raft::log_id_in::<E>))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<E>>) -> Result<(), io::Error>

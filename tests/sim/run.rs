@@ -300,7 +300,7 @@ impl Run {
         }
     }
 
-    /// A bit of something that the node had synced flips.
+    /// A bit of something that the node had synced flips; half of the times of the log that is being written, which every start reads.
     fn rot(&mut self, node: u64) {
         let disk = self.ring.disk(node);
         let settled: Vec<(String, u64)> = disk
@@ -308,8 +308,16 @@ impl Run {
             .into_iter()
             .flat_map(|path| disk.settled_blocks(&path).into_iter().map(move |block| (path.clone(), block)))
             .collect();
-        if !settled.is_empty() {
-            let (path, block) = self.random.pick(&settled).clone();
+        let newest = |path: &str| {
+            let (dir, name) = path.rsplit_once('/').unwrap_or_default();
+            let later =
+                |other: &str| other.rsplit_once('/').is_some_and(|(d, n)| d == dir && n.starts_with("wal-") && n > name);
+            name.starts_with("wal-") && !settled.iter().any(|(other, _)| later(other))
+        };
+        let log: Vec<(String, u64)> = settled.iter().filter(|(path, _)| newest(path)).cloned().collect();
+        let among = if !log.is_empty() && self.random.chance(1, 2) { &log } else { &settled };
+        if !among.is_empty() {
+            let (path, block) = self.random.pick(among).clone();
             disk.flip_bit(&path, block, self.random.below(8 * 4096));
         }
     }
