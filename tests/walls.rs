@@ -266,15 +266,16 @@ fn is_hot(path: &str) -> bool {
 /// blocks of an `if planted!(..)`: no binary has them.
 fn hot_path_lines(text: &str) -> usize {
     let lines = text.lines().take_while(|line| !line.contains("#[cfg(test)]"));
-    let mut planted: Option<&str> = None;
+    // The line that ends a block that plants a bug, while in one.
+    let mut end: Option<String> = None;
     let counts = |line: &&str| {
-        if let Some(indent) = planted {
-            planted = planted.filter(|_| line.strip_prefix(indent) != Some("}"));
+        if end.is_some() {
+            end = end.take().filter(|end| end != line);
             return false;
         }
         let code = line.trim_start();
         if code.starts_with("if planted!(") && code.ends_with('{') {
-            planted = Some(&line[..line.len() - code.len()]);
+            end = Some(format!("{}}}", &line[..line.len() - code.len()]));
         }
         !code.is_empty() && !code.starts_with("//") && !code.contains("planted!(")
     };
