@@ -10,6 +10,20 @@
 //!
 //! All of it is generic over [`io::Env`], the outside world.
 
+/// Whether a test has planted this bug (`planted.rs`): never, and no code, without the cargo feature `sim`.
+#[cfg(feature = "sim")]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is($crate::planted::Bug::$bug)
+    };
+}
+#[cfg(not(feature = "sim"))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
 mod admin;
 mod admission;
 mod batcher;
@@ -17,6 +31,8 @@ mod connection;
 mod error;
 pub mod io;
 pub mod limits;
+#[cfg(feature = "sim")]
+pub mod planted;
 #[cfg(feature = "sim")]
 pub mod probe;
 pub mod raft;

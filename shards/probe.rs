@@ -41,6 +41,8 @@ pub struct View {
     pub vote_saved: Option<Vote>,
     /// The log's last entry, durable or on its way.
     pub last: Option<LogId>,
+    /// Index of the log's newest entry that is durable, if that is known.
+    pub flushed: Option<u64>,
     /// The last entry that is no longer in the log.
     pub purged: Option<LogId>,
     /// What it has in its log and knows to be committed.
@@ -71,6 +73,8 @@ pub struct View {
     pub members: Vec<Member>,
     /// The sets of voters: two while the membership changes.
     pub voters: Vec<Vec<u64>>,
+    /// Log index of that membership.
+    pub membership_index: u64,
     /// Why it has stopped.
     pub fault: Option<String>,
     /// Why it takes no writes for want of room.
@@ -121,6 +125,7 @@ impl<E: Env> Probe for Window<E> {
             vote: vote_out::<E>(&m.vote),
             vote_saved: wal.vote(),
             last: wal.last(),
+            flushed: wal.flushed_through(),
             purged: wal.purged(),
             committed: m.local_committed.as_ref().map(log_id_out::<E>),
             applied: m.last_applied.as_ref().map(log_id_out::<E>),
@@ -136,6 +141,7 @@ impl<E: Env> Probe for Window<E> {
             connections: shard.connections.get(),
             members: replica.members(),
             voters: membership.get_joint_config().iter().map(|set| set.iter().copied().collect()).collect(),
+            membership_index: m.membership_config.log_id().as_ref().map_or(0, |id| id.index),
             fault: shard.fault().or_else(|| replica.fault()),
             full: wal.has_room().err().map(|full| full.to_string()),
         })

@@ -41,6 +41,7 @@ pub(crate) fn get<E: Env>(shard: &Shard<E>, get: &Get<'_>, frame: &Bytes, waiter
     }
     match get.consistency {
         Consistency::Local => answer(shard, get, waiter),
+        Consistency::Linearizable if planted!(FollowerReads) && shard.keeps_state() => answer(shard, get, waiter),
         Consistency::Linearizable => {
             // The value may change until the answer; a connection's bound need not be exact.
             let state = shard.replica.machine();
@@ -58,7 +59,7 @@ fn may_read<E: Env>(shard: &Shard<E>, get: &Get<'_>) -> Result<(), Refusal> {
         return Err(shard.explain(Reason::Fault(why)));
     }
     if get.consistency == Consistency::Linearizable {
-        if !shard.replica.leads() {
+        if !shard.replica.leads() && !planted!(FollowerReads) {
             return Err(shard.explain(Reason::NotLeader));
         }
         let waiting = shard.readings.borrow().len();
@@ -94,7 +95,8 @@ pub(crate) async fn round<E: Env>(shard: &Rc<Shard<E>>) {
         return;
     }
     let confirmed = shard.replica.confirm_leadership().await;
-    for Reading { frame, waiter, promised } in readings {
+    let late = if planted!(ReadJoinsRound) { std::mem::take(&mut *shard.readings.borrow_mut()) } else { Vec::new() };
+    for Reading { frame, waiter, promised } in readings.into_iter().chain(late) {
         waiter.outbox.redeem(promised);
         match &confirmed {
             Ok(()) => match client::parse_request(&frame).map(|r| r.body) {

@@ -249,7 +249,9 @@ async fn watch_waiting<E: Env>(shard: Rc<Shard<E>>) {
                 shard.refuse_queue(&refusal);
                 if now.since(*futile_since.get_or_insert(now)) > FUTILE_MAX {
                     for batch in shard.in_flight.borrow().iter() {
-                        batch.answer_all(|_, _| ReplyBody::Refused(Refusal { unknown: true, ..refusal.clone() }));
+                        batch.answer_all(|_, _| {
+                            ReplyBody::Refused(Refusal { unknown: !planted!(UnknownSaidAsRefused), ..refusal.clone() })
+                        });
                     }
                 }
             }

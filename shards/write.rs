@@ -54,6 +54,9 @@ pub(crate) async fn carry<E: Env>(shard: Rc<Shard<E>>, batch: Rc<Batch>) {
     match outcome {
         Ok(applied) => acknowledge(&shard, &batch, &applied, taken, acked),
         Err(NotApplied::NotLeader) => batch.answer_all(|_, _| ReplyBody::Refused(shard.explain(Reason::NotLeader))),
+        Err(_) if planted!(UnknownSaidAsRefused) => {
+            batch.answer_all(|_, _| ReplyBody::Refused(shard.explain(Reason::NotLeader)))
+        }
         Err(NotApplied::Unknown(why)) => batch.answer_all(|_, _| ReplyBody::Refused(outcome_unknown(&why))),
     }
 }
@@ -62,6 +65,7 @@ pub(crate) async fn carry<E: Env>(shard: Rc<Shard<E>>, batch: Rc<Batch>) {
 fn acknowledge<E: Env>(shard: &Shard<E>, batch: &Batch, applied: &Applied, taken: Instant, acked: Instant) {
     let flushed = shard.replica.wal().flushed_at(applied.index).unwrap_or(acked);
     batch.answer_all(|position, waiter| {
+        let position = if planted!(AnswersOffByOne) { (position + 1) % applied.answers.len().max(1) } else { position };
         let Some(answer) = applied.answers.get(position) else { return ReplyBody::Refused(internal("no answer")) };
         if let Err(why) = answer.outcome {
             return ReplyBody::Refused(denied(why));

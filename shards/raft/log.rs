@@ -104,6 +104,9 @@ impl<E: Env> RaftLogStorage<Types<E>> for LogStore<E> {
     }
 
     async fn save_vote(&mut self, vote: &TVote<E>) -> Result<(), io::Error> {
+        if planted!(VoteNotPersisted) {
+            return Ok(());
+        }
         durable(|flushed| self.wal.save_vote(raft::vote_out::<E>(vote), flushed)).await
     }
 
@@ -113,7 +116,8 @@ impl<E: Env> RaftLogStorage<Types<E>> for LogStore<E> {
     }
 
     async fn read_committed(&mut self) -> Result<Option<TLogId<E>>, io::Error> {
-        Ok(self.wal.committed().map(raft::log_id_in::<E>))
+        let committed = if planted!(CommittedAhead) { self.wal.last() } else { self.wal.committed() };
+        Ok(committed.map(raft::log_id_in::<E>))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types<E>>) -> Result<(), io::Error>
@@ -131,6 +135,8 @@ impl<E: Env> RaftLogStorage<Types<E>> for LogStore<E> {
     }
 
     async fn purge(&mut self, upto: TLogId<E>) -> Result<(), io::Error> {
-        durable(|flushed| self.wal.purge(raft::log_id_out::<E>(&upto), flushed)).await
+        let upto = raft::log_id_out::<E>(&upto);
+        let upto = self.wal.committed().filter(|id| planted!(PurgeUpToCommitted) && *id > upto).unwrap_or(upto);
+        durable(|flushed| self.wal.purge(upto, flushed)).await
     }
 }

@@ -257,9 +257,16 @@ impl<E: Env> Builder<E> {
         let last = *inner.applied.borrow();
         let membership = inner.membership.borrow().clone();
         let generation = inner.generation.get();
+        if planted!(SnapshotHoldsMore) {
+            E::sleep(inner.settings.snapshot_pause).await;
+        }
         if inner.settings.keeps_state && inner.state.borrow_mut().freeze().is_err() {
             return Err(io::Error::other("a snapshot is being taken already"));
         }
+        if planted!(SnapshotSaysMore) {
+            E::sleep(inner.settings.snapshot_pause).await;
+        }
+        let last = if planted!(SnapshotSaysMore) { *inner.applied.borrow() } else { last };
         let result = self.write(&last, &membership, generation).await;
         inner.state.borrow_mut().thaw();
         match result {

@@ -294,8 +294,8 @@ async fn answer_vote<E: Env>(replica: &Replica<E>, from: u64, request: peer::Req
     let answer = if request.pre { replica.raft.pre_vote(rpc).await } else { replica.raft.vote(rpc).await };
     let reply = answer.map_err(|e| io::Error::other(e.to_string()))?;
     Ok(PeerReplyBody::Vote(VoteReply {
-        vote: wire_vote::<E>(&reply.vote),
-        granted: reply.vote_granted,
+        vote: if planted!(VoteGrantedUnasked) { request.vote } else { wire_vote::<E>(&reply.vote) },
+        granted: reply.vote_granted || planted!(VoteGrantedUnasked),
         last: reply.last_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
     }))
 }
@@ -370,7 +370,9 @@ async fn answer_chunk<E: Env>(replica: &Replica<E>, offset: u64, data: &[u8], la
         return Ok(PeerReplyBody::Snapshot { vote: incoming.vote, resume_at: end, installed: false });
     }
     let Some(whole) = slot.take() else { return Err(io::Error::other("no snapshot is arriving")) };
-    whole.file.sync().await?;
+    if !planted!(SnapshotNotSynced) {
+        whole.file.sync().await?;
+    }
     whole.file.close().await?;
     let membership = membership_in(&whole.membership).map_err(io::Error::other)?;
     let snapshot = openraft::Snapshot {

@@ -210,7 +210,15 @@ impl<E: Env> Replica<E> {
 
     /// Confirms with a quorum that this node leads now, and waits until all that was committed before is applied here.
     pub async fn confirm_leadership(&self) -> Result<(), NotApplied> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+        if planted!(ReadWithoutQuorum) {
+            return if self.leads() { Ok(()) } else { Err(NotApplied::NotLeader) };
+        }
+        if planted!(ReadBeforeApplied) {
+            let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
+            return confirmed.map(drop).map_err(|e| NotApplied::Unknown(e.to_string()));
+        }
+        let policy = if planted!(ReadByLease) { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
+        match self.raft.ensure_linearizable(policy).await {
             Ok(_) => Ok(()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(NotApplied::NotLeader),
             Err(e) => Err(NotApplied::Unknown(e.to_string())),

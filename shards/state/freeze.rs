@@ -117,7 +117,7 @@ impl Frozen {
             Cursor::Records { namespace: done, after } => (namespace, key) > (done, after),
             Cursor::Last | Cursor::End => false,
         };
-        ahead.then_some(self.applied)
+        (ahead && !planted!(FreezeKeepsNothing)).then_some(self.applied)
     }
 
     /// Keeps a record that [`Frozen::keep_through`] asked for.

@@ -68,7 +68,7 @@ impl Loader {
     }
 
     /// The state, if the snapshot was whole.
-    pub fn finish(self) -> Result<State, Malformed> {
+    pub fn finish(mut self) -> Result<State, Malformed> {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
@@ -77,6 +77,9 @@ impl Loader {
             return Err(Malformed::new(self.taken, why));
         }
         assert!(self.filling.is_none() && self.pending.is_empty(), "the last slice settles everything");
+        if planted!(SnapshotWithoutSessions) {
+            self.state.sessions = Default::default();
+        }
         Ok(self.state)
     }
 

@@ -117,7 +117,15 @@ impl Seat<'_> {
 
 impl Sessions {
     /// Decides over a write that has a session, as the module's table says.
-    pub fn admit(&mut self, write: &Write<'_>, now: Moment, limits: &Limits, frozen: Option<&mut Frozen>) -> Admission<'_> {
+    pub fn admit(&mut self, write: &Write<'_>, now: Moment, limits: &Limits, mut frozen: Option<&mut Frozen>) -> Admission<'_> {
+        if planted!(AnswersEvictedEarly) && self.answers > 4 {
+            let oldest = self.by_last_use.iter().find(|(_, id)| self.by_id.get(id).is_some_and(|s| !s.window.is_empty()));
+            if let Some((id, session)) = oldest.and_then(|(_, id)| Some((*id, self.by_id.get_mut(id)?))) {
+                frozen.as_deref_mut().into_iter().for_each(|frozen| frozen.keep_session(id, session));
+                session.changed_at = now.index;
+                self.answers -= std::mem::take(&mut session.window).len() as u64;
+            }
+        }
         let Some(session) = self.by_id.get_mut(&write.session) else {
             return Admission::Denied(Denied::SessionExpired);
         };
@@ -141,6 +149,11 @@ impl Sessions {
         }
         let command_crc = write.command_crc();
         let at = match session.find(write.sequence) {
+            Ok(at) if planted!(RetryAppliedTwice) => {
+                session.window.remove(at);
+                self.answers -= 1;
+                at
+            }
             Ok(at) if session.window[at].command_crc == command_crc => {
                 return Admission::Answered(session.window[at].answer());
             }

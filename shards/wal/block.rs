@@ -151,7 +151,7 @@ pub(super) fn classify(block: &[u8], segment_id: u64) -> Class {
     if u32_at(block, 0) == 0 && block.iter().all(|&byte| byte == 0) {
         return Class::Unwritten;
     }
-    if crc32fast::hash(&block[4..]) != u32_at(block, 0) {
+    if crc32fast::hash(&block[4..]) != u32_at(block, 0) && !planted!(ChecksumIgnored) {
         return Class::Rotten;
     }
     if block[4..8] == SEGMENT_MAGIC {

@@ -35,6 +35,9 @@ pub(super) struct Ended {
 pub(super) struct Log<E: Env> {
     pub state: LogState,
     pub written: LogState,
+    /// What the flush that ended last has written.
+    #[cfg(feature = "sim")]
+    durable: LogState,
     pub index: Index,
     /// Oldest first; the last is the one written to.
     pub segments: VecDeque<Segment<<E::Disk as Disk>::File>>,
@@ -87,6 +90,8 @@ impl<E: Env> Log<E> {
         Log {
             state: recovered.state,
             written: recovered.state,
+            #[cfg(feature = "sim")]
+            durable: recovered.state,
             index: recovered.index,
             segments: recovered.segments,
             next: recovered.next,
@@ -205,6 +210,10 @@ impl<E: Env> Log<E> {
     /// Notes a durable flush.
     pub fn flushed(&mut self, blocks: u32, entries: Option<(u64, LogId)>, now: Instant) {
         (self.block, self.writing) = (self.block + blocks, 0);
+        #[cfg(feature = "sim")]
+        {
+            self.durable = self.written;
+        }
         self.sequence += 1;
         self.end_bytes += u64::from(blocks) * BLOCK_BYTES as u64;
         // Entries that were truncated or replaced during the flush are not covered by it.
@@ -219,6 +228,14 @@ impl<E: Env> Log<E> {
     pub fn flushed_at(&self, index: u64) -> Option<Instant> {
         let at = self.history.partition_point(|flush| flush.end <= index);
         self.history.get(at).filter(|flush| flush.first <= index).map(|flush| flush.at)
+    }
+
+    #[cfg(feature = "sim")]
+    pub fn flushed_through(&self) -> Option<u64> {
+        let last = self.durable.last?;
+        let purged = self.state.purged.is_some_and(|purged| purged.index >= last.index);
+        let held = purged || self.index.id_at(last.index) == Some(last);
+        held.then_some(last.index)
     }
 
     /// Entries from `from` on are gone; the same indexes may come again in a later flush.

@@ -146,7 +146,7 @@ impl Record {
         let Some(whole) = bytes.get(..RECORD_HEADER_BYTES + length) else {
             return Err(format!("a record says {length} payload bytes, its flush has {}", bytes.len() - header.len()));
         };
-        if crc32fast::hash(&whole[4..]) != u32_at(header, 0) {
+        if crc32fast::hash(&whole[4..]) != u32_at(header, 0) && !planted!(ChecksumIgnored) {
             return Err("the checksum of a record is wrong".to_owned());
         }
         let payload = &whole[RECORD_HEADER_BYTES..];

@@ -93,10 +93,13 @@ pub(super) fn judge(rest: &[Class], expected: u64) -> Tail {
         })
     };
     let corrupt = |at: usize, why| Tail::Corrupt { block: at as u32, why };
-    if let Some((_, later)) = own().find(|(_, header)| header.sequence > expected) {
+    if let Some((_, later)) = own().find(|(_, header)| header.sequence > expected && !planted!(DamageTakenForTail)) {
         let whole = |class: &Class| matches!(class, Class::Own(header) if header.sequence == expected);
         let damaged = rest.iter().position(|class| !whole(class)).unwrap_or(0);
         return corrupt(damaged, Why::Hole { expected, found: later.sequence });
+    }
+    if planted!(DamageTakenForTail) && rest.contains(&Class::Rotten) {
+        return Tail::Torn { blocks: rest.len() as u32 };
     }
     let mut extent = None;
     for (at, header) in own() {

@@ -161,7 +161,7 @@ async fn settle<E: Env, F: File>(dir: &str, segments: &VecDeque<Segment<F>>, end
         return Ok(());
     };
     let failed = |error| OpenError::Io { file: Name::Segment(current.number).path(dir), error };
-    let (mut block, stop) = (end.spot.block, end.spot.block + end.torn_blocks);
+    let (mut block, stop) = (end.spot.block, end.spot.block + if planted!(TornFlushNotWiped) { 0 } else { end.torn_blocks });
     while block < stop {
         let count = (stop - block).min((READ_BYTES_MAX / BLOCK_BYTES) as u32);
         let mut zeros = current.file.buffer(count as usize * BLOCK_BYTES);

@@ -113,6 +113,9 @@ pub(super) async fn prepare<E: Env>(
     SegmentHeader { number, id, owner, bytes }.encode(&mut block);
     file.write_durable_at(0, block).await?;
     disk.rename(&from, &Name::Segment(number).path(dir)).await?;
+    if planted!(SegmentNameNotSynced) {
+        return Ok(Segment { number, id, file, base_bytes: 0, last_index: None });
+    }
     disk.sync_dir(dir).await?;
     Ok(Segment { number, id, file, base_bytes: 0, last_index: None })
 }

@@ -79,9 +79,15 @@ pub struct Outcome {
 }
 
 /// Carries out the command line (without the program's name) with `simulate`.
-pub fn run(arguments: impl Iterator<Item = String>, simulate: impl Fn(u64, &Options) -> Outcome + Sync) -> ExitCode {
+///
+/// `bugs` are the names of those that `simulate` can plant.
+pub fn run(
+    arguments: impl Iterator<Item = String>,
+    bugs: &[&str],
+    simulate: impl Fn(u64, &Options) -> Outcome + Sync,
+) -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
-    let order = match parse(&arguments) {
+    let order = match parse(&arguments).and_then(|order| order.known(bugs)) {
         Ok(order) => order,
         Err(why) => {
             eprintln!("sim: {why}");

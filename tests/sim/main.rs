@@ -28,5 +28,5 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    campaign::run(std::env::args().skip(1), run::simulate)
+    campaign::run(std::env::args().skip(1), &run::bugs(), run::simulate)
 }

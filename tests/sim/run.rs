@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ringbeam_shards::io::sim;
+use ringbeam_shards::planted::{self, Bug};
+use ringbeam_shards::probe::take_ran;
 use ringbeam_wire::peer::Role;
 
 use crate::campaign::{Options, Outcome};
@@ -38,10 +40,34 @@ const STORY_OPERATIONS: usize = 60;
 
 /// Runs a seed.
 pub fn simulate(seed: u64, options: &Options) -> Outcome {
+    let _planted = Planted::new(options.bug.as_deref());
     let plan = Plan::new(seed);
     let mut run = Run::new(&plan);
     run.all();
     run.judge(&plan, options)
+}
+
+/// Names of the bugs that can be planted.
+pub fn bugs() -> Vec<&'static str> {
+    Bug::ALL.iter().map(|(_, name)| *name).collect()
+}
+
+/// A bug is planted as long as this lives, also when the run panics.
+struct Planted;
+
+impl Planted {
+    fn new(name: Option<&str>) -> Planted {
+        planted::plant(name.map(|name| Bug::named(name).expect("the command line knows the names")));
+        Planted
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        planted::plant(None);
+        // What a run that panicked has left in the window would be the next one's.
+        drop(take_ran());
+    }
 }
 
 struct Run {
@@ -274,7 +300,7 @@ impl Run {
         }
     }
 
-    /// A bit of something that the node had synced flips.
+    /// A bit of something that the node had synced flips; half of the times of the log that is being written, which every start reads.
     fn rot(&mut self, node: u64) {
         let disk = self.ring.disk(node);
         let settled: Vec<(String, u64)> = disk
@@ -282,8 +308,16 @@ impl Run {
             .into_iter()
             .flat_map(|path| disk.settled_blocks(&path).into_iter().map(move |block| (path.clone(), block)))
             .collect();
-        if !settled.is_empty() {
-            let (path, block) = self.random.pick(&settled).clone();
+        let newest = |path: &str| {
+            let (dir, name) = path.rsplit_once('/').unwrap_or_default();
+            let later =
+                |other: &str| other.rsplit_once('/').is_some_and(|(d, n)| d == dir && n.starts_with("wal-") && n > name);
+            name.starts_with("wal-") && !settled.iter().any(|(other, _)| later(other))
+        };
+        let log: Vec<(String, u64)> = settled.iter().filter(|(path, _)| newest(path)).cloned().collect();
+        let among = if !log.is_empty() && self.random.chance(1, 2) { &log } else { &settled };
+        if !among.is_empty() {
+            let (path, block) = self.random.pick(among).clone();
             disk.flip_bit(&path, block, self.random.below(8 * 4096));
         }
     }

@@ -13,7 +13,7 @@ use ringbeam_shards::wal;
 use ringbeam_wire::peer::Role as Duty;
 
 use crate::check::exactly_once::{AppliedLog, Effect, Ran};
-use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged};
+use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged, held_by_quorum};
 use crate::history::{Revision, Tag};
 use crate::world::Ring;
 
@@ -40,8 +40,12 @@ impl Watch {
     pub fn look(&mut self, ring: &Ring) {
         self.looks += 1;
         let digests = self.looks.is_multiple_of(DIGEST_EVERY);
-        for (shard, view) in views(ring, digests) {
-            let found = self.observers.entry(shard).or_default().see(&view);
+        let mut by_shard = BTreeMap::<u32, Vec<NodeView>>::new();
+        views(ring, digests).into_iter().for_each(|(shard, view)| by_shard.entry(shard).or_default().push(view));
+        for (shard, views) in by_shard {
+            let observer = self.observers.entry(shard).or_default();
+            let mut found: Vec<String> = views.iter().flat_map(|view| observer.see(view)).collect();
+            found.extend(held_by_quorum(&views));
             let room = KEPT_MAX.saturating_sub(self.violations.len());
             self.violations.extend(found.into_iter().take(room).map(|why| format!("shard {shard}: {why}")));
         }
@@ -122,6 +126,9 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         vote: if role == Role::Leader { own } else { own.max(saved) },
         role,
         log,
+        flushed: view.flushed,
+        voters: view.voters.clone(),
+        membership_index: view.membership_index,
         purged: view.purged.map(log_id),
         // raft's figure begins anew with a process, and what is applied is committed.
         committed: later(view.committed, view.applied).map(log_id),

@@ -36,6 +36,21 @@ impl Default for Search {
     }
 }
 
+impl Order {
+    /// The order, unless it names a bug that is none of these.
+    pub fn known(self, bugs: &[&str]) -> Result<Order, String> {
+        let named = match &self {
+            Order::Replay { bug, .. } => bug.as_deref(),
+            Order::Campaign(search) => search.bug.as_deref(),
+            Order::List | Order::Short | Order::Hash { .. } => None,
+        };
+        match named.filter(|name| !bugs.contains(name)) {
+            Some(name) => Err(format!("no bug is called {name:?}; there are {}", bugs.join(", "))),
+            None => Ok(self),
+        }
+    }
+}
+
 impl Search {
     pub fn threads(&self) -> usize {
         self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -179,6 +194,16 @@ mod tests {
         };
         let line = "campaign --seeds 5 --minutes 1.5 --threads 2 --from 9 --bug eager --repeat 3";
         assert_eq!(order(line), Ok(Order::Campaign(all)));
+    }
+
+    #[test]
+    fn unknown_bugs_are_refused_with_the_names_of_the_known() {
+        let known = |line: &str| order(line).and_then(|order| order.known(&["eager", "lazy"]));
+        assert!(known("campaign --bug eager").is_ok() && known("7 --bug lazy").is_ok() && known("campaign").is_ok());
+        for line in ["campaign --bug eagre", "7 --bug eagre"] {
+            let why = known(line).expect_err(line);
+            assert!(why.contains("eagre") && why.contains("eager, lazy"), "{why}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! | [`Commits::see`] | leader completeness, and that a committed entry stays what it is | figure 3.2; section 3.6 |
 //! | [`Machines::see`] | state machine safety; equal states at equal indexes | figure 3.2; section 3.6.3 |
 //! | [`Progress::see`] | terms, commits and applied indexes of a life do not go back | section 3.3, figure 3.1 |
+//! | [`Durability::see`] | a log has all that was flushed and known to be committed, also after a crash | section 3.8 |
+//! | [`held_by_quorum`] | what is committed is durable on a quorum at that moment | section 3.8 |
 //! | [`queues`] | what is bounded is within its bound | ours |
 //! | [`converged`] | when faults have ended: one leader, equal logs, equal states | ours |
 //!
@@ -24,7 +26,7 @@
 //! **Caveat**: what no view shows is not judged. A view has a window of the log; an observer that looks at every node after
 //! each of its steps sees all, one that looks each 10 ms sees enough to find most.
 //!
-//! **Not here**: quorums and durability (they show as lost commits), contents of entries (they show in digests).
+//! **Not here**: contents of entries (they show in digests).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,6 +89,11 @@ pub struct NodeView {
     pub role: Role,
     /// Entries at the end of its log, without a gap, as far back as the observer looks; empty when the log is.
     pub log: Vec<LogId>,
+    /// Index of the newest entry of its log that is durable; none: not known.
+    pub flushed: Option<u64>,
+    /// The sets of voters of the newest membership in its log, and the index of that.
+    pub voters: Vec<Vec<u64>>,
+    pub membership_index: u64,
     /// The entry before the log's first, when there was one.
     pub purged: Option<LogId>,
     pub committed: Option<LogId>,
@@ -128,6 +135,7 @@ pub struct Observer {
     commits: Commits,
     machines: Machines,
     progress: Progress,
+    durability: Durability,
 }
 
 impl Observer {
@@ -141,6 +149,7 @@ impl Observer {
             found.extend(self.commits.see(view));
             found.extend(self.machines.see(view));
             found.extend(self.progress.see(view));
+            found.extend(self.durability.see(view));
         }
         found.extend(queues(view));
         found
@@ -331,6 +340,49 @@ impl Progress {
             format!("progress: {} went back from {before} to {now}", view.name())
         })
     }
+}
+
+/// What a node had flushed and knew to be committed is in its log, or purged, for as long as its directory lives. Of a directory
+/// that rots the node shows nothing any more.
+#[derive(Debug, Default)]
+pub struct Durability {
+    /// By node: its directory, and the newest such index.
+    kept: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Durability {
+    pub fn see(&mut self, view: &NodeView) -> Option<String> {
+        let kept = self.kept.entry(view.node).or_default();
+        if kept.0 != view.incarnation {
+            *kept = (view.incarnation, 0);
+        }
+        let last = view.last().map_or(0, |last| last.index);
+        let lost = last < kept.1;
+        let known = view.committed.map_or(0, |committed| committed.index).min(view.flushed.unwrap_or(0));
+        kept.1 = kept.1.max(known);
+        lost.then(|| format!("durability: {} had entry {} flushed and committed, its log ends at {last}", view.name(), kept.1))
+    }
+}
+
+/// Views of one moment: what a node knows to be committed is durable on a quorum. A voter without a view may have it.
+pub fn held_by_quorum(views: &[NodeView]) -> Option<String> {
+    // What was committed before the newest membership was held by a quorum of an older one.
+    let judged = |view: &&NodeView| view.committed.is_some_and(|committed| committed.index >= view.membership_index);
+    for view in views.iter().filter(judged) {
+        let committed = view.committed?.index;
+        let lacks = |id: &&u64| {
+            let voter = views.iter().find(|other| other.node == **id);
+            voter.and_then(|voter| voter.flushed.filter(|_| voter.role != Role::Stopped)).is_some_and(|last| last < committed)
+        };
+        for voters in &view.voters {
+            let lacking: Vec<&u64> = voters.iter().filter(lacks).collect();
+            if 2 * (voters.len() - lacking.len()) <= voters.len() {
+                let who = view.name();
+                return Some(format!("quorum: {who} knows {committed} as committed; of {voters:?} {lacking:?} do not hold it"));
+            }
+        }
+    }
+    None
 }
 
 /// Every queue is within its bound.

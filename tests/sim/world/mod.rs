@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use ringbeam_shards::io::Env;
 use ringbeam_shards::io::sim::{Crash, DiskSettings, HostId, Random, Settings as WorldSettings, Sim, SimDisk, World};
+use ringbeam_shards::planted::{self, Bug};
 use ringbeam_shards::probe::{Probe, View, probes};
 use ringbeam_wire::peer::{Identity, Member, Role};
 
@@ -270,9 +271,12 @@ impl Ring {
         {
             let mut directory = self.node(node).directory.borrow_mut();
             let Directory { identity, founder } = &mut *directory;
-            (identity.incarnation, identity.member.incarnation, *founder) = (incarnation, incarnation, false);
-            (identity.ring, identity.started) = (0, false);
-            identity.members.clear();
+            *founder = false;
+            if !planted::is(Bug::EmptyDiskVotes) {
+                (identity.incarnation, identity.member.incarnation) = (incarnation, incarnation);
+                (identity.ring, identity.started) = (0, false);
+                identity.members.clear();
+            }
         }
         self.world.tell(format!("node-{node}: has an empty disk"));
         self.start(node);

@@ -197,6 +197,34 @@ fn log_is_one() {
 }
 
 #[test]
+fn durability() {
+    let flushed = |index| NodeView { flushed: Some(index), incarnation: 7, ..view(1, &[(1, 1, 5)]) };
+    let after = |count| NodeView { incarnation: 7, ..view(1, &[(1, 1, count)]).begun(1) };
+    good(&[flushed(5), after(5), after(6)]);
+    good(&[flushed(5), after(5).purged_to(5)]);
+    // Not flushed, not known to be committed, or of another directory: it may be gone.
+    good(&[flushed(3), after(3)]);
+    good(&[flushed(5).knows(3), after(3)]);
+    good(&[flushed(5), NodeView { incarnation: 8, ..after(1) }]);
+    bad(&[flushed(5), after(4)], "durability");
+    bad(&[flushed(5), after(5), after(4).begun(2)], "durability");
+}
+
+#[test]
+fn quorums() {
+    let voter = |node, flushed| NodeView { flushed, voters: vec![vec![1, 2, 3]], ..view(node, &[(1, 1, 5)]) };
+    let held = |views: &[NodeView]| held_by_quorum(views).is_none();
+    assert!(held(&[voter(1, Some(5)), voter(2, Some(5)), voter(3, Some(4))]));
+    assert!(held(&[voter(1, Some(4)), voter(2, Some(5))]), "node 3 may have it");
+    assert!(held(&[voter(1, Some(4)), voter(2, None), voter(3, Some(5))]), "node 2 may have it");
+    assert!(!held(&[voter(1, Some(5)), voter(2, Some(4)), voter(3, Some(3))]));
+    let joint = |node, flushed| NodeView { voters: vec![vec![1, 2, 3], vec![3, 4, 5]], ..voter(node, flushed) };
+    assert!(!held(&[joint(1, Some(5)), joint(2, Some(5)), joint(3, Some(5)), joint(4, Some(4)), joint(5, Some(4))]));
+    let before = NodeView { membership_index: 6, ..voter(1, Some(5)) };
+    assert!(held(&[before, voter(2, Some(4)).knows(4), voter(3, Some(4)).knows(4)]), "an older quorum committed it");
+}
+
+#[test]
 fn bounds() {
     let queue = |size| NodeView { queues: vec![Queue { name: "batcher bytes", size, bound: 10 }], ..view(1, &[(1, 1, 1)]) };
     good(&[queue(10)]);

@@ -1,0 +1,101 @@
+//! Planted bugs: real mistakes behind switches, so that the simulator can show that it finds them. Only with the cargo feature
+//! `sim`; `planted!` in `lib.rs` is `false` without it, and nothing of a switch is left.
+//!
+//! **Invariant**: one bug at a time, and only in the thread that planted it.
+//!
+//! **Not here**: what finds them, and how fast (docs/simulation.md).
+
+use std::cell::Cell;
+
+macro_rules! bugs {
+    ($($(#[doc = $what:literal])+ $bug:ident $name:literal,)+) => {
+        /// A mistake that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Bug {
+            $($(#[doc = $what])+ $bug,)+
+        }
+
+        impl Bug {
+            /// All of them, with their names.
+            pub const ALL: &'static [(Bug, &'static str)] = &[$((Bug::$bug, $name),)+];
+        }
+    };
+}
+
+bugs! {
+    /// A leader counts itself for the quorum before its flush.
+    LeaderAcksBeforeFsync "leader-acks-before-fsync",
+    /// A follower acknowledges an append before its flush.
+    FollowerAcksBeforeFsync "follower-acks-before-fsync",
+    /// `save_vote` says done and writes nothing.
+    VoteNotPersisted "vote-not-persisted",
+    /// A vote is granted without asking whether the candidate's log is as long, or whom this node has voted for.
+    VoteGrantedUnasked "vote-granted-unasked",
+    /// A log starts on an empty disk under a known id and votes: nobody compares incarnations.
+    EmptyDiskVotes "empty-disk-votes",
+    /// The log goes on after a flush that failed.
+    SyncErrorIgnored "sync-error-ignored",
+    /// A new segment is used before its name is durable.
+    SegmentNameNotSynced "segment-name-not-synced",
+    /// A snapshot stands in for log entries before its bytes are durable.
+    SnapshotNotSynced "snapshot-not-synced",
+    /// Recovery does not look at checksums.
+    ChecksumIgnored "checksum-ignored",
+    /// Recovery takes any damage for a torn tail, and cuts there.
+    DamageTakenForTail "damage-taken-for-tail",
+    /// Recovery leaves the blocks of a cut flush where they are.
+    TornFlushNotWiped "torn-flush-not-wiped",
+    /// A truncation is not written: after a restart the suffix is back.
+    TruncationForgotten "truncation-forgotten",
+    /// A purge takes all that is committed, not only what a snapshot covers.
+    PurgeUpToCommitted "purge-up-to-committed",
+    /// After a restart all that is in the log counts as committed.
+    CommittedAhead "committed-ahead",
+    /// A leader answers a linearizable read by its own belief.
+    ReadWithoutQuorum "read-without-quorum",
+    /// Reads by lease, though followers give theirs up when a connection closes.
+    ReadByLease "read-by-lease",
+    /// A confirmed read does not wait until the state has applied what was committed.
+    ReadBeforeApplied "read-before-applied",
+    /// A read that arrives while a round is under way is served by that round.
+    ReadJoinsRound "read-joins-round",
+    /// Any node answers linearizable reads from its own state.
+    FollowerReads "follower-reads",
+    /// Answers of a batch go to the wrong writes.
+    AnswersOffByOne "answers-off-by-one",
+    /// A write that was proposed is refused as if it had not been.
+    UnknownSaidAsRefused "unknown-said-as-refused",
+    /// A retry is applied again.
+    RetryAppliedTwice "retry-applied-twice",
+    /// Kept answers go, of the session used longest ago, when there are more than a few.
+    AnswersEvictedEarly "answers-evicted-early",
+    /// A state that comes from a snapshot has no sessions.
+    SnapshotWithoutSessions "snapshot-without-sessions",
+    /// A frozen state does not keep what is overwritten.
+    FreezeKeepsNothing "freeze-keeps-nothing",
+    /// A snapshot's index is read after its state was frozen: it says more than it holds.
+    SnapshotSaysMore "snapshot-says-more",
+    /// A snapshot's index is read before its state was frozen: it holds more than it says.
+    SnapshotHoldsMore "snapshot-holds-more",
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+impl Bug {
+    /// The bug with this name.
+    pub fn named(name: &str) -> Option<Bug> {
+        Bug::ALL.iter().find(|(_, known)| *known == name).map(|(bug, _)| *bug)
+    }
+}
+
+/// From now on this thread has this bug, or none.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this thread has this bug.
+pub fn is(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
