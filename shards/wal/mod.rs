@@ -204,8 +204,8 @@ impl<E: Env> Wal<E> {
     /// # Panics
     /// When an index does not follow, or a payload is larger than `entry_bytes_max`: both are the caller's to prevent.
     pub fn append(&self, entries: Vec<Entry>, flushed: impl FnOnce(Result<()>) + 'static) {
-        let own = || entries.last().is_some_and(|last| last.id.leader == self.0.owner.node);
-        if planted!(LeaderAcksBeforeFsync) && own() || planted!(FollowerAcksBeforeFsync) && !own() {
+        let own = entries.last().is_some_and(|last| last.id.leader == self.0.owner.node);
+        if [planted!(FollowerAcksBeforeFsync), planted!(LeaderAcksBeforeFsync)][usize::from(own)] {
             self.0.append(entries, Box::new(drop));
             return flushed(Ok(()));
         }

@@ -46,6 +46,7 @@ impl Watch {
             let observer = self.observers.entry(shard).or_default();
             let mut found: Vec<String> = views.iter().flat_map(|view| observer.see(view)).collect();
             found.extend(held_by_quorum(&views));
+            found.extend(views.iter().filter_map(|view| log_on_nothing(ring, shard, view)));
             let room = KEPT_MAX.saturating_sub(self.violations.len());
             self.violations.extend(found.into_iter().take(room).map(|why| format!("shard {shard}: {why}")));
         }
@@ -78,6 +79,16 @@ impl Watch {
         }
         found
     }
+}
+
+/// After a failed sync nobody knows what the log holds: the shard takes part in nothing any more.
+fn log_on_nothing(ring: &Ring, shard: u32, view: &NodeView) -> Option<String> {
+    if view.role == Role::Stopped {
+        return None;
+    }
+    let log = format!("shard-{shard}/log/wal-");
+    let file = ring.disk(view.node).doomed_files().into_iter().find(|path| path.starts_with(&log))?;
+    Some(format!("failed sync: node {} goes on, with what {file} will never have", view.node))
 }
 
 fn views(ring: &Ring, digests: bool) -> Vec<(u32, NodeView)> {

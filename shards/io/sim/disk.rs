@@ -207,6 +207,12 @@ impl SimDisk {
         self.node(path).map(|node| node.borrow().settled_blocks()).unwrap_or_default()
     }
 
+    /// Files of this process with bytes that a failed sync has left behind: nothing will make them durable.
+    pub fn doomed_files(&self) -> Vec<String> {
+        let doomed = |path: &String| self.node(path).is_ok_and(|node| node.borrow().is_doomed());
+        self.paths().into_iter().filter(doomed).collect()
+    }
+
     /// Bit rot: flips a bit of a block. False when there is no such file, or nothing was ever written there. Whether the ring
     /// has promised to survive it is the caller's to know.
     pub fn flip_bit(&self, path: &str, block: u64, bit: u64) -> bool {

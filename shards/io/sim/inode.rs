@@ -209,6 +209,12 @@ impl Inode {
         self.reserved = self.bytes;
     }
 
+    /// A failed sync has left something behind.
+    pub fn is_doomed(&self) -> bool {
+        let recent = self.dirty.iter().filter_map(|at| self.blocks.get(at)).flat_map(|block| &block.recent);
+        recent.into_iter().any(|version| version.standing == Standing::Doomed)
+    }
+
     /// Blocks that hold durable bytes and nothing newer: where rot can be told from anything else.
     pub fn settled_blocks(&self) -> Vec<u64> {
         self.blocks.iter().filter(|(_, b)| b.durable.is_some() && b.recent.is_empty()).map(|(at, _)| *at).collect()
