@@ -40,6 +40,9 @@ use crate::random::Random;
 /// snapshot, several failed elections and the longest reconnect pause fit into it.
 pub const CONVERGE_WITHIN_MS: u64 = 120_000;
 
+/// Rates of the load, a second of virtual time: most of a run's time is for faults, and few runs are for what only a crowd shows.
+const RATES: (u64, u64) = (4, 200);
+
 /// What the kill of a process means for its disk and its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
@@ -267,6 +270,8 @@ pub struct Workload {
     pub gets: u64,
     pub local_gets: u64,
     pub value_bytes: (u64, u64),
+    /// Operations that all clients together begin in a second of virtual time, about, at most.
+    pub rate_max: u64,
     /// Pause of a client between two operations.
     pub pause_us: (u64, u64),
     pub timeout_ms: u64,
@@ -338,7 +343,8 @@ fn workload(mut random: Random) -> Workload {
     let puts = random.between(20, 70);
     let deletes = random.below(15);
     let local_gets = random.below(100 - puts - deletes);
-    let value_bytes_max = random.magnitude(8, 64 << 10);
+    // Large ones make flushes of many blocks, which a power loss can tear; small ones make long logs.
+    let value_bytes_max = if random.chance(1, 3) { 16 << 10 } else { random.magnitude(8, 4 << 10) };
     let pause_us_max = random.magnitude(200, 200_000);
     Workload {
         clients: random.magnitude(1, 32) as u32,
@@ -349,6 +355,7 @@ fn workload(mut random: Random) -> Workload {
         gets: 100 - puts - deletes - local_gets,
         local_gets,
         value_bytes: (8, value_bytes_max),
+        rate_max: random.magnitude(RATES.0, RATES.1),
         pause_us: (pause_us_max / 10, pause_us_max),
         timeout_ms: random.magnitude(200, 10_000),
     }
