@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::plan::scenarios;
 use arguments::{Order, Search, parse};
 use report::{Report, rounded};
 
@@ -137,6 +138,10 @@ fn replay(simulate: Simulate<'_>, seed: u64, bug: Option<String>, out: &mut dyn 
 }
 
 fn short(simulate: Simulate<'_>, out: &mut dyn Write) -> bool {
+    let written = Search { from: scenarios::FROM, seeds: Some(scenarios::COUNT), ..Search::default() };
+    if !campaign(simulate, &written, out).failures.is_empty() {
+        return false;
+    }
     let search = Search { seeds: Some(SHORT_SEEDS), time: Some(SHORT_BUDGET), ..Search::default() };
     let report = campaign(simulate, &search, out);
     if report.seeds < SHORT_SEEDS {

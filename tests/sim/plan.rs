@@ -28,6 +28,8 @@
 mod budget;
 #[path = "plan/draw.rs"]
 mod draw;
+#[path = "plan/scenarios.rs"]
+pub mod scenarios;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -305,6 +307,9 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(seed: u64) -> Plan {
+        if let Some((_, plan)) = scenarios::plan(seed) {
+            return plan;
+        }
         let root = Random::new(seed);
         let mut topology = root.fork("topology");
         let count = *topology.pick(&[3, 3, 3, 5, 5, 7]);
@@ -364,6 +369,9 @@ fn workload(mut random: Random) -> Workload {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Members { voters, tie_breaker, observers } = &self.founders;
+        if let Some((name, _)) = scenarios::plan(self.seed) {
+            writeln!(f, "{name}")?;
+        }
         writeln!(
             f,
             "seed {}: {} shards, voters {voters:?}, tie-breaker {tie_breaker:?}, observers {observers:?}",

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ringbeam_shards::io::sim;
 use ringbeam_shards::planted::{self, Bug};
-use ringbeam_shards::probe::take_ran;
+use ringbeam_shards::probe::{View, take_ran};
 use ringbeam_wire::peer::Role;
 
 use crate::campaign::{Options, Outcome};
@@ -203,6 +203,7 @@ impl Run {
         if !self.pass_until(end, rests) {
             let (unrest, open) = (Watch::unrest(&self.ring), self.load.under_way());
             let live = self.ring.live();
+            self.ring.world.tell(format!("standing at the end of {when}:\n{}", self.standings().join("\n")));
             return self.late.push(format!(
                 "liveness: {when}: within {within_ms} ms the ring did not come to rest: of {all:?} {live:?} run, {open} operations are \
                  open, {unrest:?}"
@@ -220,6 +221,21 @@ impl Run {
                 format!("shard {shard}: node {} leads {members:?} with voters {:?}", view.node, view.voters)
             }
         }
+    }
+
+    /// Every shard on every live node, a line each.
+    fn standings(&self) -> Vec<String> {
+        let all = self.ring.live().into_iter().flat_map(|node| self.ring.probes(node)).filter_map(|probe| probe.view());
+        all.map(|view| {
+            let View { node, shard, raft_state, leader, vote, last, flushed, committed, applied_index, .. } = &view;
+            let View { purged, snapshot, voters, membership_index, fault, full, .. } = &view;
+            format!(
+                "  shard {shard} on node {node}: {raft_state}, leader {leader:?}, vote {vote:?}, last {last:?}, flushed {flushed:?}, \
+                 committed {committed:?}, applied {applied_index}, purged {purged:?}, snapshot {snapshot:?}, voters {voters:?} since \
+                 {membership_index}, fault {fault:?}, full {full:?}"
+            )
+        })
+        .collect()
     }
 
     fn newcomer(&mut self, node: u64, tie_breaker: bool) {
