@@ -380,7 +380,8 @@ impl Run {
             String::new()
         };
         let operations = history.operations().len() as u64;
-        Outcome { violations, story, simulated: world.now(), faults, hash: world.trace_hash(), operations }
+        let voters = plan.founders.voters.len();
+        Outcome { violations, story, simulated: world.now(), faults, hash: world.trace_hash(), operations, voters }
     }
 }
 
