@@ -1,6 +1,9 @@
 //! Nodes that are replaced under load, and disks that are empty under a known id.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ringbeam_sdk::Status;
 
 use crate::ring::ringbeam_at;
 use crate::stage::{SOON, Stage};
@@ -33,29 +36,26 @@ pub async fn empty_disk(stage: &mut Stage) -> String {
 async fn in_place_of(stage: &mut Stage, old: u64) -> u64 {
     let new = stage.place();
     stage.ring.spawn(new);
-    stage.ring.wait_said(new, "waiting to be added").await;
     let (peer, began) = (stage.ring.node(new).peer.clone(), Instant::now());
     let (old_id, new_id) = (old.to_string(), new.to_string());
     let args = ["ring", "replace", "--node", &old_id, "--by", &new_id, "--peer", &peer];
     loop {
-        // It may have to wait: for a leader, for the new node to catch up.
+        // It may have to wait: for the new node to listen, for a leader.
         let (code, out, err) = ringbeam_at(&stage.ring.endpoints(), &args).await;
         if code == 0 {
             break;
         }
         assert!(began.elapsed() < SOON, "{args:?}: {out}{err}\n{}", stage.ring.tails());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     stage.ring.kill(old);
     stage.members.retain(|id| *id != old);
     stage.members.push(new);
-    let wanted: std::collections::BTreeSet<u64> = stage.members.iter().copied().collect();
-    let limit = SOON;
-    let are = |s: &[ringbeam_sdk::Status]| {
+    let wanted: BTreeSet<u64> = stage.members.iter().copied().collect();
+    let are = |s: &[Status]| {
         let leads = s.iter().filter(|s| s.raft_state == "leader" && s.leader == s.node).max_by_key(|s| (s.term, s.node));
-        leads.is_some_and(|s| {
-            !s.voters_joint && s.voters.iter().map(|p| p.node).collect::<std::collections::BTreeSet<_>>() == wanted
-        })
+        leads.is_some_and(|s| !s.voters_joint && s.voters.iter().map(|p| p.node).collect::<BTreeSet<_>>() == wanted)
     };
-    stage.ring.wait_for("the members are as they should be", limit, are).await;
+    stage.ring.wait_for("the members are as they should be", SOON, are).await;
     new
 }
