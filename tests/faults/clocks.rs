@@ -3,6 +3,10 @@
 //!
 //! Keys have no time to live in this version: sessions are all that expires.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::book::Load;
@@ -50,15 +54,16 @@ pub async fn jumps_start_no_election(machine: &Machine) {
     let mut load = Load::start(&client, &ring.endpoints(), 1).await;
     let quiet = ring.settled_under_load().await;
     let stalls = Stalls::watch();
-    for (node, jumps) in [(quiet.0, JUMPS_MS), (quiet.0 % 3 + 1, JUMPS_MS)] {
-        for jump in jumps {
+    // The leader first, then the others.
+    for node in (0..3).map(|after| (quiet.0 + after - 1) % 3 + 1) {
+        for jump in JUMPS_MS {
             ring.set_clock(node, jump);
             ring.wait_clock(node, jump);
             load.book.goes_on(50, SOON).await;
             sessions.look(&ring).await;
         }
     }
-    // Both are an hour slow now.
+    // All are an hour slow now.
     tokio::time::sleep(WATCHED).await;
     load.book.goes_on(50, SOON).await;
     sessions.look(&ring).await;
@@ -72,7 +77,7 @@ pub async fn jumps_start_no_election(machine: &Machine) {
     load.stop();
     ring.wait_converged().await;
     println!(
-        "clocks: {JUMPS_MS:?} ms on the leader and a follower: {}; longest stall of this machine {} ms; {:.1} s",
+        "clocks: {JUMPS_MS:?} ms on each node: {}; longest stall of this machine {} ms; {:.1} s",
         load.judge(&ring.root),
         stall.as_millis(),
         began.elapsed().as_secs_f64()
@@ -82,7 +87,7 @@ pub async fn jumps_start_no_election(machine: &Machine) {
 }
 
 /// A session that nobody uses does end, however the wall clock stands: else the checks above could not fail.
-async fn sessions_end_in_time(library: &std::path::Path) {
+async fn sessions_end_in_time(library: &Path) {
     let ring = ring(library, SHORT_LIFETIME_MS).await;
     for id in 1..=3 {
         ring.set_clock(id, -3_600_000);
@@ -94,7 +99,7 @@ async fn sessions_end_in_time(library: &std::path::Path) {
     sessions.wait_expired(&ring, Duration::from_millis(SHORT_LIFETIME_MS + 1_500)).await;
 }
 
-async fn ring(library: &std::path::Path, lifetime_ms: u64) -> Ring {
+async fn ring(library: &Path, lifetime_ms: u64) -> Ring {
     let (least, most) = ELECTION_MS;
     let extra = SMALL_LOG.replace("[limits]\n", &format!("[limits]\nsession_lifetime_ms = {lifetime_ms}\n"))
         + &format!("[timers]\nheartbeat_ms = 100\nelection_timeout_min_ms = {least}\nelection_timeout_max_ms = {most}\n")
@@ -106,17 +111,17 @@ async fn ring(library: &std::path::Path, lifetime_ms: u64) -> Ring {
 
 /// How long this machine gave this process no time.
 struct Stalls {
-    over: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    thread: std::thread::JoinHandle<Duration>,
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Duration>,
 }
 
 impl Stalls {
     fn watch() -> Stalls {
-        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let over = Arc::new(AtomicBool::new(false));
         let flag = over.clone();
         let thread = std::thread::spawn(move || {
             let (mut longest, mut last) = (Duration::ZERO, Instant::now());
-            while !flag.load(std::sync::atomic::Ordering::Relaxed) {
+            while !flag.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(10));
                 longest = longest.max(last.elapsed());
                 last = Instant::now();
@@ -127,7 +132,7 @@ impl Stalls {
     }
 
     fn longest(self) -> Duration {
-        self.over.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.over.store(true, Ordering::Relaxed);
         self.thread.join().expect("it ends well")
     }
 }

@@ -49,6 +49,8 @@ async fn in_place_of(stage: &mut Stage, old: u64) -> u64 {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     stage.ring.kill(old);
+    // A machine has few loop devices.
+    stage.disks.remove(&old);
     stage.members.retain(|id| *id != old);
     stage.members.push(new);
     let wanted: BTreeSet<u64> = stage.members.iter().copied().collect();
