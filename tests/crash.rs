@@ -174,7 +174,7 @@ impl Tally {
     fn note(&self, round: Figures) {
         let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
         figures.add(round);
-        if figures.rounds % SAY_EVERY == 0 {
+        if figures.rounds.is_multiple_of(SAY_EVERY) {
             let minutes = self.began.elapsed().as_secs_f64() / 60.0;
             println!("{figures}; {minutes:.1} min, {:.0} rounds a minute", figures.rounds as f64 / minutes);
         }

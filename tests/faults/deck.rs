@@ -115,7 +115,7 @@ pub async fn play(machine: &Machine, number: u64, random: &mut Random) {
     for last in (1..deck.len()).rev() {
         deck.swap(last, random.below(last as u64 + 1) as usize);
     }
-    let (nodes, began) = (if number % 2 == 0 { 3 } else { 5 }, Instant::now());
+    let (nodes, began) = (if number.is_multiple_of(2) { 3 } else { 5 }, Instant::now());
     let mut stage = Stage::start(machine, nodes, Random::of(random.next())).await;
     println!("deck {number}: {nodes} nodes, {:?}", began.elapsed());
     for fault in &deck {
