@@ -78,7 +78,9 @@ impl Stage {
         }
         ring.settled(0).await;
         let watcher = ring.client().await.with_timeout(Duration::from_secs(5));
-        let sessions = Sessions::open(&ring).await;
+        let mut sessions = Sessions::open(&ring).await;
+        // From the first fault on there is something to repeat.
+        sessions.look(&ring).await;
         let load = Load::start(&watcher, &ring.endpoints(), random.next()).await;
         let members = (1..=nodes).collect();
         Stage { load, sessions, watcher, machine_net: machine.net.clone(), disks, ring, members, random }
