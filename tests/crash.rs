@@ -34,7 +34,11 @@ use ring::{Plan, Ring, SMALL_LOG};
 const SHARDS: u32 = 2;
 
 /// For writes to go on, also when every core has much else to do.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rings beside each other are for days in which the machine does other things first: they have been seen without a core for two
+/// minutes. What is slow is no failure there; what is lost is.
+const PATIENCE_OF_MANY: Duration = Duration::from_secs(1_200);
 
 /// What dies in a round.
 #[derive(Clone, Copy, Debug)]
@@ -218,9 +222,10 @@ fn every_acknowledged_write_survives_crashes_and_none_happens_twice() {
 async fn crash_rounds(number: u64, many: bool, mut random: Random, tally: &Tally) {
     // Many rings on few cores answer late: they wait longer before they elect.
     let timers = if many { "[timers]\nelection_timeout_min_ms = 500\nelection_timeout_max_ms = 1000\n" } else { "" };
-    let plan = Plan { shards: SHARDS, extra: format!("{SMALL_LOG}{timers}"), ..Plan::default() };
+    let patience = if many { PATIENCE_OF_MANY } else { PATIENCE };
+    let plan = Plan { shards: SHARDS, patience, extra: format!("{SMALL_LOG}{timers}"), ..Plan::default() };
     let mut ring = Ring::start("crash", plan).await;
-    let timeout = Duration::from_secs(10);
+    let timeout = if many { Duration::from_secs(120) } else { Duration::from_secs(10) };
     let tasks = if many {
         Tasks {
             uniques: 12,
@@ -235,14 +240,14 @@ async fn crash_rounds(number: u64, many: bool, mut random: Random, tally: &Tally
     };
     let mut load = Load::start(&ring.endpoints(), SHARDS, 2, tasks);
     let reader = ring.client().await.with_timeout(timeout);
-    load.wait_acks(200, PATIENCE).await;
+    load.wait_acks(200, patience).await;
     let (mut old, mut before) = (HashSet::new(), Figures::default());
     while tally.take() {
         let began = Instant::now();
         tokio::time::sleep(random.millis(500)).await;
         let fault = choose(&mut random, ring.plan.nodes, before.rounds + 1);
         let killed = inflict(&mut ring, &mut random, fault).await;
-        load.wait_acks(100, PATIENCE).await;
+        load.wait_acks(100, patience).await;
         let checked = load.verify(&reader, |_| true).await as u64;
         // What two rounds have seen makes room: the state stays small however many rounds there are.
         load.reap(&reader, |key| old.contains(key)).await;

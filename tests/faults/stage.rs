@@ -64,6 +64,7 @@ impl Stage {
             nodes,
             net: machine.net.clone(),
             wall_clocks: machine.wall_clocks.clone(),
+            patience: SOON,
             // Clocks are read from the log.
             extra: extra + "[logging]\nlevel = \"debug\"\n",
             ..Plan::default()

@@ -44,6 +44,8 @@ pub struct Plan {
     pub net: Option<Arc<net::Net>>,
     /// libfaketime: each node has a wall clock that can be moved.
     pub wall_clocks: Option<PathBuf>,
+    /// How long a ring may take to do what takes a moment when it has a core.
+    pub patience: Duration,
     /// TOML that is added to every node's file: whole sections other than [node], [listen] and [ring].
     pub extra: String,
 }
@@ -58,6 +60,7 @@ impl Default for Plan {
             peer_bytes_per_s: None,
             net: None,
             wall_clocks: None,
+            patience: Duration::from_secs(30),
             extra: String::new(),
         }
     }
@@ -352,7 +355,7 @@ impl Ring {
         loop {
             match Client::connect(&self.endpoints()).await {
                 Ok(client) => return client,
-                Err(e) if began.elapsed() > Duration::from_secs(20) => {
+                Err(e) if began.elapsed() > self.plan.patience => {
                     panic!("no client connection: {e}\n{}", self.tails());
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -392,7 +395,7 @@ impl Ring {
     /// Waits until every shard has a leader that leads by its own word.
     pub async fn wait_ready(&self) -> Vec<Status> {
         let shards = self.plan.shards;
-        self.wait_for("every shard has a leader", Duration::from_secs(30), |statuses| {
+        self.wait_for("every shard has a leader", self.plan.patience, |statuses| {
             (0..shards).all(|shard| statuses.iter().any(|s| s.shard == shard && s.raft_state == "leader" && s.leader == s.node))
         })
         .await
@@ -403,7 +406,7 @@ impl Ring {
         let committed = |of: &[Status], shard: u32| of.iter().filter(|s| s.shard == shard).map(|s| s.committed_index).max();
         let now = self.wait_ready().await;
         let shards = self.plan.shards;
-        self.wait_for("the node has caught up", Duration::from_secs(60), |statuses| {
+        self.wait_for("the node has caught up", 2 * self.plan.patience, |statuses| {
             (0..shards).all(|shard| {
                 let mine = statuses.iter().find(|s| s.node == id && s.shard == shard);
                 mine.is_some_and(|s| s.leader != 0 && Some(s.applied_index) >= committed(&now, shard))
@@ -416,7 +419,7 @@ impl Ring {
     pub async fn wait_converged(&self) -> Vec<Status> {
         let running = self.nodes.iter().filter(|n| n.child.is_some()).count();
         let (shards, keeping) = (self.plan.shards, |s: &&Status| s.state_hash != 0);
-        self.wait_for("all nodes have equal states", Duration::from_secs(60), |statuses| {
+        self.wait_for("all nodes have equal states", 2 * self.plan.patience, |statuses| {
             statuses.len() == running * shards as usize
                 && (0..shards).all(|shard| {
                     let of: Vec<&Status> = statuses.iter().filter(|s| s.shard == shard).filter(keeping).collect();
@@ -444,7 +447,7 @@ impl Ring {
                 of.iter().all(|s| (s.leader, s.term) == (leads.node, leads.term)) && leads.committed_index == leads.last_index;
             (of.len() == running && agreed).then_some((leads.node, leads.term))
         };
-        let limit = Duration::from_secs(30);
+        let limit = self.plan.patience;
         let statuses = self.wait_for("all nodes agree on a leader", limit, |statuses| settled(statuses).is_some()).await;
         settled(&statuses).expect("it was so a moment ago")
     }
@@ -452,7 +455,7 @@ impl Ring {
     /// Leader and term of shard 0 once all running nodes name the same, while clients write.
     pub async fn settled_under_load(&self) -> (u64, u64) {
         let running = self.nodes.iter().filter(|n| n.child.is_some()).count();
-        let limit = Duration::from_secs(30);
+        let limit = self.plan.patience;
         let of_one_mind = |s: &[Status]| {
             s.len() == running && s[0].leader != 0 && s.iter().all(|n| (n.leader, n.term) == (s[0].leader, s[0].term))
         };
