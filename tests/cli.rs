@@ -6,10 +6,11 @@ mod ring;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ring::disk::SmallDisk;
 use ring::raw::{self, Raw};
 use ring::{Plan, Ring, SMALL_LOG, free_port, ringbeam};
 use ringbeam_sdk::{Client, Error};
@@ -239,55 +240,6 @@ async fn disk_in_memory_is_refused_unless_it_is_allowed_by_name() {
     client.put("k", "v").await.expect("it works");
     ring.kill(1);
     let _ = fs::remove_dir_all(shm);
-}
-
-/// A small ext4 in a file, mounted; gone when dropped.
-struct SmallDisk {
-    image: PathBuf,
-    mount: PathBuf,
-}
-
-impl SmallDisk {
-    /// An error says why this machine cannot have one.
-    fn new(dir: &Path, name: &str, mib: u64) -> Result<SmallDisk, String> {
-        let disk = SmallDisk { image: dir.join(format!("{name}.img")), mount: dir.join(name) };
-        fs::create_dir_all(&disk.mount).map_err(|e| e.to_string())?;
-        fs::File::create(&disk.image).and_then(|file| file.set_len(mib << 20)).map_err(|e| e.to_string())?;
-        let (image, mount) = (disk.image.display().to_string(), disk.mount.display().to_string());
-        for command in [vec!["mkfs.ext4", "-q", "-m", "0", &image], vec!["mount", "-o", "loop", &image, &mount]] {
-            let out = Command::new(command[0]).args(&command[1..]).output().map_err(|e| format!("{}: {e}", command[0]))?;
-            if !out.status.success() {
-                return Err(format!("{}: {}", command.join(" "), String::from_utf8_lossy(&out.stderr).trim()));
-            }
-        }
-        Ok(disk)
-    }
-
-    /// Leaves no byte.
-    fn fill(&self) {
-        let mut ballast = fs::OpenOptions::new().create(true).append(true).open(self.ballast()).expect("a file can be opened");
-        for size in [1 << 20, 4096] {
-            let zeros = vec![0; size];
-            while ballast.write_all(&zeros).is_ok() {}
-        }
-        let _ = ballast.sync_all();
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.ballast()).expect("the ballast is there");
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.mount.join("ballast")
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: after a failed test the nodes still run, and end a moment later.
-        let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
-        let _ = fs::remove_file(&self.image);
-    }
 }
 
 /// Writes that were acknowledged, and what was said to the others.

@@ -6,7 +6,8 @@
 //!   end:    load stops ─ everything is checked again ─ all nodes have equal states
 //! ```
 //!
-//! `RINGBEAM_CRASH_ROUNDS=200` is the long form; `RINGBEAM_CRASH_SEED` repeats a run's choices (not the machine's timing).
+//! `RINGBEAM_CRASH_ROUNDS=10000 RINGBEAM_CRASH_RINGS=12 cargo test --release --test crash -- --nocapture` is the long form: so many
+//! rounds in all, by so many rings beside each other. `RINGBEAM_CRASH_SEED` repeats a run's choices (not the machine's timing).
 //!
 //! **What it was seen to catch**, each put in on purpose, with the seeds 1 to 3 and nothing else changed:
 //! - a write acknowledged when the log takes it, while an earlier flush is on its way: in the first round, three runs of three;
@@ -20,6 +21,10 @@
 
 mod ring;
 
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::load::{Load, Tasks};
@@ -27,6 +32,13 @@ use ring::random::{Random, count};
 use ring::{Plan, Ring, SMALL_LOG};
 
 const SHARDS: u32 = 2;
+
+/// For writes to go on, also when every core has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rings beside each other are for days in which the machine does other things first: they have been seen without a core for two
+/// minutes. What is slow is no failure there; what is lost is.
+const PATIENCE_OF_MANY: Duration = Duration::from_secs(1_200);
 
 /// What dies in a round.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +70,8 @@ fn choose(random: &mut Random, nodes: u64, round: u64) -> Fault {
     }
 }
 
-async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault) {
+/// How many processes it has killed.
+async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault) -> u64 {
     let nodes = ring.plan.nodes;
     let dead: Vec<u64> = match fault {
         Fault::One(node) | Fault::Twice(node) => vec![node],
@@ -70,7 +83,7 @@ async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault) {
             ring::signal(pid, "STOP");
             tokio::time::sleep(Duration::from_millis(300) + random.millis(1_500)).await;
             ring::signal(pid, "CONT");
-            return;
+            return 0;
         }
     };
     if matches!(fault, Fault::Two(_)) {
@@ -89,49 +102,181 @@ async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault) {
         tokio::time::sleep(random.millis(150)).await;
         ring.kill(node);
         ring.spawn(node);
+        return 2;
+    }
+    dead.len() as u64
+}
+
+/// What came of the rounds of all rings, so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Figures {
+    rounds: u64,
+    /// Rounds in which something was killed, and how many processes.
+    killing: u64,
+    killed: u64,
+    acknowledged: u64,
+    unknown: u64,
+    refused: u64,
+    /// Retries that were answered from the session: evidence that they met writes that had been applied.
+    repeated: u64,
+    checked: u64,
+}
+
+impl Figures {
+    fn since(self, before: Figures) -> Figures {
+        Figures {
+            rounds: self.rounds - before.rounds,
+            killing: self.killing - before.killing,
+            killed: self.killed - before.killed,
+            acknowledged: self.acknowledged - before.acknowledged,
+            unknown: self.unknown - before.unknown,
+            refused: self.refused - before.refused,
+            repeated: self.repeated - before.repeated,
+            checked: self.checked - before.checked,
+        }
+    }
+
+    fn add(&mut self, more: Figures) {
+        self.rounds += more.rounds;
+        self.killing += more.killing;
+        self.killed += more.killed;
+        self.acknowledged += more.acknowledged;
+        self.unknown += more.unknown;
+        self.refused += more.refused;
+        self.repeated += more.repeated;
+        self.checked += more.checked;
     }
 }
 
-#[tokio::test]
-async fn every_acknowledged_write_survives_crashes_and_none_happens_twice() {
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figures { rounds, killing, killed, acknowledged, unknown, refused, repeated, checked } = self;
+        write!(
+            f,
+            "{rounds} rounds, {killing} of them with kill -9, of {killed} processes; {acknowledged} writes acknowledged, {unknown} \
+             unknown, {refused} refused, {repeated} retries answered from the session, {checked} keys checked"
+        )
+    }
+}
+
+/// What the rings share: how many rounds are left to do, and what came of the others.
+struct Tally {
+    began: Instant,
+    left: AtomicU64,
+    figures: Mutex<Figures>,
+}
+
+/// The figures are printed this often.
+const SAY_EVERY: u64 = 50;
+
+impl Tally {
+    /// Takes a round, if there is one left.
+    fn take(&self) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn note(&self, round: Figures) {
+        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.add(round);
+        if figures.rounds.is_multiple_of(SAY_EVERY) {
+            let minutes = self.began.elapsed().as_secs_f64() / 60.0;
+            println!("{figures}; {minutes:.1} min, {:.0} rounds a minute", figures.rounds as f64 / minutes);
+        }
+    }
+}
+
+/// A ring that fails ends the others: they find no round left.
+struct Ends<'a>(&'a Tally);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.left.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn every_acknowledged_write_survives_crashes_and_none_happens_twice() {
     let rounds = count("RINGBEAM_CRASH_ROUNDS", 10);
+    let rings = count("RINGBEAM_CRASH_RINGS", 1);
     let mut random = Random::seeded("RINGBEAM_CRASH_SEED");
-    let plan = Plan { shards: SHARDS, extra: SMALL_LOG.to_string(), ..Plan::default() };
+    let tally = Tally { began: Instant::now(), left: AtomicU64::new(rounds), figures: Mutex::default() };
+    std::thread::scope(|scope| {
+        for number in 0..rings {
+            let (tally, random) = (&tally, Random::of(random.next()));
+            scope.spawn(move || {
+                let _ends = Ends(tally);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(crash_rounds(number, rings > 1, random, tally));
+            });
+        }
+    });
+    let figures = *tally.figures.lock().unwrap_or_else(PoisonError::into_inner);
+    assert_eq!(figures.rounds, rounds, "every round was done");
+    println!("in all: {figures}; {:.1} min", tally.began.elapsed().as_secs_f64() / 60.0);
+}
+
+/// Rounds on a ring of its own until none is left. One of `many` rings has a lighter load: a round then costs little but the deaths
+/// and the recoveries.
+async fn crash_rounds(number: u64, many: bool, mut random: Random, tally: &Tally) {
+    // Many rings on few cores answer late: they wait longer before they elect.
+    let timers = if many { "[timers]\nelection_timeout_min_ms = 500\nelection_timeout_max_ms = 1000\n" } else { "" };
+    let patience = if many { PATIENCE_OF_MANY } else { PATIENCE };
+    let plan = Plan { shards: SHARDS, patience, extra: format!("{SMALL_LOG}{timers}"), ..Plan::default() };
     let mut ring = Ring::start("crash", plan).await;
-    let tasks =
-        Tasks { uniques: 32, counters: 4, toggles: 4, pause: Duration::from_millis(4), timeout: Duration::from_secs(10) };
+    let timeout = if many { Duration::from_secs(120) } else { Duration::from_secs(10) };
+    let tasks = if many {
+        Tasks {
+            uniques: 12,
+            counters: 2,
+            toggles: 2,
+            pause: Duration::from_millis(10),
+            pause_rest: Duration::from_millis(5),
+            timeout,
+        }
+    } else {
+        Tasks { uniques: 32, counters: 4, toggles: 4, pause: Duration::from_millis(4), pause_rest: Duration::ZERO, timeout }
+    };
     let mut load = Load::start(&ring.endpoints(), SHARDS, 2, tasks);
-    let reader = ring.client().await.with_timeout(Duration::from_secs(10));
-    load.wait_acks(200, Duration::from_secs(20)).await;
-    let mut old = std::collections::HashSet::new();
-    for round in 1..=rounds {
+    let reader = ring.client().await.with_timeout(timeout);
+    load.wait_acks(200, patience).await;
+    let (mut old, mut before) = (HashSet::new(), Figures::default());
+    while tally.take() {
         let began = Instant::now();
         tokio::time::sleep(random.millis(500)).await;
-        let fault = choose(&mut random, ring.plan.nodes, round);
-        inflict(&mut ring, &mut random, fault).await;
-        load.wait_acks(100, Duration::from_secs(30)).await;
-        let checked = load.verify(&reader, |_| true).await;
+        let fault = choose(&mut random, ring.plan.nodes, before.rounds + 1);
+        let killed = inflict(&mut ring, &mut random, fault).await;
+        load.wait_acks(100, patience).await;
+        let checked = load.verify(&reader, |_| true).await as u64;
         // What two rounds have seen makes room: the state stays small however many rounds there are.
         load.reap(&reader, |key| old.contains(key)).await;
         old = load.ledger().uniques.keys().cloned().collect();
-        let ledger = load.ledger();
-        println!(
-            "round {round}: {fault:?}, {checked} keys checked; so far {} acknowledged, {} unknown, {} refused, {} retries answered \
-             from the session; {:?}",
-            ledger.acks.len(),
-            ledger.unknown,
-            ledger.never,
-            ledger.duplicates,
-            began.elapsed()
-        );
+        let now = {
+            let ledger = load.ledger();
+            Figures {
+                rounds: before.rounds + 1,
+                killing: before.killing + u64::from(killed > 0),
+                killed: before.killed + killed,
+                acknowledged: ledger.acks.len() as u64,
+                unknown: ledger.unknown,
+                refused: ledger.never,
+                repeated: ledger.duplicates,
+                checked: before.checked + checked,
+            }
+        };
+        if !many {
+            println!("round {}: {fault:?}, {checked} keys checked; so far {now}; {:?}", now.rounds, began.elapsed());
+        }
+        tally.note(now.since(before));
+        before = now;
     }
     load.stop();
     load.verify(&reader, |_| true).await;
     let statuses = ring.wait_converged().await;
     assert!(statuses.iter().all(|s| s.state_hash != 0), "every node hashes its state, or convergence means nothing");
     println!(
-        "{} acknowledged, snapshots at {:?}, purged to {:?}",
-        load.acks(),
+        "ring {number}: {before}, snapshots at {:?}, purged to {:?}",
         statuses.iter().map(|s| s.snapshot_index).collect::<Vec<_>>(),
         statuses.iter().map(|s| s.purged_index).collect::<Vec<_>>()
     );

@@ -22,8 +22,14 @@ const KILL_GAP_MAX: Duration = Duration::from_secs(5);
 /// A planned one takes less than this; the aim is 50 ms.
 const PLANNED_GAP_MAX: Duration = Duration::from_secs(2);
 
-const TASKS: Tasks =
-    Tasks { uniques: 24, counters: 4, toggles: 4, pause: Duration::from_millis(2), timeout: Duration::from_secs(20) };
+const TASKS: Tasks = Tasks {
+    uniques: 24,
+    counters: 4,
+    toggles: 4,
+    pause: Duration::from_millis(2),
+    pause_rest: Duration::ZERO,
+    timeout: Duration::from_secs(20),
+};
 
 fn plan() -> Plan {
     let extra = "[limits]\nvalue_bytes_max = 65536\nbatch_bytes_max = 262144\n[log]\nsegment_bytes = 16777216\n".to_string();

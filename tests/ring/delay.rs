@@ -4,8 +4,8 @@
 //! other nodes ─▶ link (its own port) ─▶ delay line ─▶ the node's peer port
 //!                                    ◀─ delay line ◀─
 //! ```
-//! Bytes get a due time when they arrive, so a delay adds latency and does not limit throughput. A connection is made one round
-//! trip late, as a handshake is.
+//! Bytes get a due time when they arrive, so a delay adds latency and does not limit throughput; a bound of bytes a second does. A
+//! connection is made one round trip late, as a handshake is.
 
 use std::io;
 use std::time::Duration;
@@ -23,8 +23,9 @@ pub struct Link {
 }
 
 impl Link {
-    /// From `listen` to `target`, `one_way` in each direction.
-    pub fn start(listen: &str, target: &str, one_way: Duration) -> Link {
+    /// From `listen` to `target`, `one_way` in each direction; with `bytes_per_s`, each direction of each connection carries no
+    /// more than that.
+    pub fn start(listen: &str, target: &str, one_way: Duration, bytes_per_s: Option<u64>) -> Link {
         let (open, closed) = oneshot::channel();
         let listener = std::net::TcpListener::bind(listen).expect("the link's port is free");
         listener.set_nonblocking(true).expect("a listener can be set so");
@@ -36,7 +37,7 @@ impl Link {
                 let listener = TcpListener::from_std(listener).expect("it does not block");
                 let accepting = async {
                     while let Ok((near, _)) = listener.accept().await {
-                        tokio::spawn(carry(near, target.clone(), one_way));
+                        tokio::spawn(carry(near, target.clone(), one_way, bytes_per_s));
                     }
                 };
                 tokio::select! {
@@ -49,26 +50,32 @@ impl Link {
     }
 }
 
-async fn carry(near: TcpStream, target: String, one_way: Duration) -> io::Result<()> {
+async fn carry(near: TcpStream, target: String, one_way: Duration, bytes_per_s: Option<u64>) -> io::Result<()> {
     sleep(2 * one_way).await;
     let far = TcpStream::connect(&target).await?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let (near_in, near_out) = near.into_split();
     let (far_in, far_out) = far.into_split();
-    tokio::join!(line(near_in, far_out, one_way), line(far_in, near_out, one_way));
+    tokio::join!(line(near_in, far_out, one_way, bytes_per_s), line(far_in, near_out, one_way, bytes_per_s));
     Ok(())
 }
 
 /// One direction. Dropping the sending half passes the end on.
-async fn line(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, one_way: Duration) {
+async fn line(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, one_way: Duration, bytes_per_s: Option<u64>) {
     let (enter, mut leave) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
     let reading = async move {
         let mut buffer = vec![0; 64 << 10];
+        // When what was taken in will have left: the line takes one after the other.
+        let mut free = Instant::now();
         while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
-            if enter.send((Instant::now() + one_way, buffer[..bytes].to_vec())).await.is_err() {
+            let takes = bytes_per_s.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / rate as f64));
+            free = free.max(Instant::now()) + takes;
+            if enter.send((free + one_way, buffer[..bytes].to_vec())).await.is_err() {
                 break;
             }
+            // No more is under way than the line holds: the sender's own window fills, as it does on a narrow link.
+            sleep_until(free).await;
         }
     };
     let writing = async move {

@@ -28,6 +28,8 @@ pub struct Tasks {
     pub toggles: u32,
     /// Pause of a unique-key task after each write.
     pub pause: Duration,
+    /// Pause of the others.
+    pub pause_rest: Duration,
     /// Deadline of each write.
     pub timeout: Duration,
 }
@@ -287,10 +289,10 @@ async fn drive(ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>, endpoints: Str
         running.spawn(uniques(client(task), ledger.clone(), stop.clone(), task, tasks.pause));
     }
     for task in 0..tasks.counters {
-        running.spawn(counter(client(task), ledger.clone(), stop.clone(), task));
+        running.spawn(counter(client(task), ledger.clone(), stop.clone(), task, tasks.pause_rest));
     }
     for task in 0..tasks.toggles {
-        running.spawn(toggle(client(task), ledger.clone(), stop.clone(), task));
+        running.spawn(toggle(client(task), ledger.clone(), stop.clone(), task, tasks.pause_rest));
     }
     while let Some(task) = running.join_next().await {
         task.expect("a writing task ends well");
@@ -308,9 +310,14 @@ async fn uniques(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBoo
         let pause = if answer.is_err() { FAILURE_PAUSE.max(pause) } else { pause };
         lock(&ledger).note_unique(key, &answer);
         number += 1;
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
+        rest(pause).await;
+    }
+}
+
+/// No pause costs no timer.
+async fn rest(pause: Duration) {
+    if !pause.is_zero() {
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -338,7 +345,7 @@ async fn verify_unique(client: &Client, ledger: &Mutex<Ledger>, key: &str, fate:
     lock(ledger).broken.push(format!("{key}: {why}"));
 }
 
-async fn counter(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>, task: u32) {
+async fn counter(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>, task: u32, pause: Duration) {
     let key = format!("c/{task}");
     let mut number = 0u64;
     while !stop.load(Ordering::Relaxed) {
@@ -346,9 +353,7 @@ async fn counter(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBoo
         lock(&ledger).counters.entry(key.clone()).or_default().attempted = number;
         let answer = client.put(&key, number.to_string()).await;
         lock(&ledger).note_counter(&key, number, &answer);
-        if answer.is_err() {
-            tokio::time::sleep(FAILURE_PAUSE).await;
-        }
+        rest(if answer.is_err() { FAILURE_PAUSE.max(pause) } else { pause }).await;
     }
 }
 
@@ -375,7 +380,7 @@ async fn verify_counter(client: &Client, ledger: &Mutex<Ledger>, key: &str) {
     }
 }
 
-async fn toggle(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>, task: u32) {
+async fn toggle(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>, task: u32, pause: Duration) {
     let mut generation = 0u32;
     let mut exists = false;
     while !stop.load(Ordering::Relaxed) {
@@ -391,6 +396,7 @@ async fn toggle(client: Client, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool
                 exists = false;
             }
         }
+        rest(pause).await;
     }
 }
 

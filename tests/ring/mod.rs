@@ -5,8 +5,11 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod clock;
 pub mod delay;
+pub mod disk;
 pub mod light;
+pub mod net;
 pub mod raw;
 
 use std::fs;
@@ -18,7 +21,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringbeam_sdk::{Client, Status};
@@ -35,13 +38,41 @@ pub struct Plan {
     pub tie_breakers: Vec<u64>,
     /// Peers reach each node over a link that takes this long in each direction.
     pub peer_delay: Option<Duration>,
+    /// And that carries no more than so many bytes a second in each direction.
+    pub peer_bytes_per_s: Option<u64>,
+    /// Each node lives in a namespace of this network, instead of on loopback.
+    pub net: Option<Arc<net::Net>>,
+    /// libfaketime: each node has a wall clock that can be moved.
+    pub wall_clocks: Option<PathBuf>,
+    /// How long a ring may take to do what takes a moment when it has a core.
+    pub patience: Duration,
     /// TOML that is added to every node's file: whole sections other than [node], [listen] and [ring].
     pub extra: String,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { nodes: 3, shards: 1, tie_breakers: Vec::new(), peer_delay: None, extra: String::new() }
+        Plan {
+            nodes: 3,
+            shards: 1,
+            tie_breakers: Vec::new(),
+            peer_delay: None,
+            peer_bytes_per_s: None,
+            net: None,
+            wall_clocks: None,
+            patience: Duration::from_secs(30),
+            extra: String::new(),
+        }
+    }
+}
+
+impl Plan {
+    /// An address of a node that nobody else has.
+    fn address(&self, node: u64) -> String {
+        match &self.net {
+            None => format!("127.0.0.1:{}", free_port()),
+            Some(_) => format!("{}:{}", net::address(node), free_port()),
+        }
     }
 }
 
@@ -52,7 +83,10 @@ pub const SMALL_LOG: &str = "[limits]\nvalue_bytes_max = 65536\nbatch_bytes_max 
 pub struct Node {
     pub id: u64,
     pub client: String,
+    /// Where the others reach it.
     pub peer: String,
+    /// Where it listens for them.
+    pub listens: String,
     pub admin: String,
     pub data: PathBuf,
     pub config: PathBuf,
@@ -128,7 +162,7 @@ impl Ring {
         let root = PathBuf::from(format!("/var/tmp/ringbeam-test-{name}-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         fs::create_dir_all(&root).expect("a directory can be made in /var/tmp");
-        let peers: Vec<(u64, String)> = (1..=plan.nodes).map(|id| (id, format!("127.0.0.1:{}", free_port()))).collect();
+        let peers: Vec<(u64, String)> = (1..=plan.nodes).map(|id| (id, plan.address(id))).collect();
         let founders: Vec<String> = peers.iter().map(|(id, peer)| format!("{{ id = {id}, peer = \"{peer}\" }}")).collect();
         let mut ring = Ring { root, founders: founders.join(", "), nodes: Vec::new(), links: Vec::new(), plan };
         for (id, peer) in peers {
@@ -148,7 +182,7 @@ impl Ring {
 
     /// A place for one more node, which is no founder: configured, not started.
     pub fn place_joiner(&mut self, id: u64) {
-        self.place(id, format!("127.0.0.1:{}", free_port()));
+        self.place(id, self.plan.address(id));
     }
 
     /// Changes a node's configuration file: every occurrence of `from`, which must be there.
@@ -164,16 +198,20 @@ impl Ring {
         let listens = match self.plan.peer_delay {
             None => peer.clone(),
             Some(one_way) => {
-                let listens = format!("127.0.0.1:{}", free_port());
-                self.links.push(delay::Link::start(&peer, &listens, one_way));
+                let listens = self.plan.address(id);
+                self.links.push(delay::Link::start(&peer, &listens, one_way, self.plan.peer_bytes_per_s));
                 listens
             }
         };
+        if let Some(net) = &self.plan.net {
+            net.settle(id).expect("the first node could be settled");
+        }
         let node = Node {
             id,
-            client: format!("127.0.0.1:{}", free_port()),
+            client: self.plan.address(id),
             peer,
-            admin: format!("127.0.0.1:{}", free_port()),
+            listens,
+            admin: self.plan.address(id),
             data: self.root.join(format!("node-{id}")),
             config: self.root.join(format!("node-{id}.toml")),
             log: self.root.join(format!("node-{id}.log")),
@@ -182,9 +220,9 @@ impl Ring {
         let role = if self.plan.tie_breakers.contains(&id) { "tie-breaker" } else { "voter" };
         let text = format!(
             "[node]\nid = {id}\ndata_dir = {:?}\nrole = \"{role}\"\nregion = \"r{id}\"\npin_cores = false\n\
-             [listen]\nclient = {:?}\npeer = {listens:?}\nadvertise_peer = {:?}\nadmin = {:?}\n\
+             [listen]\nclient = {:?}\npeer = {:?}\nadvertise_peer = {:?}\nadmin = {:?}\n\
              [ring]\nshards = {}\nfounders = [{}]\n{}",
-            node.data, node.client, node.peer, node.admin, self.plan.shards, self.founders, self.plan.extra
+            node.data, node.client, node.listens, node.peer, node.admin, self.plan.shards, self.founders, self.plan.extra
         );
         fs::write(&node.config, text).expect("a file can be written");
         self.nodes.push(node);
@@ -200,18 +238,23 @@ impl Ring {
 
     /// Starts the process of a node.
     pub fn spawn(&mut self, id: u64) {
-        let node = self.node_mut(id);
+        let node = self.node(id);
         assert!(node.child.is_none(), "node {id} runs already");
         let log = fs::OpenOptions::new().create(true).append(true).open(&node.log).expect("a log file can be opened");
-        let child = Command::new(env!("CARGO_BIN_EXE_ringbeam"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringbeam"));
+        command
             .args(["serve", "--config"])
             .arg(&node.config)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor can be copied"))
-            .stderr(log)
-            .spawn()
-            .expect("the binary starts");
-        node.child = Some(child);
+            .stderr(log);
+        if let Some(net) = &self.plan.net {
+            net.at_home(id, &mut command);
+        }
+        if let Some(library) = &self.plan.wall_clocks {
+            clock::follow(&mut command, library, &self.clock_file(id));
+        }
+        self.node_mut(id).child = Some(command.spawn().expect("the binary starts"));
     }
 
     pub fn pid(&self, id: u64) -> Option<u32> {
@@ -312,7 +355,7 @@ impl Ring {
         loop {
             match Client::connect(&self.endpoints()).await {
                 Ok(client) => return client,
-                Err(e) if began.elapsed() > Duration::from_secs(20) => {
+                Err(e) if began.elapsed() > self.plan.patience => {
                     panic!("no client connection: {e}\n{}", self.tails());
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -352,7 +395,7 @@ impl Ring {
     /// Waits until every shard has a leader that leads by its own word.
     pub async fn wait_ready(&self) -> Vec<Status> {
         let shards = self.plan.shards;
-        self.wait_for("every shard has a leader", Duration::from_secs(30), |statuses| {
+        self.wait_for("every shard has a leader", self.plan.patience, |statuses| {
             (0..shards).all(|shard| statuses.iter().any(|s| s.shard == shard && s.raft_state == "leader" && s.leader == s.node))
         })
         .await
@@ -363,7 +406,7 @@ impl Ring {
         let committed = |of: &[Status], shard: u32| of.iter().filter(|s| s.shard == shard).map(|s| s.committed_index).max();
         let now = self.wait_ready().await;
         let shards = self.plan.shards;
-        self.wait_for("the node has caught up", Duration::from_secs(60), |statuses| {
+        self.wait_for("the node has caught up", 2 * self.plan.patience, |statuses| {
             (0..shards).all(|shard| {
                 let mine = statuses.iter().find(|s| s.node == id && s.shard == shard);
                 mine.is_some_and(|s| s.leader != 0 && Some(s.applied_index) >= committed(&now, shard))
@@ -376,7 +419,7 @@ impl Ring {
     pub async fn wait_converged(&self) -> Vec<Status> {
         let running = self.nodes.iter().filter(|n| n.child.is_some()).count();
         let (shards, keeping) = (self.plan.shards, |s: &&Status| s.state_hash != 0);
-        self.wait_for("all nodes have equal states", Duration::from_secs(60), |statuses| {
+        self.wait_for("all nodes have equal states", 2 * self.plan.patience, |statuses| {
             statuses.len() == running * shards as usize
                 && (0..shards).all(|shard| {
                     let of: Vec<&Status> = statuses.iter().filter(|s| s.shard == shard).filter(keeping).collect();
@@ -404,9 +447,20 @@ impl Ring {
                 of.iter().all(|s| (s.leader, s.term) == (leads.node, leads.term)) && leads.committed_index == leads.last_index;
             (of.len() == running && agreed).then_some((leads.node, leads.term))
         };
-        let limit = Duration::from_secs(30);
+        let limit = self.plan.patience;
         let statuses = self.wait_for("all nodes agree on a leader", limit, |statuses| settled(statuses).is_some()).await;
         settled(&statuses).expect("it was so a moment ago")
+    }
+
+    /// Leader and term of shard 0 once all running nodes name the same, while clients write.
+    pub async fn settled_under_load(&self) -> (u64, u64) {
+        let running = self.nodes.iter().filter(|n| n.child.is_some()).count();
+        let limit = self.plan.patience;
+        let of_one_mind = |s: &[Status]| {
+            s.len() == running && s[0].leader != 0 && s.iter().all(|n| (n.leader, n.term) == (s[0].leader, s[0].term))
+        };
+        let statuses = self.wait_for("all nodes name one leader", limit, of_one_mind).await;
+        (statuses[0].leader, statuses[0].term)
     }
 
     /// The node that leads `shard`.

@@ -114,20 +114,33 @@ impl Raw {
 
     /// The next answer and its request's id.
     pub fn receive(&mut self) -> (u64, Got) {
+        match self.next_as(|reply| (reply.id, Got::of(reply)), ANSWER_MAX) {
+            Ok(got) => got.unwrap_or((0, Got::Closed)),
+            Err(e) => panic!("no answer: {e}"),
+        }
+    }
+
+    /// The next answer, if there is one within `limit`.
+    pub fn next_got(&mut self, limit: Duration) -> Option<Got> {
+        self.next_as(Got::of, limit).ok().flatten()
+    }
+
+    /// What `of` makes of the next answer, which may take `limit`; `None` when the node has ended the connection.
+    pub fn next_as<T>(&mut self, of: impl Fn(&Reply<'_>) -> T, limit: Duration) -> io::Result<Option<T>> {
         let began = Instant::now();
         loop {
             if let Some(frame) = self.decoder.next().expect("the node sends whole frames") {
-                let reply = parse_reply(&frame).expect("the node sends replies");
-                return (reply.id, Got::of(&reply));
+                return Ok(Some(of(&parse_reply(&frame).expect("the node sends replies"))));
             }
-            assert!(began.elapsed() < ANSWER_MAX, "no answer within {ANSWER_MAX:?}");
+            let left = limit.checked_sub(began.elapsed()).filter(|left| !left.is_zero());
+            self.stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
             match self.stream.read(self.decoder.space()) {
-                Ok(0) => return (0, Got::Closed),
+                Ok(0) => return Ok(None),
                 Ok(bytes) => self.decoder.filled(bytes),
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset || e.kind() == io::ErrorKind::BrokenPipe => {
-                    return (0, Got::Closed);
+                    return Ok(None);
                 }
-                Err(e) => panic!("no answer: {e}"),
+                Err(e) => return Err(e),
             }
         }
     }
