@@ -8,8 +8,10 @@ use super::{Event, Fault, Members, Plan, Round, Workload};
 /// Seeds of these plans: the first, and on. No campaign comes that far.
 pub const FROM: u64 = 1_000_000_000_000_000_000;
 
-/// Name and plan, in the order of their seeds.
-const ALL: [(&str, fn() -> Vec<Round>); 1] = [("a deposed leader takes entries again", deposed_leader)];
+type Scenario = (&'static str, fn() -> Vec<Round>);
+
+/// Names and rounds, in the order of their seeds.
+const ALL: [Scenario; 1] = [("a deposed leader takes entries again", deposed_leader)];
 
 /// How many there are.
 pub const COUNT: u64 = ALL.len() as u64;
