@@ -29,11 +29,10 @@ use crate::admission::{self, Reason};
 use crate::batcher::{Batch, Waiter};
 use crate::error::{denied, internal, outcome_unknown};
 use crate::io::{Env, Instant};
-use crate::raft::Applied;
 use crate::raft::replica::NotApplied;
+use crate::raft::{Applied, Claim};
 use crate::shard::Shard;
 use crate::state::command::Write;
-use crate::wal::Claim;
 
 /// Steps 2 and 3: takes a write that has just arrived, or refuses it at once.
 pub(crate) fn offer<E: Env>(shard: &Shard<E>, write: &Write<'_>, waiter: Waiter) {

@@ -51,7 +51,8 @@ use ringbeam_wire::peer::{Member, Role};
 use crate::io::{Env, Instant};
 use crate::raft::runtime::Runtime;
 use crate::state::Answer;
-use crate::wal::{self, Claim};
+use crate::wal;
+pub(crate) use crate::wal::Claim;
 
 /// openraft's types, for a shard in the world `E`.
 pub struct Types<E>(PhantomData<E>);
