@@ -1,4 +1,4 @@
 //! See `src/config.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| ringbeam_fuzz::config::run(data));
+libfuzzer_sys::fuzz_target!(init: ringbeam_fuzz::plant(), |data: &[u8]| ringbeam_fuzz::config::run(data));

@@ -73,6 +73,15 @@ pub fn state(parts: [Option<LogId>; 4]) -> Vec<u8> {
     out
 }
 
+/// Zeros, or a block of some flush. Everything else may pass for a flush of one block that was damaged.
+pub fn is_whole(block: &[u8]) -> bool {
+    let number = |at: usize| u16::from_le_bytes([block[at], block[at + 1]]);
+    let (place, count, used) = (number(24), number(26), usize::from(number(28)));
+    let shaped = place < count && used > 0 && (used == ROOM || used < ROOM && place + 1 == count);
+    let whole = crc32fast::hash(&block[4..]).to_le_bytes() == block[..4] && block[4..8] == *b"RBB\x01";
+    whole && shaped && block[16..24] != [0xff; 8] || block.iter().all(|byte| *byte == 0)
+}
+
 pub fn seal_block(block: &mut [u8]) {
     let crc = crc32fast::hash(&block[4..]);
     block[..4].copy_from_slice(&crc.to_le_bytes());
