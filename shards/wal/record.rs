@@ -60,10 +60,10 @@ impl LogState {
         match record {
             Record::Entry(entry) => self.last = Some(entry.id),
             Record::Vote(vote) => self.vote = Some(*vote),
-            Record::Truncate(after) => self.last = (*after).max_by_index(self.purged),
+            Record::Truncate(after) => self.last = self.purged.max_by_index(*after),
             Record::Purge(upto) => {
                 self.purged = Some(*upto).max_by_index(self.purged);
-                self.last = self.last.max_by_index(self.purged);
+                self.last = self.purged.max_by_index(self.last);
             }
             Record::Committed(id) => self.committed = *id,
             Record::State(state) => *self = *state,
@@ -301,5 +301,16 @@ mod tests {
         assert_eq!((state.purged, state.last), (Some(id(9)), Some(id(9))));
         state.apply(&Record::Truncate(None));
         assert_eq!(state.last, Some(id(9)), "a truncation does not undo a purge");
+    }
+
+    /// A fuzzer's: the entry was gone, and its id was still the end.
+    #[test]
+    fn a_purge_by_another_leaders_id_is_the_end() {
+        let mut state = LogState { last: Some(id(5)), ..LogState::default() };
+        let other = LogId { term: 9, ..id(5) };
+        state.apply(&Record::Purge(other));
+        assert_eq!((state.purged, state.last), (Some(other), Some(other)));
+        state.apply(&Record::Truncate(Some(id(5))));
+        assert_eq!(state.last, Some(other));
     }
 }
