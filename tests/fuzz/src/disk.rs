@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 pub type Files = BTreeMap<String, Vec<u8>>;
 
 /// A world with one machine, whose disk has these files, all durable. Lengths are whole blocks.
-pub fn world_with(files: &Files) -> (World, HostId) {
-    let world = World::new(0, Settings::default());
+/// Worlds with one seed draw the same random numbers: a log that is written in one is read in another, as ids of segments must
+/// not be drawn twice.
+pub fn world_with(seed: u64, files: &Files) -> (World, HostId) {
+    let world = World::new(seed, Settings::default());
     let host = world.add_host("alone");
     let disk = world.disk(host);
     world.block_on(host, async move {

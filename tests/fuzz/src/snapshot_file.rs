@@ -89,7 +89,7 @@ fn framed(bodies: &[Vec<u8>]) -> Vec<u8> {
 
 /// Hash of the state and applied index, or why not.
 fn install(files: &Files, keeps_state: bool) -> Result<(u64, u64), String> {
-    let (world, host) = world_with(files);
+    let (world, host) = world_with(1, files);
     let disk = world.disk(host);
     let settings =
         MachineSettings { dir: DIR.to_string(), keeps_state, limits: LIMITS, snapshot_pause: Duration::from_millis(2) };

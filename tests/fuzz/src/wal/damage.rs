@@ -57,7 +57,7 @@ fn is(said: &Said, then: &Said) -> bool {
 
 /// A log as the choices have it, and all that it was on its way, oldest first.
 fn written(choices: &mut Choices<'_>) -> (Files, Vec<Said>) {
-    let (world, host) = world_with(&Files::new());
+    let (world, host) = world_with(1, &Files::new());
     let disk = world.disk(host);
     let history = world.block_on(host, write(disk.clone(), choices));
     (files_of(&disk), history)

@@ -53,12 +53,12 @@ impl Model {
         match kind {
             1 => *last = Some(id),
             2 => *vote = Some(LogId { index: u64::from(flags & 1), ..id }),
-            3 => *last = if index(purged) > index(&given) { *purged } else { given },
+            3 => *last = if index(purged) >= index(&given) { *purged } else { given },
             4 => {
                 if index(purged) <= Some(id.index) {
                     *purged = Some(id);
                 }
-                if index(purged) > index(last) {
+                if index(purged) >= index(last) {
                     *last = *purged;
                 }
             }

@@ -41,7 +41,7 @@ const FOREVER: Duration = Duration::from_secs(3_600);
 pub fn recover(files: &Files, choices: &mut Choices<'_>) -> Verdict {
     let (crash_at_us, uptime_us, how) = (choices.word(), choices.word(), choices.byte());
     let config = WalConfig { cache_bytes: if how & 4 == 0 { CONFIG.cache_bytes } else { 0 }, ..CONFIG };
-    let (world, host) = world_with(files);
+    let (world, host) = world_with(2, files);
     let mut cut_off = false;
     if how & 8 == 8 {
         start(&world, host, config);
@@ -125,7 +125,7 @@ fn start(world: &World, host: HostId, config: WalConfig) -> Rc<RefCell<Option<Ve
 }
 
 fn of_fresh(files: &Files, config: WalConfig) -> Verdict {
-    let (world, host) = world_with(files);
+    let (world, host) = world_with(2, files);
     let disk = world.disk(host);
     world.block_on(host, open(disk, config))
 }
