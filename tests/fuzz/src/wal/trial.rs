@@ -21,13 +21,22 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// All that a log says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Said {
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
     pub last: Option<LogId>,
     pub entries: Vec<Entry>,
+}
+
+impl std::fmt::Debug for Said {
+    /// Entries without their payloads, which would fill the screen.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Said { vote, committed, purged, last, entries } = self;
+        write!(f, "vote {vote:?}, committed {committed:?}, purged {purged:?}, last {last:?}, entries")?;
+        entries.iter().try_for_each(|e| write!(f, " {}:{} ({} B)", e.id.term, e.id.index, e.payload.len()))
+    }
 }
 
 /// What recovery said, in words when it refused.
