@@ -32,6 +32,8 @@ pub mod network;
 pub mod peers;
 pub mod replica;
 pub mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim_doors;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -157,7 +157,7 @@ async fn session<E: Env>(
 }
 
 /// Entries of an append, their payloads still in the frame.
-fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntriesRequest<Types<E>>)> {
+pub(super) fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntriesRequest<Types<E>>)> {
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let request = parse(frame)?;
     let PeerRequestBody::Append(append) = request.body else {

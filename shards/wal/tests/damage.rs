@@ -243,6 +243,8 @@ fn records_are_checked_on_their_own_where_the_block_checksum_is_right() {
         }
         let wrong = [
             (Record::Truncate(Some(id(9, 1))), "a truncation names entry"),
+            // A fuzzer's: the next entry then followed one that is not there, which the index did not take.
+            (Record::Truncate(Some(id(1, 9))), "a truncation names entry"),
             (Record::State(Default::default()), "a state record stands first in a segment, and nowhere else"),
         ];
         for (record, says) in wrong {
@@ -252,6 +254,22 @@ fn records_are_checked_on_their_own_where_the_block_checksum_is_right() {
             });
             expect_corrupt(&scratch, FIRST, flushes[1].0, 2, says).await;
         }
+    });
+}
+
+/// A fuzzer's: the number after the last one there is was asked for.
+#[test]
+fn a_segment_with_a_number_of_the_spares_is_refused() {
+    run(async {
+        let (crashed, _) = crashed().await;
+        let mut bytes = crashed.read(FIRST);
+        let header = SegmentHeader::decode(&bytes[..BLOCK]).expect("a segment");
+        for name in crashed.names() {
+            std::fs::remove_file(crashed.file(&name)).expect("it is there");
+        }
+        SegmentHeader { number: u64::MAX, ..header }.encode(&mut bytes[..BLOCK]);
+        std::fs::write(crashed.file("wal-ffffffffffffffff.seg"), &bytes).expect("the directory can be written");
+        expect_corrupt(&crashed, "wal-ffffffffffffffff.seg", 0, 0, "are those of spares").await;
     });
 }
 
