@@ -82,21 +82,13 @@ impl Site {
 
 /// The payload of a batch entry: the bytes that `state::command` reads. Its room in the log goes with it, and is given back when
 /// the log has it or never will.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Batch {
     /// See `state/command.rs`.
     pub payload: Bytes,
     /// Of a client's batch that is on its way into the log.
     pub room: Option<Rc<Claim>>,
 }
-
-impl PartialEq for Batch {
-    fn eq(&self, other: &Batch) -> bool {
-        self.payload == other.payload
-    }
-}
-
-impl Eq for Batch {}
 
 /// What applying a batch gave: one answer a write, and when it ran.
 #[derive(Clone, Debug, Default)]

@@ -29,7 +29,7 @@ const RESERVE_BLOCKS: u64 = 256;
 
 /// Room for one append, kept until it is dropped: when the log has the append, which is pending then, or it will never come. Not
 /// longer: what a deposed leader has proposed gets its answer only after the next leader's entries, which need that room.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Claim {
     blocks: u64,
     claimed: Rc<Cell<u64>>,
