@@ -379,6 +379,29 @@ fn damaged_spares_and_unfinished_files_are_harmless() {
     });
 }
 
+/// A fuzzer's: damage in block 1 of a spare passed for an acknowledged first flush once the spare was a segment, and after a crash
+/// the log was refused.
+#[test]
+fn a_damaged_spare_is_harmless_also_when_it_is_the_next_segment() {
+    run(async {
+        let (scratch, _) = many_segments(true).await;
+        for spare in scratch.names().into_iter().filter(|name| name.starts_with("spare-")) {
+            scratch.flip(&spare, BLOCK + 16);
+        }
+        let wal = scratch.open(SMALL).await.expect("harmless");
+        for i in 100..150 {
+            append(&wal, vec![entry(1, i, 9000)]).await.expect("flushed");
+            until_idle(&wal).await;
+            let crashed = scratch.copy("prepared");
+            let found = crashed.open(SMALL).await.expect("a crash is no damage");
+            assert_eq!(found.last(), wal.last());
+            found.close().await;
+        }
+        assert!(!scratch.names().iter().any(|name| name.starts_with("spare-")), "all of them were used");
+        wal.close().await;
+    });
+}
+
 #[test]
 fn rot_found_by_a_read_names_its_place_and_is_not_returned() {
     run(async {
