@@ -49,6 +49,8 @@ bugs! {
     TruncationForgotten "truncation-forgotten",
     /// A purge takes all that is committed, not only what a snapshot covers.
     PurgeUpToCommitted "purge-up-to-committed",
+    /// What a leader has proposed keeps its room in the log until it is answered, though the log has it.
+    RoomKeptUntilAnswered "room-kept-until-answered",
     /// After a restart all that is in the log counts as committed.
     CommittedAhead "committed-ahead",
     /// A leader answers a linearizable read by its own belief.

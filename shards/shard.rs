@@ -204,8 +204,8 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
                 company.get_or_insert_with(|| E::sleep(wait));
                 break;
             }
-            let claim = match shard.replica.wal().claim(1, bytes) {
-                Ok(claim) => claim,
+            let room = match shard.replica.wal().claim(1, bytes) {
+                Ok(room) => room,
                 Err(NoRoom::Full(full)) => {
                     shard.refuse_queue(&shard.explain(Reason::DiskFull(full.to_string())));
                     continue;
@@ -220,8 +220,7 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
             shard.in_flight.borrow_mut().push(batch.clone());
             let shard = shard.clone();
             E::spawn(async move {
-                write::carry(shard.clone(), batch.clone()).await;
-                drop(claim);
+                write::carry(shard.clone(), batch.clone(), room).await;
                 shard.in_flight.borrow_mut().retain(|b| !Rc::ptr_eq(b, &batch));
                 shard.work.notify_one();
             });

@@ -15,7 +15,7 @@
 //! - A write is acknowledged only after step 6, and its answer is the one that step 7 gave on every node.
 //! - A refusal before step 4 says "certainly not applied", raft's own at step 4 too: it appends nothing. After it the outcome is
 //!   unknown until step 7, and a client that loses us there asks again with the same session and sequence.
-//! - Step 4 takes only what the log has room for, on a full disk as well; the room is kept until step 8.
+//! - Step 4 takes only what the log has room for, on a full disk as well; the room is kept until the log has them.
 //! - Writes of one connection enter the log in the order in which they arrived.
 //!
 //! **Not here**: reads (`read.rs`), what a write means (`state/`), retries (the SDK).
@@ -29,8 +29,8 @@ use crate::admission::{self, Reason};
 use crate::batcher::{Batch, Waiter};
 use crate::error::{denied, internal, outcome_unknown};
 use crate::io::{Env, Instant};
-use crate::raft::Applied;
 use crate::raft::replica::NotApplied;
+use crate::raft::{Applied, Claim};
 use crate::shard::Shard;
 use crate::state::command::Write;
 
@@ -47,9 +47,9 @@ pub(crate) fn offer<E: Env>(shard: &Shard<E>, write: &Write<'_>, waiter: Waiter)
 }
 
 /// Steps 4 to 8: one batch, from the queue to its answers.
-pub(crate) async fn carry<E: Env>(shard: Rc<Shard<E>>, batch: Rc<Batch>) {
+pub(crate) async fn carry<E: Env>(shard: Rc<Shard<E>>, batch: Rc<Batch>, room: Claim) {
     let taken = E::now();
-    let outcome = shard.replica.propose(batch.payload()).await;
+    let outcome = shard.replica.propose(batch.payload(), room).await;
     let acked = E::now();
     match outcome {
         Ok(applied) => acknowledge(&shard, &batch, &applied, taken, acked),

@@ -154,7 +154,7 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
             let (entry, responder) = next?;
             let id = entry.log_id();
             let applied = match entry.payload {
-                EntryPayload::Normal(batch) => self.apply_batch(id.index, &batch.0)?,
+                EntryPayload::Normal(batch) => self.apply_batch(id.index, &batch.payload)?,
                 EntryPayload::Blank => {
                     self.advance(id.index);
                     Applied { index: id.index, ..Applied::default() }

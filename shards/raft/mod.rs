@@ -32,12 +32,15 @@ pub mod network;
 pub mod peers;
 pub mod replica;
 pub mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim_doors;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use openraft::RaftTypeConfig;
@@ -51,6 +54,7 @@ use crate::io::{Env, Instant};
 use crate::raft::runtime::Runtime;
 use crate::state::Answer;
 use crate::wal;
+pub(crate) use crate::wal::Claim;
 
 /// openraft's types, for a shard in the world `E`.
 pub struct Types<E>(PhantomData<E>);
@@ -76,9 +80,15 @@ impl Site {
     }
 }
 
-/// The payload of a batch entry: the bytes that `state::command` reads.
+/// The payload of a batch entry: the bytes that `state::command` reads. Its room in the log goes with it, and is given back when
+/// the log has it or never will.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Batch(pub Bytes);
+pub struct Batch {
+    /// See `state/command.rs`.
+    pub payload: Bytes,
+    /// Of a client's batch that is on its way into the log.
+    pub room: Option<Rc<Claim>>,
+}
 
 /// What applying a batch gave: one answer a write, and when it ran.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +161,7 @@ impl<E> Ord for Types<E> {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch of {} bytes", self.0.len())
+        write!(f, "batch of {} bytes", self.payload.len())
     }
 }
 impl fmt::Display for Batch {
@@ -214,7 +224,7 @@ pub(crate) fn entry_out<E: Env>(entry: TEntry<E>) -> wal::Entry {
     let id = log_id_out::<E>(&entry.log_id);
     let (kind, payload) = match entry.payload {
         openraft::EntryPayload::Blank => (kind::BLANK, Bytes::new()),
-        openraft::EntryPayload::Normal(batch) => (kind::BATCH, batch.0),
+        openraft::EntryPayload::Normal(batch) => (kind::BATCH, batch.payload),
         openraft::EntryPayload::Membership(m) => (kind::MEMBERSHIP, Bytes::from(membership_out(&m).encode())),
     };
     wal::Entry { id, kind, payload }
@@ -224,7 +234,7 @@ pub(crate) fn entry_out<E: Env>(entry: TEntry<E>) -> wal::Entry {
 pub(crate) fn entry_in<E: Env>(id: wal::LogId, kind: u8, payload: Bytes) -> Result<TEntry<E>, String> {
     let payload = match kind {
         kind::BLANK => openraft::EntryPayload::Blank,
-        kind::BATCH => openraft::EntryPayload::Normal(Batch(payload)),
+        kind::BATCH => openraft::EntryPayload::Normal(Batch { payload, room: None }),
         kind::MEMBERSHIP => openraft::EntryPayload::Membership(membership_in(&payload)?),
         other => return Err(format!("log index {}: entry kind {other}; known are 0, 1 and 2", id.index)),
     };

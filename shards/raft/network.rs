@@ -128,7 +128,7 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
             .map(|e: &TEntry<E>| {
                 let (kind, payload): (EntryKind, &[u8]) = match &e.payload {
                     EntryPayload::Blank => (EntryKind::Blank, &[]),
-                    EntryPayload::Normal(batch) => (EntryKind::Batch, &batch.0),
+                    EntryPayload::Normal(batch) => (EntryKind::Batch, &batch.payload),
                     EntryPayload::Membership(_) => (EntryKind::Membership, membership.next().map_or(&[], |m| m)),
                 };
                 peer::EntryOut { id: wire_id(log_id_out::<E>(&e.log_id)), kind, payload }

@@ -34,7 +34,7 @@ use super::snapshot::{INCOMING, SnapshotFile};
 use super::{TEntry, Types, entry_in, log_id_in, log_id_out, membership_in, vote_from_wire, wal_id, wire_id, wire_vote};
 use crate::io::{BLOCK_BYTES, Disk, Env, File, Net, Writer, channel::mpsc};
 use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, HELLO_TIMEOUT, ROOM_PAUSE, SEND_STALL_MAX};
-use crate::wal::{Claim, LogId};
+use crate::wal::LogId;
 
 /// A peer's snapshot that is arriving. It outlives its connection, so that the next one can go on where this one broke.
 pub(crate) struct Incoming<E: Env> {
@@ -157,7 +157,7 @@ async fn session<E: Env>(
 }
 
 /// Entries of an append, their payloads still in the frame.
-fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntriesRequest<Types<E>>)> {
+pub(super) fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntriesRequest<Types<E>>)> {
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let request = parse(frame)?;
     let PeerRequestBody::Append(append) = request.body else {
@@ -194,11 +194,13 @@ async fn appends<E: Env>(
 
     let mut frame = first;
     loop {
-        let (id, rpc) = append_in::<E>(&frame)?;
+        let (id, mut rpc) = append_in::<E>(&frame)?;
         replica.heard_from_leader();
-        let Some(claim) = room_for(replica, &rpc.entries).await else { return Ok(EndedBy::Us) };
+        if !find_room(replica, &mut rpc.entries).await {
+            return Ok(EndedBy::Us);
+        }
         let last = rpc.entries.last().map(|e| &e.log_id).or(rpc.prev_log_id.as_ref());
-        sent.borrow_mut().push_back(Asked { id, last: last.map(|id| wire_id(log_id_out::<E>(id))), _claim: claim });
+        sent.borrow_mut().push_back(Asked { id, last: last.map(|id| wire_id(log_id_out::<E>(id))) });
         if requests.send(rpc).await.is_err() {
             return Ok(EndedBy::Us);
         }
@@ -211,29 +213,37 @@ async fn appends<E: Env>(
     }
 }
 
-/// Waits for room in the log; not longer than the leader waits for the answer, which then tries again. Raft's own entries find
-/// room without a claim.
-async fn room_for<E: Env>(replica: &Replica<E>, entries: &[TEntry<E>]) -> Option<Option<Claim>> {
-    let payload = |entry: &TEntry<E>| if let EntryPayload::Normal(batch) = &entry.payload { batch.0.len() } else { 0 };
+/// Waits for room in the log, which then goes with the entries; not longer than the leader waits for the answer, which then tries
+/// again. Raft's own entries find room without a claim.
+async fn find_room<E: Env>(replica: &Replica<E>, entries: &mut [TEntry<E>]) -> bool {
+    let payload = |entry: &TEntry<E>| if let EntryPayload::Normal(batch) = &entry.payload { batch.payload.len() } else { 0 };
     let bytes: usize = entries.iter().map(payload).sum();
     if bytes == 0 {
-        return Some(None);
+        return true;
     }
     let began = E::now();
-    loop {
+    let room = loop {
         match replica.wal().claim(entries.len(), bytes) {
-            Ok(claim) => return Some(Some(claim)),
-            Err(_) if E::now().since(began) > APPEND_STALL_MAX / 2 => return None,
+            Ok(claim) => break Rc::new(claim),
+            Err(why) if E::now().since(began) > APPEND_STALL_MAX / 2 => {
+                tracing::warn!(shard = replica.context.shard, bytes, ?why, "the log has no room for what the leader sends");
+                return false;
+            }
             Err(_) => E::sleep(ROOM_PAUSE).await,
         }
+    };
+    for entry in entries {
+        if let EntryPayload::Normal(batch) = &mut entry.payload {
+            batch.room = Some(room.clone());
+        }
     }
+    true
 }
 
-/// An append that raft has: its id, its last entry, its room.
+/// An append that raft has: its id, its last entry.
 struct Asked {
     id: u64,
     last: Option<peer::LogId>,
-    _claim: Option<Claim>,
 }
 type AppendResult<E> = Result<StreamAppendResult<Types<E>>, openraft::errors::Fatal<Types<E>>>;
 
@@ -404,7 +414,7 @@ mod tests {
                 let answer: AppendResult<Uring> = Ok(Ok(None));
                 (!ended).then_some((answer, true))
             });
-            let sent = Rc::new(RefCell::new(VecDeque::from([Asked { id: 7, last: None, _claim: None }])));
+            let sent = Rc::new(RefCell::new(VecDeque::from([Asked { id: 7, last: None }])));
             let over = Rc::new(Cell::new(false));
             append_replies::<Uring>(|| false, Box::pin(one_answer), sent.clone(), writer, over.clone()).await;
             over.get() && sent.borrow().is_empty()

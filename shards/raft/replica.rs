@@ -39,7 +39,7 @@ use super::network::{FullNodes, Network};
 use super::peers::Incoming;
 use super::{Applied, Batch, Site, Types};
 use crate::io::{Env, Instant, channel};
-use crate::wal::Wal;
+use crate::wal::{Claim, Wal};
 
 /// How a raft group behaves in time.
 #[derive(Clone, Debug)]
@@ -200,8 +200,10 @@ impl<E: Env> Replica<E> {
     }
 
     /// Appends a batch, waits for its quorum and its application.
-    pub async fn propose(&self, payload: Bytes) -> Result<Applied, NotApplied> {
-        match self.raft.client_write(Batch(payload)).await {
+    pub async fn propose(&self, payload: Bytes, room: Claim) -> Result<Applied, NotApplied> {
+        let room = Some(Rc::new(room));
+        let _kept = room.clone().filter(|_| planted!(RoomKeptUntilAnswered));
+        match self.raft.client_write(Batch { payload, room }).await {
             Ok(response) => Ok(response.data),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(NotApplied::NotLeader),
             Err(e) => Err(NotApplied::Unknown(e.to_string())),

@@ -60,10 +60,10 @@ impl LogState {
         match record {
             Record::Entry(entry) => self.last = Some(entry.id),
             Record::Vote(vote) => self.vote = Some(*vote),
-            Record::Truncate(after) => self.last = (*after).max_by_index(self.purged),
+            Record::Truncate(after) => self.last = self.purged.max_by_index(*after),
             Record::Purge(upto) => {
                 self.purged = Some(*upto).max_by_index(self.purged);
-                self.last = self.last.max_by_index(self.purged);
+                self.last = self.purged.max_by_index(self.last);
             }
             Record::Committed(id) => self.committed = *id,
             Record::State(state) => *self = *state,
@@ -151,6 +151,9 @@ impl Record {
         }
         let payload = &whole[RECORD_HEADER_BYTES..];
         let id = LogId { term: u64_at(header, 16), leader: u64_at(header, 24), index: u64_at(header, 32) };
+        if id.index == u64::MAX {
+            return Err(format!("a record names log index {}, which no entry has: there is always a next one", id.index));
+        }
         let present = header[10] & 1 == 1;
         let optional = present.then_some(id);
         let record = match header[8] {
@@ -190,12 +193,18 @@ impl LogState {
             let slot = &bytes[n * 32..(n + 1) * 32];
             (slot[0] == 1).then(|| LogId { term: u64_at(slot, 8), leader: u64_at(slot, 16), index: u64_at(slot, 24) })
         };
-        Ok(LogState {
+        let state = LogState {
             vote: part(0).map(|id| Vote { term: id.term, node: id.leader, committed: id.index == 1 }),
             committed: part(1),
             purged: part(2),
             last: part(3),
-        })
+        };
+        // `apply` keeps the end behind all else, and there is always a next index.
+        let end = state.last.max_by_index(state.committed).max_by_index(state.purged);
+        if end != state.last || end.is_some_and(|id| id.index == u64::MAX) {
+            return Err(format!("a state record is not in order: {state:?}"));
+        }
+        Ok(state)
     }
 }
 
@@ -220,7 +229,12 @@ mod tests {
             Record::Committed(Some(id(8))),
             Record::Seal,
             Record::State(LogState::default()),
-            Record::State(LogState { vote: Some(vote), committed: Some(id(1)), purged: Some(id(0)), last: Some(id(u64::MAX)) }),
+            Record::State(LogState {
+                vote: Some(vote),
+                committed: Some(id(1)),
+                purged: Some(id(0)),
+                last: Some(id(u64::MAX - 1)),
+            }),
         ]
     }
     fn bytes_of(record: &Record) -> Vec<u8> {
@@ -253,6 +267,27 @@ mod tests {
         }
     }
 
+    /// A fuzzer's: everything adds 1 to an index to name the next one.
+    #[test]
+    fn the_last_index_there_is_belongs_to_no_entry() {
+        let last = id(u64::MAX);
+        for record in [Record::Purge(last), Record::Truncate(Some(last)), Record::Committed(Some(last))] {
+            let refused = Record::decode(&bytes_of(&record)).expect_err("no such entry");
+            assert!(refused.starts_with("a record names log index 18446744073709551615, which no entry has"), "{refused}");
+        }
+    }
+
+    /// A fuzzer's: the next purge moved the end to where the entries were not.
+    #[test]
+    fn a_state_whose_end_is_before_what_is_purged_or_committed_is_refused() {
+        let good = LogState { committed: Some(id(6)), purged: Some(id(5)), last: Some(id(6)), ..LogState::default() };
+        assert!(Record::decode(&bytes_of(&Record::State(good))).is_ok());
+        for last in [Some(id(5)), Some(id(4)), None, Some(id(u64::MAX))] {
+            let refused = Record::decode(&bytes_of(&Record::State(LogState { last, ..good }))).expect_err("out of order");
+            assert!(refused.starts_with("a state record is not in order: LogState"), "{refused}");
+        }
+    }
+
     #[test]
     fn committed_never_passes_the_last_entry() {
         let mut state = LogState::default();
@@ -266,5 +301,16 @@ mod tests {
         assert_eq!((state.purged, state.last), (Some(id(9)), Some(id(9))));
         state.apply(&Record::Truncate(None));
         assert_eq!(state.last, Some(id(9)), "a truncation does not undo a purge");
+    }
+
+    /// A fuzzer's: the entry was gone, and its id was still the end.
+    #[test]
+    fn a_purge_by_another_leaders_id_is_the_end() {
+        let mut state = LogState { last: Some(id(5)), ..LogState::default() };
+        let other = LogId { term: 9, ..id(5) };
+        state.apply(&Record::Purge(other));
+        assert_eq!((state.purged, state.last), (Some(other), Some(other)));
+        state.apply(&Record::Truncate(Some(id(5))));
+        assert_eq!(state.last, Some(other));
     }
 }

@@ -193,6 +193,8 @@ impl Walk {
 
     fn continues(&self, header: &BlockHeader) -> bool {
         self.expected.is_none_or(|expected| expected == header.sequence)
+            // Behind the last number there is, no flush could follow.
+            && header.sequence < u64::MAX
             && header.number == self.gathered
             && self.gathering.is_none_or(|first| (first.sequence, first.blocks) == (header.sequence, header.blocks))
     }

@@ -144,6 +144,10 @@ async fn open_segment<E: Env>(
     if header.owner != owner {
         return Err(OpenError::WrongOwner { file: path, found: header.owner, expected: owner });
     }
+    if number >= segment::FIRST_STOCKED {
+        let why = format!("segment {number:#x}: numbers from {:#x} on are those of spares", segment::FIRST_STOCKED);
+        return Err(replay.corrupt(number, 0, why));
+    }
     if header.number != number {
         let why = format!("its header says segment {:#x}: the file was renamed or copied", header.number);
         return Err(replay.corrupt(number, 0, why));
@@ -256,7 +260,7 @@ impl Replay<'_> {
             Record::Truncate(after) => {
                 let from = after.map_or(0, |id| id.index + 1);
                 let held = after.and_then(|id| self.index.id_at(id.index));
-                if held.is_some() && held != *after {
+                if after.map(|id| id.index) > self.state.last.map(|id| id.index) || (held.is_some() && held != *after) {
                     return Err(format!("a truncation names entry {after:?}, the log has {held:?}"));
                 }
                 self.index.truncate_from(from);

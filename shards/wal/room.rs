@@ -27,8 +27,9 @@ use std::rc::Rc;
 /// nobody can win from happening. Small segments, as in tests, keep an eighth.
 const RESERVE_BLOCKS: u64 = 256;
 
-/// Room for one append, kept until it is dropped: when the append has been flushed, or will never come.
-#[derive(Debug)]
+/// Room for one append, kept until it is dropped: when the log has the append, which is pending then, or it will never come. Not
+/// longer: what a deposed leader has proposed gets its answer only after the next leader's entries, which need that room.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Claim {
     blocks: u64,
     claimed: Rc<Cell<u64>>,

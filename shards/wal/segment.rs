@@ -10,7 +10,7 @@
 //! ```
 //!
 //! **Invariants**
-//! - A `wal-*` file has a valid header from the moment it has that name.
+//! - A `wal-*` file has a valid header, and zeros behind it, from the moment it has that name.
 //! - A `new-*` file may be unfinished; it is removed when the log is opened. A `spare-*` file is always whole.
 //! - Segments go one at a time, the oldest first, each durably: a crash never leaves a gap between two of them.
 //!
@@ -109,9 +109,11 @@ pub(super) async fn prepare<E: Env>(
     };
     // 0 is never drawn, so that a zeroed id cannot pass for one.
     let id = E::random().max(1);
-    let mut block = file.buffer(BLOCK_BYTES);
-    SegmentHeader { number, id, owner, bytes }.encode(&mut block);
-    file.write_durable_at(0, block).await?;
+    // Block 1 as well: damage that a spare had there would pass for a first flush that was acknowledged.
+    let mut blocks = file.buffer(2 * BLOCK_BYTES);
+    blocks.fill(0);
+    SegmentHeader { number, id, owner, bytes }.encode(&mut blocks[..BLOCK_BYTES]);
+    file.write_durable_at(0, blocks).await?;
     disk.rename(&from, &Name::Segment(number).path(dir)).await?;
     if planted!(SegmentNameNotSynced) {
         return Ok(Segment { number, id, file, base_bytes: 0, last_index: None });

@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use crate::plan::scenarios;
 use arguments::{Order, Search, parse};
 use report::{Report, rounded};
 
@@ -76,6 +77,8 @@ pub struct Outcome {
     pub hash: u64,
     /// Of clients.
     pub operations: u64,
+    /// Voters that the ring was founded with.
+    pub voters: usize,
 }
 
 /// Carries out the command line (without the program's name) with `simulate`.
@@ -137,6 +140,10 @@ fn replay(simulate: Simulate<'_>, seed: u64, bug: Option<String>, out: &mut dyn 
 }
 
 fn short(simulate: Simulate<'_>, out: &mut dyn Write) -> bool {
+    let written = Search { from: scenarios::FROM, seeds: Some(scenarios::COUNT), ..Search::default() };
+    if !campaign(simulate, &written, out).failures.is_empty() {
+        return false;
+    }
     let search = Search { seeds: Some(SHORT_SEEDS), time: Some(SHORT_BUDGET), ..Search::default() };
     let report = campaign(simulate, &search, out);
     if report.seeds < SHORT_SEEDS {
@@ -185,11 +192,13 @@ fn campaign(simulate: Simulate<'_>, search: &Search, out: &mut dyn Write) -> Rep
                     if seed >= end || over {
                         return;
                     }
+                    let before = thread_cpu();
                     let outcome = attempt(simulate, seed, options);
+                    let cpu = thread_cpu().saturating_sub(before);
                     if !outcome.violations.is_empty() {
                         lowest.fetch_min(seed, Ordering::Relaxed);
                     }
-                    if sender.send((seed, outcome)).is_err() {
+                    if sender.send((seed, outcome, cpu)).is_err() {
                         return;
                     }
                 }
@@ -199,11 +208,11 @@ fn campaign(simulate: Simulate<'_>, search: &Search, out: &mut dyn Write) -> Rep
         let mut line_at = began + LINE_EVERY;
         loop {
             match results.recv_timeout(line_at.saturating_duration_since(Instant::now())) {
-                Ok((seed, outcome)) => {
+                Ok((seed, outcome, cpu)) => {
                     if !outcome.violations.is_empty() && options.bug.is_none() {
                         say(out, &report::failure(seed, &outcome));
                     }
-                    report.add(seed, outcome);
+                    report.add(seed, outcome, cpu);
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     say(out, &report.line(began.elapsed()));
@@ -275,6 +284,12 @@ fn attempt(simulate: Simulate<'_>, seed: u64, options: &Options) -> Outcome {
         let message = PANIC.take().unwrap_or_else(|| "panic without a message".to_string());
         Outcome { violations: vec![message], ..Outcome::default() }
     })
+}
+
+/// What this thread has used of a core, as the kernel counts it; zero where it does not say.
+fn thread_cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    Duration::from_nanos(text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or_default())
 }
 
 fn say(out: &mut dyn Write, line: &str) {

@@ -25,9 +25,6 @@ use crate::plan::Workload;
 use crate::random::Random;
 use crate::world::Ring;
 
-/// Operations that all clients together begin in a second of virtual time, at most: the rest of a run's time is for faults.
-const RATE_MAX: u64 = 200;
-
 /// Longest value that the simulated nodes take.
 const VALUE_BYTES_MAX: u64 = 16 << 10;
 
@@ -56,7 +53,7 @@ impl Load {
             under_way: Rc::default(),
         };
         let tasks = u64::from(workload.clients) * u64::from(workload.in_flight);
-        let pause_us_min = tasks * 1_000_000 / RATE_MAX;
+        let pause_us_min = tasks * 1_000_000 / workload.rate_max;
         for number in 0..workload.clients {
             let host = ring.add_client_host();
             let slots: Vec<Slot> = (0..workload.in_flight)

@@ -15,6 +15,7 @@ mod client;
 #[allow(dead_code)]
 mod history;
 mod load;
+mod log;
 mod operator;
 #[allow(dead_code)]
 mod plan;
@@ -28,5 +29,6 @@ mod world;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    log::init();
     campaign::run(std::env::args().skip(1), &run::bugs(), run::simulate)
 }

@@ -66,18 +66,29 @@ impl Operator {
                 continue;
             }
             let leader = ring.leader(shard).and_then(|node| ring.view(node, shard));
-            let Some(leader) = leader.filter(|view| view.voters.len() == 1) else {
-                // No leader, or in the middle of a change.
+            let Some(leader) = leader else {
                 there = false;
                 continue;
             };
-            if let Some(step) = next(&leader, wanted) {
+            if let Some(step) = interrupted(&leader).or_else(|| next(&leader, wanted)) {
                 there = false;
                 let busy = ask(ring, shard, leader.node, step);
                 self.under_way.insert(shard, busy);
             }
         }
         there
+    }
+}
+
+/// What a change of the voters that is half done takes: the same once more, as `ringbeam status` says.
+fn interrupted(leader: &View) -> Option<Step> {
+    let [before, after] = leader.voters.as_slice() else { return None };
+    let coming = after.iter().find(|node| !before.contains(node));
+    let going = before.iter().find(|node| !after.contains(node));
+    match (coming, going) {
+        (Some(node), _) => Some(Step::Promote(*node)),
+        (None, Some(node)) if *node == leader.node => Some(Step::HandOver),
+        (None, going) => going.map(|node| Step::Remove(*node)),
     }
 }
 

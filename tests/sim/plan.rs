@@ -28,6 +28,8 @@
 mod budget;
 #[path = "plan/draw.rs"]
 mod draw;
+#[path = "plan/scenarios.rs"]
+pub mod scenarios;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -39,6 +41,9 @@ use crate::random::Random;
 /// From the end of the heal until a client is served and every node has all: milliseconds of virtual time. Generous: a loaded
 /// snapshot, several failed elections and the longest reconnect pause fit into it.
 pub const CONVERGE_WITHIN_MS: u64 = 120_000;
+
+/// Rates of the load, a second of virtual time: most of a run's time is for faults, and few runs are for what only a crowd shows.
+const RATES: (u64, u64) = (4, 200);
 
 /// What the kill of a process means for its disk and its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +272,8 @@ pub struct Workload {
     pub gets: u64,
     pub local_gets: u64,
     pub value_bytes: (u64, u64),
+    /// Operations that all clients together begin in a second of virtual time, about, at most.
+    pub rate_max: u64,
     /// Pause of a client between two operations.
     pub pause_us: (u64, u64),
     pub timeout_ms: u64,
@@ -300,6 +307,9 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(seed: u64) -> Plan {
+        if let Some((_, plan)) = scenarios::plan(seed) {
+            return plan;
+        }
         let root = Random::new(seed);
         let mut topology = root.fork("topology");
         let count = *topology.pick(&[3, 3, 3, 5, 5, 7]);
@@ -338,7 +348,8 @@ fn workload(mut random: Random) -> Workload {
     let puts = random.between(20, 70);
     let deletes = random.below(15);
     let local_gets = random.below(100 - puts - deletes);
-    let value_bytes_max = random.magnitude(8, 64 << 10);
+    // Large ones make flushes of many blocks, which a power loss can tear; small ones make long logs.
+    let value_bytes_max = if random.chance(1, 3) { 16 << 10 } else { random.magnitude(8, 4 << 10) };
     let pause_us_max = random.magnitude(200, 200_000);
     Workload {
         clients: random.magnitude(1, 32) as u32,
@@ -349,6 +360,7 @@ fn workload(mut random: Random) -> Workload {
         gets: 100 - puts - deletes - local_gets,
         local_gets,
         value_bytes: (8, value_bytes_max),
+        rate_max: random.magnitude(RATES.0, RATES.1),
         pause_us: (pause_us_max / 10, pause_us_max),
         timeout_ms: random.magnitude(200, 10_000),
     }
@@ -357,6 +369,9 @@ fn workload(mut random: Random) -> Workload {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Members { voters, tie_breaker, observers } = &self.founders;
+        if let Some((name, _)) = scenarios::plan(self.seed) {
+            writeln!(f, "{name}")?;
+        }
         writeln!(
             f,
             "seed {}: {} shards, voters {voters:?}, tie-breaker {tie_breaker:?}, observers {observers:?}",

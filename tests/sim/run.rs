@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ringbeam_shards::io::sim;
 use ringbeam_shards::planted::{self, Bug};
-use ringbeam_shards::probe::take_ran;
+use ringbeam_shards::probe::{View, take_ran};
 use ringbeam_wire::peer::Role;
 
 use crate::campaign::{Options, Outcome};
@@ -34,6 +34,10 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// A new ring has a leader in every shard within this.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a power loss waits for a write, and how often it looks for one; a flush takes some 100 us.
+const WRITE_WITHIN: Duration = Duration::from_millis(100);
+const WRITE_STEP: Duration = Duration::from_micros(50);
 
 /// Operations and events that a story ends with.
 const STORY_OPERATIONS: usize = 60;
@@ -199,6 +203,7 @@ impl Run {
         if !self.pass_until(end, rests) {
             let (unrest, open) = (Watch::unrest(&self.ring), self.load.under_way());
             let live = self.ring.live();
+            self.ring.world.tell(format!("standing at the end of {when}:\n{}", self.standings().join("\n")));
             return self.late.push(format!(
                 "liveness: {when}: within {within_ms} ms the ring did not come to rest: of {all:?} {live:?} run, {open} operations are \
                  open, {unrest:?}"
@@ -216,6 +221,21 @@ impl Run {
                 format!("shard {shard}: node {} leads {members:?} with voters {:?}", view.node, view.voters)
             }
         }
+    }
+
+    /// Every shard on every live node, a line each.
+    fn standings(&self) -> Vec<String> {
+        let all = self.ring.live().into_iter().flat_map(|node| self.ring.probes(node)).filter_map(|probe| probe.view());
+        all.map(|view| {
+            let View { node, shard, raft_state, leader, vote, last, flushed, committed, applied_index, .. } = &view;
+            let View { purged, snapshot, voters, membership_index, fault, full, .. } = &view;
+            format!(
+                "  shard {shard} on node {node}: {raft_state}, leader {leader:?}, vote {vote:?}, last {last:?}, flushed {flushed:?}, \
+                 committed {committed:?}, applied {applied_index}, purged {purged:?}, snapshot {snapshot:?}, voters {voters:?} since \
+                 {membership_index}, fault {fault:?}, full {full:?}"
+            )
+        })
+        .collect()
     }
 
     fn newcomer(&mut self, node: u64, tie_breaker: bool) {
@@ -261,8 +281,16 @@ impl Run {
         }
         let ring = &mut self.ring;
         match *fault {
-            Fault::Crash { node, how } => ring.crash(node, crash(how)),
-            Fault::CrashAll { how } => ring.ids().into_iter().for_each(|node| ring.crash(node, crash(how))),
+            Fault::Crash { node, how } => {
+                self.wait_for_a_write(how, node);
+                self.ring.crash(node, crash(how));
+            }
+            Fault::CrashAll { how } => {
+                let nodes = self.ring.ids();
+                let node = *self.random.pick(&nodes);
+                self.wait_for_a_write(how, node);
+                nodes.into_iter().for_each(|node| self.ring.crash(node, crash(how)));
+            }
             Fault::Stop { node } => ring.stop(node),
             Fault::Start { node } => ring.start(node),
             Fault::Pause { node } => ring.pause(node),
@@ -297,6 +325,18 @@ impl Run {
                 self.newcomer(new, role == Role::TieBreaker);
                 try_change(&mut self.ring, Change::Replace { old, new, votes });
             }
+        }
+    }
+
+    /// Half of the power losses come while the node's log has bytes that are not durable yet: at any other moment there is nothing
+    /// to lose or to tear.
+    fn wait_for_a_write(&mut self, how: plan::Crash, node: u64) {
+        if how == plan::Crash::Kill || self.random.chance(1, 2) {
+            return;
+        }
+        let end = self.ring.world.now() + WRITE_WITHIN;
+        while !self.ring.disk(node).has_unsynced("wal-") && self.ring.world.now() < end {
+            self.ring.run_for(WRITE_STEP);
         }
     }
 
@@ -340,7 +380,8 @@ impl Run {
             String::new()
         };
         let operations = history.operations().len() as u64;
-        Outcome { violations, story, simulated: world.now(), faults, hash: world.trace_hash(), operations }
+        let voters = plan.founders.voters.len();
+        Outcome { violations, story, simulated: world.now(), faults, hash: world.trace_hash(), operations, voters }
     }
 }
 

@@ -131,6 +131,8 @@ struct Device {
     directories: RefCell<BTreeMap<String, Directory>>,
     writes: Cell<u64>,
     failures_ahead: Cell<u64>,
+    /// A sync of a file has failed once.
+    has_failed: Cell<bool>,
 }
 
 fn error(kind: ErrorKind, verb: &str, path: &str, why: &str) -> io::Error {
@@ -164,6 +166,7 @@ impl SimDisk {
             directories,
             writes: Cell::new(0),
             failures_ahead: Cell::new(0),
+            has_failed: Cell::new(false),
         }))
     }
 
@@ -209,8 +212,18 @@ impl SimDisk {
 
     /// Files of this process with bytes that a failed sync has left behind: nothing will make them durable.
     pub fn doomed_files(&self) -> Vec<String> {
+        if !self.0.has_failed.get() {
+            return Vec::new();
+        }
         let doomed = |path: &String| self.node(path).is_ok_and(|node| node.borrow().is_doomed());
         self.paths().into_iter().filter(doomed).collect()
+    }
+
+    /// Whether a file with this in its path has bytes that no sync covers yet.
+    pub fn has_unsynced(&self, part: &str) -> bool {
+        let directories = self.0.directories.borrow();
+        let mut files = directories.iter().flat_map(|(dir, d)| d.seen.iter().map(move |(name, node)| (dir, name, node)));
+        files.any(|(dir, name, node)| (dir.contains(part) || name.contains(part)) && node.borrow().is_dirty())
     }
 
     /// Bit rot: flips a bit of a block. False when there is no such file, or nothing was ever written there. Whether the ring
@@ -319,6 +332,7 @@ impl SimDisk {
     fn finish_sync(&self, node: &Node, covered: &Covered) -> io::Result<()> {
         if self.sync_fails() {
             node.borrow_mut().fail(covered, &mut self.0.random.borrow_mut());
+            self.0.has_failed.set(true);
             self.count(Fault::SyncFailure);
             self.tell(|| "a sync fails".to_string());
             return Err(io::Error::other("the simulated disk failed to sync"));

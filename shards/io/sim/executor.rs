@@ -58,6 +58,15 @@ pub(super) struct Process {
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Process>>> = const { RefCell::new(None) };
+    static LOOKS_ARE_FREE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `look` without a cost for its looks at the clock: who writes down what happens must not change it.
+pub fn aside<T>(look: impl FnOnce() -> T) -> T {
+    let before = LOOKS_ARE_FREE.replace(true);
+    let found = look();
+    LOOKS_ARE_FREE.set(before);
+    found
 }
 
 /// Gives back what was current before, also when a task panics.
@@ -123,7 +132,9 @@ impl Process {
 
     /// The host's time; looking costs a little of it.
     pub fn local_now(&self) -> u64 {
-        self.elapsed.set(self.elapsed.get() + LOOK_NS);
+        if !LOOKS_ARE_FREE.get() {
+            self.elapsed.set(self.elapsed.get() + LOOK_NS);
+        }
         self.machine.clock.get().local(self.world_now())
     }
 

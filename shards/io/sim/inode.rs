@@ -209,6 +209,11 @@ impl Inode {
         self.reserved = self.bytes;
     }
 
+    /// There are bytes that no sync covers yet.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// A failed sync has left something behind.
     pub fn is_doomed(&self) -> bool {
         let recent = self.dirty.iter().filter_map(|at| self.blocks.get(at)).flat_map(|block| &block.recent);

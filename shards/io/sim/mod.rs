@@ -31,6 +31,7 @@ mod world;
 mod tests;
 
 pub use disk::{DiskSettings, SimBuffer, SimDisk, SimFile};
+pub use executor::aside;
 pub use net::{Links, Settings as NetworkSettings, SimNet, SimReader, SimWriter, listen, stop_listening};
 pub use random::Random;
 pub use sleep::SimSleep;

@@ -289,24 +289,30 @@ impl World {
         self.0.host(id).process.borrow().is_some()
     }
 
-    /// The process ends in the middle of whatever it does.
+    /// The process ends in the middle of whatever it does. A host without one can still lose its power.
     pub fn crash(&self, id: HostId, how: Crash) {
         let world = &self.0;
         let host = world.host(id);
-        if host.process.borrow().is_none() {
+        let runs = host.process.borrow().is_some();
+        if !runs && how == Crash::Kill {
             return;
         }
         world.tell(|| format!("{}: {how:?}", host.name));
         world.trace.count(if how == Crash::Kill { Fault::Kill } else { Fault::PowerLoss });
-        host.dark.set(how == Crash::PowerLoss);
-        world.end_process(id, how != Crash::PowerLoss);
+        if runs {
+            host.dark.set(how == Crash::PowerLoss);
+            world.end_process(id, how != Crash::PowerLoss);
+        }
         let digest = if how == Crash::Kill { host.disk.settle_kill() } else { host.disk.settle_power_loss() };
         world.trace.fold(Step::Resolve, world.now.get(), id.0 as u64, digest);
     }
 
-    /// The process has ended by itself: what is left of it goes.
+    /// The process has ended by itself: what is left of it goes, and what it wrote is the kernel's, as after a kill.
     pub fn reap(&self, id: HostId) {
-        self.0.end_process(id, true);
+        let world = &self.0;
+        world.end_process(id, true);
+        let digest = world.host(id).disk.settle_kill();
+        world.trace.fold(Step::Resolve, world.now.get(), id.0 as u64, digest);
     }
 
     /// SIGSTOP: nothing of the process runs; its kernel still takes connections and bytes.

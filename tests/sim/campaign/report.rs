@@ -20,20 +20,24 @@ pub struct Report {
     pub operations: u64,
     pub simulated: Duration,
     pub faults: BTreeMap<&'static str, u64>,
+    /// Seeds, virtual time and CPU time by the number of voters.
+    sizes: BTreeMap<usize, (u64, Duration, Duration)>,
     /// The first violation of each failing seed.
     pub failures: BTreeMap<u64, String>,
 }
 
 impl Report {
     pub fn new(from: u64) -> Report {
-        let (faults, failures) = (BTreeMap::new(), BTreeMap::new());
-        Report { from, seeds: 0, operations: 0, simulated: Duration::ZERO, faults, failures }
+        let (faults, sizes, failures) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Report { from, seeds: 0, operations: 0, simulated: Duration::ZERO, faults, sizes, failures }
     }
 
-    pub fn add(&mut self, seed: u64, outcome: Outcome) {
+    pub fn add(&mut self, seed: u64, outcome: Outcome, cpu: Duration) {
         self.seeds += 1;
         self.operations += outcome.operations;
         self.simulated += outcome.simulated;
+        let (seeds, simulated, spent) = self.sizes.entry(outcome.voters).or_default();
+        (*seeds, *simulated, *spent) = (*seeds + 1, *simulated + outcome.simulated, *spent + cpu);
         for (kind, count) in outcome.faults {
             *self.faults.entry(kind).or_default() += count;
         }
@@ -69,6 +73,10 @@ impl Report {
     pub fn summary(&self, wall: Duration) -> String {
         let mut text = format!("{} from seed {} in {}\n", self.speed(wall), self.from, rounded(wall));
         text += &format!("{} operations\n", self.operations);
+        for (voters, (seeds, simulated, cpu)) in &self.sizes {
+            let factor = simulated.as_secs_f64() / cpu.as_secs_f64().max(1e-9);
+            text += &format!("  {voters} voters: {seeds} seeds, {factor:.0} simulated seconds in one of CPU\n");
+        }
         let width = self.faults.keys().map(|kind| kind.len()).max().unwrap_or(0);
         for (kind, count) in &self.faults {
             text += &format!("  {kind:width$} {count:>10}\n");

@@ -265,7 +265,9 @@ impl Commits {
 
     fn note(&mut self, view: &NodeView) -> Option<String> {
         let committed = view.committed?;
-        let shown = view.log.iter().filter(|id| id.index < committed.index);
+        // A log that ends before it is about to be replaced by a snapshot: what is still in it may be of a leader that was deposed.
+        let replaced = view.log.last().is_none_or(|last| last.index < committed.index);
+        let shown = view.log.iter().filter(|id| id.index < committed.index && !replaced);
         for id in shown.chain([&committed]) {
             let (known, under) = self.entries.entry(id.index).or_insert((*id, view.vote));
             if known != id {

@@ -153,8 +153,15 @@ impl Draw {
     fn crash(&mut self, kind: Kind, how: Crash) {
         let Some(node) = self.idle_node() else { return };
         self.begin(kind, Fault::Crash { node, how });
-        let until = self.later(1_000, 10_000_000);
+        let mut until = self.later(1_000, 10_000_000);
         self.start(node, until);
+        // Often once more while it recovers, or soon after: what the first crash has left is what the second start reads.
+        if self.random.chance(1, 2) {
+            let again = until + self.random.magnitude(1_000, 2_000_000);
+            self.end(again, Fault::Crash { node, how });
+            until = again + self.random.magnitude(1_000, 1_000_000);
+            self.start(node, until);
+        }
     }
 
     fn crash_all(&mut self) {

@@ -157,6 +157,15 @@ fn committed_entry_stays_what_it_is() {
     bad(&[NodeView { committed: Some(other), applied: None, digest: None, vote: leader(2, 2), ..own }], "committed entries");
 }
 
+/// A snapshot is in, and what the log had before it is not out yet.
+#[test]
+fn log_that_a_snapshot_replaces_says_nothing_of_what_is_committed() {
+    let known = view(1, &[(1, 1, 1), (2, 2, 5)]);
+    let stale = view(2, &[(1, 1, 3)]);
+    let at = known.committed;
+    good(&[known, NodeView { committed: at, applied: None, digest: None, vote: leader(2, 2), ..stale }]);
+}
+
 #[test]
 fn state_machine_safety() {
     // Not committed anywhere that anyone saw, and applied on both.

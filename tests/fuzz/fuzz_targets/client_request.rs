@@ -1,0 +1,4 @@
+//! See `src/client_request.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: ringbeam_fuzz::plant(), |data: &[u8]| ringbeam_fuzz::client_request::run(data));

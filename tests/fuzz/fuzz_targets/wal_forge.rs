@@ -1,0 +1,4 @@
+//! See `src/wal_forge.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: ringbeam_fuzz::plant(), |data: &[u8]| ringbeam_fuzz::wal_forge::run(data));
