@@ -70,8 +70,8 @@ fn choose(random: &mut Random, nodes: u64, round: u64) -> Fault {
     }
 }
 
-/// How many processes it has killed.
-async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault) -> u64 {
+/// How many processes it has killed. What is dead stays so for up to `dead_ms`.
+async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault, dead_ms: u64) -> u64 {
     let nodes = ring.plan.nodes;
     let dead: Vec<u64> = match fault {
         Fault::One(node) | Fault::Twice(node) => vec![node],
@@ -94,7 +94,7 @@ async fn inflict(ring: &mut Ring, random: &mut Random, fault: Fault) -> u64 {
     } else {
         ring.kill_all(&dead);
     }
-    tokio::time::sleep(random.millis(400)).await;
+    tokio::time::sleep(random.millis(dead_ms)).await;
     for id in &dead {
         ring.spawn(*id);
     }
@@ -217,11 +217,12 @@ fn every_acknowledged_write_survives_crashes_and_none_happens_twice() {
     println!("in all: {figures}; {:.1} min", tally.began.elapsed().as_secs_f64() / 60.0);
 }
 
-/// Rounds on a ring of its own until none is left. One of `many` rings has a lighter load: a round then costs little but the deaths
-/// and the recoveries.
+/// Rounds on a ring of its own until none is left. One of `many` rings has a lighter load and shorter waits: what a round costs is CPU
+/// time then, and most of that is the load's.
 async fn crash_rounds(number: u64, many: bool, mut random: Random, tally: &Tally) {
     // Many rings on few cores answer late: they wait longer before they elect.
     let timers = if many { "[timers]\nelection_timeout_min_ms = 500\nelection_timeout_max_ms = 1000\n" } else { "" };
+    let (wait_ms, dead_ms) = if many { (150, 150) } else { (500, 400) };
     let patience = if many { PATIENCE_OF_MANY } else { PATIENCE };
     let plan = Plan { shards: SHARDS, patience, extra: format!("{SMALL_LOG}{timers}"), ..Plan::default() };
     let mut ring = Ring::start("crash", plan).await;
@@ -244,9 +245,9 @@ async fn crash_rounds(number: u64, many: bool, mut random: Random, tally: &Tally
     let (mut old, mut before) = (HashSet::new(), Figures::default());
     while tally.take() {
         let began = Instant::now();
-        tokio::time::sleep(random.millis(500)).await;
+        tokio::time::sleep(random.millis(wait_ms)).await;
         let fault = choose(&mut random, ring.plan.nodes, before.rounds + 1);
-        let killed = inflict(&mut ring, &mut random, fault).await;
+        let killed = inflict(&mut ring, &mut random, fault, dead_ms).await;
         load.wait_acks(100, patience).await;
         let checked = load.verify(&reader, |_| true).await as u64;
         // What two rounds have seen makes room: the state stays small however many rounds there are.
