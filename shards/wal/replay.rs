@@ -144,8 +144,10 @@ async fn open_segment<E: Env>(
     if header.owner != owner {
         return Err(OpenError::WrongOwner { file: path, found: header.owner, expected: owner });
     }
-    if number >= segment::FIRST_STOCKED {
-        let why = format!("segment {number:#x}: numbers from {:#x} on are those of spares", segment::FIRST_STOCKED);
+    // The first segment is 1, with flush 1 in it.
+    if number == 0 || number >= segment::FIRST_STOCKED {
+        let why =
+            format!("segment {number:#x}: they begin with 1, and from {:#x} on are those of spares", segment::FIRST_STOCKED);
         return Err(replay.corrupt(number, 0, why));
     }
     if header.number != number {

@@ -35,9 +35,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A new ring has a leader in every shard within this.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a power loss waits for a write, and how often it looks for one; a flush takes some 100 us.
-const WRITE_WITHIN: Duration = Duration::from_millis(100);
-const WRITE_STEP: Duration = Duration::from_micros(50);
+/// How long a fault waits for its moment, and how often it looks; a flush takes some 100 us.
+const MOMENT_WITHIN: Duration = Duration::from_millis(100);
+const MOMENT_STEP: Duration = Duration::from_micros(50);
 
 /// Operations and events that a story ends with.
 const STORY_OPERATIONS: usize = 60;
@@ -293,7 +293,10 @@ impl Run {
             }
             Fault::Stop { node } => ring.stop(node),
             Fault::Start { node } => ring.start(node),
-            Fault::Pause { node } => ring.pause(node),
+            Fault::Pause { node } => {
+                self.wait_for_a_read(node);
+                self.ring.pause(node);
+            }
             Fault::Resume { node } => ring.resume(node),
             Fault::Partition { ref island } => ring.partition(island),
             Fault::Cut { from, to } => ring.cut_one_way(from, to),
@@ -331,12 +334,23 @@ impl Run {
     /// Half of the power losses come while the node's log has bytes that are not durable yet: at any other moment there is nothing
     /// to lose or to tear.
     fn wait_for_a_write(&mut self, how: plan::Crash, node: u64) {
-        if how == plan::Crash::Kill || self.random.chance(1, 2) {
-            return;
+        if how != plan::Crash::Kill && self.random.chance(1, 2) {
+            self.wait_until(|ring| ring.disk(node).has_unsynced("wal-"));
         }
-        let end = self.ring.world.now() + WRITE_WITHIN;
-        while !self.ring.disk(node).has_unsynced("wal-") && self.ring.world.now() < end {
-            self.ring.run_for(WRITE_STEP);
+    }
+
+    /// Half of the pauses come while reads wait for their round: it ends when the node wakes up, perhaps deposed.
+    fn wait_for_a_read(&mut self, node: u64) {
+        if self.random.chance(1, 2) {
+            let reads = |ring: &Ring| ring.probes(node).iter().filter_map(|probe| probe.view()).any(|view| view.readings > 0);
+            self.wait_until(reads);
+        }
+    }
+
+    fn wait_until(&mut self, holds: impl Fn(&Ring) -> bool) {
+        let end = self.ring.world.now() + MOMENT_WITHIN;
+        while !holds(&self.ring) && self.ring.world.now() < end {
+            self.ring.run_for(MOMENT_STEP);
         }
     }
 
