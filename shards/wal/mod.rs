@@ -43,6 +43,7 @@ mod log;
 mod read;
 mod record;
 mod recovery;
+mod recovery_tidy;
 mod replay;
 mod room;
 mod segment;

@@ -17,7 +17,8 @@ use super::error::OpenError;
 use super::index::{Index, Place};
 use super::read::READ_BYTES_MAX;
 use super::record::{LogState, Record};
-use super::recovery::{Chain, End, Flush, Spot, Walk, Walked, Why};
+use super::recovery::{Chain, Flush, Spot, Walk, Walked, Why};
+use super::recovery_tidy;
 use super::segment::{self, Name, Segment};
 use super::{Owner, WalConfig};
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
@@ -76,8 +77,15 @@ pub(super) async fn recover<E: Env>(
     let end = chain.finish().map_err(|at| replay.corrupt_at(&segments, at))?;
     replay.nothing_missing(&segments)?;
 
+    let least = config.largest_flush_bytes() + BLOCK_BYTES as u64;
+    let current = segments.get(end.spot.segment).filter(|_| end.spot.block == 1);
+    if let Some(length) = current.map(|current| current.file.len()).filter(|length| *length < least) {
+        let message = format!("the log's unused segment has {length} bytes, less than one flush: keep segment_bytes as it was");
+        return Err(OpenError::Config(message));
+    }
+
     // The log is sound. From here on the directory is put in order.
-    let mut spares = tidy(disk, dir, &names, config).await?;
+    let mut spares = recovery_tidy::remove_leftovers(disk, dir, &names, config).await?;
     let mut next = None;
     if segments.is_empty() {
         let made = segment::prepare::<E>(disk, dir, owner, 1, config.segment_bytes, &mut spares).await;
@@ -86,7 +94,7 @@ pub(super) async fn recover<E: Env>(
         if end.next_prepared {
             next = segments.pop_back();
         }
-        settle::<E, _>(dir, &segments, end).await?;
+        recovery_tidy::settle::<E, _>(dir, &segments, end).await?;
     }
     // The chores make the next one; one of another length would not hold what `config` allows.
     if let Some(odd) = next.take_if(|next| next.file.len() != config.segment_bytes) {
@@ -94,15 +102,9 @@ pub(super) async fn recover<E: Env>(
         disk.remove(&path).await.map_err(OpenError::io(path))?;
     }
     disk.sync_dir(dir).await.map_err(OpenError::io(dir))?;
-    let least = config.largest_flush_bytes() + BLOCK_BYTES as u64;
-    if let Some(current) = segments.back().filter(|current| end.spot.block == 1 && current.file.len() < least) {
-        let length = current.file.len();
-        let message = format!("the log's unused segment has {length} bytes, less than one flush: keep segment_bytes as it was");
-        return Err(OpenError::Config(message));
-    }
     let Replay { state, index, .. } = replay;
-    let sequence = expected.unwrap_or(1);
-    Ok(Recovered { state, index, segments, next, spares, block: end.spot.block, sequence, end_bytes })
+    let (block, sequence) = (end.spot.block, expected.unwrap_or(1));
+    Ok(Recovered { state, index, segments, next, spares, block, sequence, end_bytes })
 }
 
 /// Opens one segment and checks its header.
@@ -144,8 +146,8 @@ async fn open_segment<E: Env>(
     if header.owner != owner {
         return Err(OpenError::WrongOwner { file: path, found: header.owner, expected: owner });
     }
-    if number >= segment::FIRST_STOCKED {
-        let why = format!("segment {number:#x}: numbers from {:#x} on are those of spares", segment::FIRST_STOCKED);
+    if !(1..segment::FIRST_STOCKED).contains(&number) {
+        let why = format!("segments are numbered from 1 to {:#x}", segment::FIRST_STOCKED - 1);
         return Err(replay.corrupt(number, 0, why));
     }
     if header.number != number {
@@ -157,43 +159,6 @@ async fn open_segment<E: Env>(
         return Err(replay.corrupt(number, 0, why));
     }
     Ok(Segment { number, id: header.id, file, base_bytes: 0, last_index: None })
-}
-
-/// Makes what was recovered durable, and what was cut gone.
-async fn settle<E: Env, F: File>(dir: &str, segments: &VecDeque<Segment<F>>, end: End) -> Result<(), OpenError> {
-    let Some(current) = segments.get(end.spot.segment) else {
-        return Ok(());
-    };
-    let failed = |error| OpenError::Io { file: Name::Segment(current.number).path(dir), error };
-    let (mut block, stop) = (end.spot.block, end.spot.block + if planted!(TornFlushNotWiped) { 0 } else { end.torn_blocks });
-    while block < stop {
-        let count = (stop - block).min((READ_BYTES_MAX / BLOCK_BYTES) as u32);
-        let mut zeros = current.file.buffer(count as usize * BLOCK_BYTES);
-        zeros.fill(0);
-        let offset = u64::from(block) * BLOCK_BYTES as u64;
-        current.file.write_durable_at(offset, zeros).await.map_err(failed)?;
-        block += count;
-        E::yield_now().await;
-    }
-    current.file.sync().await.map_err(failed)
-}
-
-/// Removes unfinished files and more spares than wanted. Returns the spares.
-async fn tidy<D: Disk>(disk: &D, dir: &str, names: &[Name], config: &WalConfig) -> Result<Vec<u64>, OpenError> {
-    // Without any segment this is a new log, whose numbers begin anew: no spare may have the name of one to come.
-    let new = !names.iter().any(|name| matches!(name, Name::Segment(_)));
-    let mut spares = Vec::new();
-    for name in names {
-        match name {
-            Name::Segment(_) => {}
-            Name::Spare(number) if !new && spares.len() < config.spare_segments as usize => spares.push(*number),
-            Name::Spare(_) | Name::Unfinished(_) => {
-                let path = name.path(dir);
-                disk.remove(&path).await.map_err(OpenError::io(path))?;
-            }
-        }
-    }
-    Ok(spares)
 }
 
 /// What has been replayed so far.

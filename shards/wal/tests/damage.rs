@@ -166,6 +166,34 @@ fn rot_where_nothing_was_written_is_harmless_but_right_behind_the_tail() {
     });
 }
 
+/// A fuzzer's: that the next segment begins with a torn flush was all that told that the damaged block before it was never used.
+/// Once that flush was wiped, the next opening refused the log.
+#[test]
+fn damage_that_a_torn_flush_excuses_is_wiped_before_it() {
+    run(async {
+        let scratch = Scratch::new("excused");
+        let wal = scratch.open(SMALL).await.expect("a new log");
+        let written: Vec<Entry> = (0..16).map(|i| entry(1, i, 13_000)).collect();
+        for entry in &written {
+            append(&wal, vec![entry.clone()]).await.expect("flushed");
+        }
+        let crashed = scratch.copy("crashed");
+        wal.close().await;
+        let second = "wal-0000000000000002.seg";
+        assert_eq!(
+            (flushes(&crashed.read(FIRST)).last(), &flushes(&crashed.read(second))[..]),
+            (Some(&(57, 4)), &[(1, 4)][..])
+        );
+        crashed.flip(FIRST, 61 * BLOCK + 17);
+        crashed.overwrite(second, 2 * BLOCK, &[0; BLOCK]);
+        let wal = crashed.open(SMALL).await.expect("the damaged block was never used");
+        assert_eq!(all(&wal).await, written[..15]);
+        let again = crashed.copy("again");
+        wal.close().await;
+        expect_entries(&again, &written[..15], "opened once, and crashed").await;
+    });
+}
+
 #[test]
 fn a_damaged_segment_header_is_refused_also_of_the_segment_prepared_next() {
     run(async {
@@ -257,19 +285,24 @@ fn records_are_checked_on_their_own_where_the_block_checksum_is_right() {
     });
 }
 
-/// A fuzzer's: the number after the last one there is was asked for.
+/// A fuzzer's: the number after the last one there is was asked for; and once segment 0 was freed, segment 1 was taken for the
+/// first there ever was.
 #[test]
-fn a_segment_with_a_number_of_the_spares_is_refused() {
+fn a_segment_whose_number_no_segment_has_is_refused() {
     run(async {
         let (crashed, _) = crashed().await;
-        let mut bytes = crashed.read(FIRST);
-        let header = SegmentHeader::decode(&bytes[..BLOCK]).expect("a segment");
-        for name in crashed.names() {
-            std::fs::remove_file(crashed.file(&name)).expect("it is there");
+        for number in [0, u64::MAX] {
+            let scratch = crashed.copy("number");
+            let mut bytes = scratch.read(FIRST);
+            let header = SegmentHeader::decode(&bytes[..BLOCK]).expect("a segment");
+            for name in scratch.names() {
+                std::fs::remove_file(scratch.file(&name)).expect("it is there");
+            }
+            SegmentHeader { number, ..header }.encode(&mut bytes[..BLOCK]);
+            let name = format!("wal-{number:016x}.seg");
+            std::fs::write(scratch.file(&name), &bytes).expect("the directory can be written");
+            expect_corrupt(&scratch, &name, 0, 0, "segments are numbered from 1 to 0x7fffffffffffffff").await;
         }
-        SegmentHeader { number: u64::MAX, ..header }.encode(&mut bytes[..BLOCK]);
-        std::fs::write(crashed.file("wal-ffffffffffffffff.seg"), &bytes).expect("the directory can be written");
-        expect_corrupt(&crashed, "wal-ffffffffffffffff.seg", 0, 0, "are those of spares").await;
     });
 }
 
