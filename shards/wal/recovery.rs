@@ -20,7 +20,7 @@
 //! | clean | *N+1* begins with *s* | goes on in *N+1* |
 //! | torn | nothing, or one without a flush | ends at *p* |
 //! | torn | any flush | **corrupt** (hole) |
-//! | suspect | *N+1* begins with *s*, whole or torn | harmless: *p* was never used. Goes on in *N+1* |
+//! | suspect | *N+1* begins with *s*, whole or torn | harmless: *p* was never used. Goes on in *N+1*; if *s* is torn, *p* is wiped first |
 //! | suspect | no flush | **corrupt**: *p* may be an acknowledged flush of one block |
 //! | any | a flush other than *s* first | **corrupt** (hole) |
 //! | ends before its first flush | any segment | **corrupt**: a segment is only made after the first flush of the one before |
@@ -242,7 +242,9 @@ pub(super) struct Spot {
 pub(super) struct End {
     /// Where the next flush goes.
     pub spot: Spot,
-    /// Blocks from there on that have to be wiped first.
+    /// A damaged block that was never used. Only the torn flush says so: it has to be wiped before that.
+    pub unused: Option<Spot>,
+    /// Blocks from `spot` on that have to be wiped first.
     pub torn_blocks: u32,
     /// The segment behind it is there and unused.
     pub next_prepared: bool,
@@ -254,6 +256,7 @@ pub(super) struct Chain {
     segments: usize,
     end: Option<(Spot, u32)>,
     suspect: Option<Spot>,
+    unused: Option<Spot>,
     /// Segments without a flush behind the end.
     empty: usize,
     expected: u64,
@@ -282,7 +285,8 @@ impl Chain {
             if self.empty > 0 {
                 return Err((Spot { segment: segment - 1, block: 1 }, Why::FirstFlush));
             }
-            (self.suspect, self.end) = (None, Some((here, torn_blocks)));
+            self.unused = self.suspect.take().filter(|_| torn_blocks > 0);
+            self.end = Some((here, torn_blocks));
         } else if self.end.is_none() {
             self.end = Some((here, 0));
         } else {
@@ -308,6 +312,6 @@ impl Chain {
         if self.empty > 1 {
             return Err((Spot { segment: spot.segment + 1, block: 1 }, Why::FirstFlush));
         }
-        Ok(End { spot, torn_blocks, next_prepared: self.empty == 1 })
+        Ok(End { spot, unused: self.unused, torn_blocks, next_prepared: self.empty == 1 })
     }
 }

@@ -6,6 +6,7 @@
 //! **Traps**
 //! - A flush that is complete here may never have been synced (the process died between the write and the disk's answer).
 //!   From now on the shard builds on it, so it is synced before `open` returns; likewise the names of the segments.
+//! - A damaged block that only a cut flush behind it excuses is wiped before that flush: else the next opening would refuse it.
 //! - A cut flush is wiped durably before anything is written: the next flush has the same sequence and place, and some of its
 //!   blocks, with some left from the cut one, must never make a whole. A crash during the wipe leaves it torn: the wipe
 //!   only takes blocks away.
@@ -76,6 +77,13 @@ pub(super) async fn recover<E: Env>(
     let end = chain.finish().map_err(|at| replay.corrupt_at(&segments, at))?;
     replay.nothing_missing(&segments)?;
 
+    let least = config.largest_flush_bytes() + BLOCK_BYTES as u64;
+    let current = segments.get(end.spot.segment).filter(|_| end.spot.block == 1);
+    if let Some(length) = current.map(|current| current.file.len()).filter(|length| *length < least) {
+        let message = format!("the log's unused segment has {length} bytes, less than one flush: keep segment_bytes as it was");
+        return Err(OpenError::Config(message));
+    }
+
     // The log is sound. From here on the directory is put in order.
     let mut spares = tidy(disk, dir, &names, config).await?;
     let mut next = None;
@@ -94,12 +102,6 @@ pub(super) async fn recover<E: Env>(
         disk.remove(&path).await.map_err(OpenError::io(path))?;
     }
     disk.sync_dir(dir).await.map_err(OpenError::io(dir))?;
-    let least = config.largest_flush_bytes() + BLOCK_BYTES as u64;
-    if let Some(current) = segments.back().filter(|current| end.spot.block == 1 && current.file.len() < least) {
-        let length = current.file.len();
-        let message = format!("the log's unused segment has {length} bytes, less than one flush: keep segment_bytes as it was");
-        return Err(OpenError::Config(message));
-    }
     let Replay { state, index, .. } = replay;
     let sequence = expected.unwrap_or(1);
     Ok(Recovered { state, index, segments, next, spares, block: end.spot.block, sequence, end_bytes })
@@ -163,21 +165,24 @@ async fn open_segment<E: Env>(
 
 /// Makes what was recovered durable, and what was cut gone.
 async fn settle<E: Env, F: File>(dir: &str, segments: &VecDeque<Segment<F>>, end: End) -> Result<(), OpenError> {
-    let Some(current) = segments.get(end.spot.segment) else {
-        return Ok(());
-    };
-    let failed = |error| OpenError::Io { file: Name::Segment(current.number).path(dir), error };
-    let (mut block, stop) = (end.spot.block, end.spot.block + if planted!(TornFlushNotWiped) { 0 } else { end.torn_blocks });
-    while block < stop {
-        let count = (stop - block).min((READ_BYTES_MAX / BLOCK_BYTES) as u32);
-        let mut zeros = current.file.buffer(count as usize * BLOCK_BYTES);
-        zeros.fill(0);
-        let offset = u64::from(block) * BLOCK_BYTES as u64;
-        current.file.write_durable_at(offset, zeros).await.map_err(failed)?;
-        block += count;
-        E::yield_now().await;
+    // In this order: without the torn flush, the unused block before it could not be told from an acknowledged one.
+    let torn_blocks = if planted!(TornFlushNotWiped) { 0 } else { end.torn_blocks };
+    for (spot, blocks) in end.unused.map(|unused| (unused, 1)).into_iter().chain([(end.spot, torn_blocks)]) {
+        let Some(segment) = segments.get(spot.segment) else { continue };
+        let failed = |error| OpenError::Io { file: Name::Segment(segment.number).path(dir), error };
+        let (mut block, stop) = (spot.block, spot.block + blocks);
+        while block < stop {
+            let count = (stop - block).min((READ_BYTES_MAX / BLOCK_BYTES) as u32);
+            let mut zeros = segment.file.buffer(count as usize * BLOCK_BYTES);
+            zeros.fill(0);
+            let offset = u64::from(block) * BLOCK_BYTES as u64;
+            segment.file.write_durable_at(offset, zeros).await.map_err(failed)?;
+            block += count;
+            E::yield_now().await;
+        }
+        segment.file.sync().await.map_err(failed)?;
     }
-    current.file.sync().await.map_err(failed)
+    Ok(())
 }
 
 /// Removes unfinished files and more spares than wanted. Returns the spares.

@@ -166,6 +166,34 @@ fn rot_where_nothing_was_written_is_harmless_but_right_behind_the_tail() {
     });
 }
 
+/// A fuzzer's: that the next segment begins with a torn flush was all that told that the damaged block before it was never used.
+/// Once that flush was wiped, the next opening refused the log.
+#[test]
+fn damage_that_a_torn_flush_excuses_is_wiped_before_it() {
+    run(async {
+        let scratch = Scratch::new("excused");
+        let wal = scratch.open(SMALL).await.expect("a new log");
+        let written: Vec<Entry> = (0..16).map(|i| entry(1, i, 13_000)).collect();
+        for entry in &written {
+            append(&wal, vec![entry.clone()]).await.expect("flushed");
+        }
+        let crashed = scratch.copy("crashed");
+        wal.close().await;
+        let second = "wal-0000000000000002.seg";
+        assert_eq!(
+            (flushes(&crashed.read(FIRST)).last(), &flushes(&crashed.read(second))[..]),
+            (Some(&(57, 4)), &[(1, 4)][..])
+        );
+        crashed.flip(FIRST, 61 * BLOCK + 17);
+        crashed.overwrite(second, 2 * BLOCK, &[0; BLOCK]);
+        let wal = crashed.open(SMALL).await.expect("the damaged block was never used");
+        assert_eq!(all(&wal).await, written[..15]);
+        let again = crashed.copy("again");
+        wal.close().await;
+        expect_entries(&again, &written[..15], "opened once, and crashed").await;
+    });
+}
+
 #[test]
 fn a_damaged_segment_header_is_refused_also_of_the_segment_prepared_next() {
     run(async {

@@ -72,7 +72,8 @@ fn each_row_of_the_whole_log() {
     const TORN: Tail = Tail::Torn { blocks: 2 };
     let begun = |tail| walked(3, 7, tail);
     let empty = walked(0, 1, Tail::Clean);
-    let end = |spot, torn_blocks, next_prepared| Ok(End { spot, torn_blocks, next_prepared });
+    let end = |spot, torn_blocks, next_prepared| Ok(End { spot, unused: None, torn_blocks, next_prepared });
+    let wiped = |unused, spot, torn_blocks| Ok(End { spot, unused: Some(unused), torn_blocks, next_prepared: false });
     let first = |spot| Err((spot, Why::FirstFlush));
     let hole = |spot| Err((spot, Why::Hole { expected: S, found: S }));
     let rot = |spot| Err((spot, Why::Rot { expected: S }));
@@ -90,7 +91,7 @@ fn each_row_of_the_whole_log() {
         ("torn, flush behind", vec![begun(TORN), begun(Tail::Clean)], hole(at(0, 7))),
         ("torn, torn behind", vec![begun(TORN), walked(0, 1, TORN)], hole(at(0, 7))),
         ("suspect, goes on", vec![begun(Tail::Suspect), begun(Tail::Clean)], end(at(1, 7), 0, false)),
-        ("suspect, goes on torn", vec![begun(Tail::Suspect), walked(0, 1, TORN)], end(at(1, 1), 2, false)),
+        ("suspect, goes on torn", vec![begun(Tail::Suspect), walked(0, 1, TORN)], wiped(at(0, 7), at(1, 1), 2)),
         ("suspect, nothing behind", vec![begun(Tail::Suspect)], rot(at(0, 7))),
         ("suspect, empty behind", vec![begun(Tail::Suspect), empty], rot(at(0, 7))),
         ("suspect first flush", vec![begun(Tail::Clean), walked(0, 1, Tail::Suspect)], rot(at(1, 1))),
