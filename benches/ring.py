@@ -209,7 +209,7 @@ def case_of_three(directory, seconds, wanted):
         found["256, 1 client"] = most = load(ring, seconds, 1, 256)
         found["256, 16 clients"] = load(ring, seconds, 16, 16)
     if "open" in wanted:
-        found["open loop at half"] = load(ring, seconds, 16, 16, "--rate", int(most["puts_per_s"] / 2))
+        found["open loop at half"] = load(ring, seconds, 16, 64, "--rate", int(most["puts_per_s"] / 2))
     if "4k" in wanted:
         found["64, 4 KiB"] = load(ring, seconds, 1, 64, "--value-size", 4096)
     if "reads" in wanted:
