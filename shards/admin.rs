@@ -73,7 +73,7 @@ pub(crate) async fn change_ring<E: Env>(shard: Rc<Shard<E>>, frame: Bytes, waite
         _ if !shard.replica.leads() => Err(NOT_LEADER.to_string()),
         Ok(RequestBody::RingAdd { node, peer }) => shard.replica.add(node, peer).await,
         Ok(RequestBody::RingPromote { node }) => shard.replica.promote(node).await,
-        Ok(RequestBody::RingRemove { node, .. }) => shard.replica.remove(node).await,
+        Ok(RequestBody::RingRemove { node, force }) => shard.replica.remove(node, force).await,
         Ok(RequestBody::RingTransfer { to }) => transfer(&shard, to).await,
         _ => Err("not a change of the ring".to_string()),
     };

@@ -73,6 +73,9 @@ pub const CARE_INTERVAL: Duration = Duration::from_millis(100);
 /// left the ring nothing to wait for.
 pub const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Pause before a shard whose log found no room on the disk when it started tries to open it again.
+pub const START_AGAIN: Duration = Duration::from_secs(1);
+
 /// Pause between two looks for room in the log while its next segment is made, or cannot be made: far less than the making takes.
 pub const ROOM_PAUSE: Duration = Duration::from_millis(5);
 

@@ -9,9 +9,10 @@
 //! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
 //!
 //! **Invariants**
-//! - A shard that cannot recover serves nobody, and says why to everybody who asks: the other shards of the node go on.
 //! - No borrow of a `RefCell` lives across an await.
 //! - Clean shutdown: leadership is handed over first, then nothing is accepted, then the log is sealed.
+
+mod start;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,17 +28,15 @@ use crate::admission::{Names, Reason, Standing};
 use crate::batcher::{Batch, Batcher};
 use crate::error::{deadline_exceeded, deadline_unknown, denied, overloaded};
 use crate::io::channel::Notify;
-use crate::io::{Env, Instant, Net, Writer};
+use crate::io::{Env, Instant, Net};
 use crate::limits::{
     BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, COMPANY_WAIT, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT,
-    READ_BYTES_MAX, ROOM_PAUSE,
+    ROOM_PAUSE,
 };
-use crate::raft::link::PeerContext;
-use crate::raft::machine::MachineSettings;
 use crate::raft::replica::{Replica, Timers};
 use crate::read::Reading;
 use crate::state::{Answer, Limits};
-use crate::wal::{NoRoom, Owner, Wal, WalConfig};
+use crate::wal::{NoRoom, WalConfig};
 use crate::{connection, raft, read, write};
 
 /// What the operator chose, for one shard. Ranges are checked where the file is read.
@@ -101,24 +100,10 @@ pub async fn run<E: Env>(
     net: E::Net,
     opened: impl FnOnce() + 'static,
 ) -> Result<(), String> {
-    let shard = match open::<E>(settings.clone(), disk, net.clone()).await {
-        Ok(shard) => {
-            opened();
-            #[cfg(feature = "sim")]
-            crate::probe::open(&shard);
-            shard
-        }
-        Err(why) => {
-            tracing::error!(shard = settings.shard, "the shard does not start: {why}");
-            let closing = net.clone();
-            E::spawn(async move {
-                closing.stopping().await;
-                closing.close();
-            });
-            refuse_all::<E>(&net, &settings, &why).await;
-            return Err(why);
-        }
-    };
+    let shard = start::start::<E>(&settings, &disk, &net).await?;
+    opened();
+    #[cfg(feature = "sim")]
+    crate::probe::open(&shard);
     E::spawn(propose_batches(shard.clone()));
     E::spawn(serve_reads(shard.clone()));
     E::spawn(watch_waiting(shard.clone()));
@@ -134,44 +119,6 @@ pub async fn run<E: Env>(
     shard.replica.shutdown().await;
     shard.replica.wal().clone().close().await;
     Ok(())
-}
-
-async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<Rc<Shard<E>>, String> {
-    let owner =
-        Owner { ring: settings.ring, node: settings.node.node, incarnation: settings.node.incarnation, shard: settings.shard };
-    let wal =
-        Wal::open(disk.clone(), &format!("{}/log", settings.dir), owner, settings.log).await.map_err(|e| e.to_string())?;
-    let context = PeerContext {
-        net,
-        ring: settings.ring,
-        shard: settings.shard,
-        shards: settings.shards,
-        me: settings.node.clone(),
-        frame_bytes_max: READ_BYTES_MAX + settings.batch_bytes_max + settings.value_bytes_max + (1 << 20),
-        outvoted: RefCell::new(None),
-    };
-    let machine = MachineSettings {
-        dir: settings.dir.clone(),
-        keeps_state: settings.node.role != Role::TieBreaker,
-        limits: settings.state,
-        snapshot_pause: settings.snapshot_pause,
-    };
-    let founders = settings.founders.clone();
-    let replica = Replica::open(Rc::new(context), disk, wal, machine, settings.timers.clone(), founders).await?;
-    replica.found().await?;
-    Ok(Rc::new(Shard {
-        batcher: RefCell::new(Batcher::new(settings.batch_bytes_max)),
-        settings,
-        replica,
-        work: Notify::new(),
-        readings: RefCell::new(Vec::new()),
-        reads: Notify::new(),
-        connections: Cell::new(0),
-        started: E::now(),
-        in_flight: RefCell::new(Vec::new()),
-        stopping: Cell::new(false),
-        fault: RefCell::new(None),
-    }))
 }
 
 // ---- loops ----
@@ -340,17 +287,6 @@ async fn leave<E: Env>(shard: Rc<Shard<E>>, net: E::Net) {
     }
     shard.stopping.set(true);
     net.close();
-}
-
-/// A shard that did not start: every client is told why.
-async fn refuse_all<E: Env>(net: &E::Net, settings: &Settings, why: &str) {
-    while let Some((preamble, reader, mut writer)) = net.accept().await {
-        if Preamble::decode(&preamble).map(|p| p.kind) == Ok(Kind::Client) {
-            E::spawn(connection::refuse::<E>(settings.clone(), why.to_string(), reader, writer));
-        } else {
-            let _ = writer.shutdown().await;
-        }
-    }
 }
 
 // ---- what connections ask ----

@@ -274,6 +274,36 @@ async fn what_would_harm_the_ring_is_refused() {
 }
 
 #[tokio::test]
+async fn a_change_that_would_leave_no_quorum_is_refused() {
+    let mut ring = Ring::start("no-quorum", plan(3, 1)).await;
+    ring.place_joiner(4);
+    ring.spawn(4);
+    ring.wait_said(4, "waiting to be added").await;
+    change(&ring, &["add", "--node", "4", "--peer", &peer_of(&ring, 4)]).await;
+    ring.wait_converged().await;
+    ring.kill(4);
+    // What it answered last holds for an election timeout.
+    let forgotten = Duration::from_secs(2);
+    tokio::time::sleep(forgotten).await;
+    let silent = refused(&ring, &["promote", "--node", "4"]).await;
+    assert!(silent.contains("node 4 does not answer; promote it when it does"), "{silent}");
+
+    let leader = ring.leader(0).await;
+    let [down, gone] = [1, 2, 3].into_iter().filter(|id| *id != leader).collect::<Vec<u64>>()[..] else {
+        panic!("node {leader} leads, of three")
+    };
+    ring.kill(down);
+    tokio::time::sleep(forgotten).await;
+    let alone = refused(&ring, &["remove", "--node", &gone.to_string()]).await;
+    assert!(alone.contains(&format!("[{down}] do not answer: no quorum would be left")), "{alone}");
+    ring.spawn(down);
+    ring.wait_for("all three answer", SOON, |s| s.iter().filter(|s| s.leader == leader).count() == 3).await;
+    change_at_last(&ring, &["remove", "--node", &gone.to_string()]).await;
+    let client = ring.client().await;
+    client.put("after", "all").await.expect("two of two can write");
+}
+
+#[tokio::test]
 async fn an_eighth_voter_is_refused() {
     let mut ring = Ring::start("eighth", plan(7, 1)).await;
     ring.place_joiner(8);

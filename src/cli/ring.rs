@@ -44,6 +44,7 @@ const TRANSFERS_MAX: u32 = 5;
 
 // What leaders say about states that pass by themselves, from `shards/raft/replica.rs` and from openraft.
 const BEHIND: &str = "log entries behind";
+const SILENT: &str = "does not answer; promote it when it does";
 const CHANGING: &str = "undergoing a configuration change";
 const OUT_OF_REACH: &str = "the node at ";
 const LEADS: &str = "leads this shard";
@@ -82,6 +83,9 @@ enum Change {
         /// Its node id.
         #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
         node: u64,
+        /// Also when the voters that are left and answer are no quorum: shards stand still until more of them are back.
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         how: How,
     },
@@ -138,7 +142,7 @@ pub async fn run(args: RingArgs) -> Result<Exit, Failure> {
     match &args.change {
         Change::Add { node, peer, .. } => work.add(*node, peer).await?,
         Change::Promote { node, .. } => work.promote(*node).await?,
-        Change::Remove { node, .. } => work.remove(*node).await?,
+        Change::Remove { node, force, .. } => work.remove(*node, *force).await?,
         Change::Replace { node, by, peer, .. } => work.replace(*node, *by, peer).await?,
         Change::Transfer { shard, to, .. } => work.transfer(*shard, *to).await?,
     }
@@ -171,18 +175,17 @@ impl Work {
         Ok(())
     }
 
-    async fn remove(&self, node: u64) -> Result<(), Failure> {
+    async fn remove(&self, node: u64, force: bool) -> Result<(), Failure> {
         for shard in 0..self.client.shards() {
-            self.remove_from(shard, node).await?;
+            self.remove_from(shard, node, force).await?;
         }
         Ok(())
     }
 
-    async fn remove_from(&self, shard: u32, node: u64) -> Result<(), Failure> {
+    async fn remove_from(&self, shard: u32, node: u64, force: bool) -> Result<(), Failure> {
         for tried in 1.. {
             self.lead_away(shard, node).await?;
-            // Forced: whoever names a node to remove means it, dead or alive.
-            let removed = self.step(shard, &[CHANGING], async || self.client.ring_remove(shard, node, true).await).await;
+            let removed = self.step(shard, &[CHANGING], async || self.client.ring_remove(shard, node, force).await).await;
             match removed {
                 Err(failure) if failure.message.contains(LEADS) && tried < TRANSFERS_MAX => {}
                 Err(failure) => return Err(failure),
@@ -246,17 +249,17 @@ impl Work {
             }
             _ => self.promote_in_place_of(old, new).await?,
         }
-        self.remove(old).await
+        self.remove(old, false).await
     }
 
     async fn promote_in_place_of(&self, old: u64, new: u64) -> Result<(), Failure> {
         for shard in 0..self.client.shards() {
             let promote = async || self.client.ring_promote(shard, new).await;
-            let mut promoted = self.step(shard, &[CHANGING, BEHIND], promote).await;
+            let mut promoted = self.step(shard, &[CHANGING, BEHIND, SILENT], promote).await;
             if promoted.as_ref().is_err_and(|failure| failure.message.contains(FULL)) {
                 // Seven vote already: the old one goes first, and for a moment six vote.
-                self.remove_from(shard, old).await?;
-                promoted = self.step(shard, &[CHANGING, BEHIND], promote).await;
+                self.remove_from(shard, old, false).await?;
+                promoted = self.step(shard, &[CHANGING, BEHIND, SILENT], promote).await;
             }
             self.say(shard, &promoted?)?;
         }

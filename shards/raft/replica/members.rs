@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, ServerState};
+use openraft::{ChangeMembers, RaftMetrics, ServerState};
 use ringbeam_wire::peer::{self, Role};
 
 use super::Replica;
 use crate::io::Env;
 use crate::limits::PEER_TIMEOUT;
-use crate::raft::{Site, link, log_id_in, runtime, wal_id};
+use crate::raft::{Site, Types, link, log_id_in, runtime, wal_id};
 
 /// What a change of the membership answers when another node leads.
 pub const NOT_LEADER: &str = "not the leader";
@@ -27,10 +27,9 @@ impl<E: Env> Replica<E> {
     /// From the leader only.
     pub fn heirs(&self) -> Vec<(u64, u64)> {
         let m = self.metrics();
-        let (Some(replication), Some(heard)) = (&m.replication, &m.heartbeat) else { return Vec::new() };
+        let Some(replication) = &m.replication else { return Vec::new() };
         // What a dead node had matched stays known: it must not pass for the one that lacks the least.
-        let lease = self.timers.election_timeout_max;
-        let answers = |id: &u64| heard.get(id).and_then(Option::as_ref).is_some_and(|at| E::now().since(at.0) < lease);
+        let answers = |id: &u64| self.answers(&m, *id);
         let last = m.last_log_index.unwrap_or(0);
         let membership = m.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
@@ -40,6 +39,12 @@ impl<E: Env> Replica<E> {
             .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
             .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
             .collect()
+    }
+
+    /// As the leader knows it: `node` is in reach now.
+    fn answers(&self, m: &RaftMetrics<Types<E>>, node: u64) -> bool {
+        let heard = m.heartbeat.as_ref().and_then(|heard| heard.get(&node)?.as_ref());
+        heard.is_some_and(|at| E::now().since(at.0) < self.timers.election_timeout_max)
     }
 
     /// As the leader knows it: the disk of `node` is full.
@@ -169,17 +174,50 @@ impl<E: Env> Replica<E> {
         if voters.len() > 7 {
             return Err(format!("a ring has at most 7 voters; remove one before node {node} becomes the eighth"));
         }
-        let matched = m.replication.as_ref().and_then(|r| r.get(&node)).and_then(|id| id.as_ref()).map_or(0, |id| id.index);
-        let lag = m.last_log_index.unwrap_or(0).saturating_sub(matched);
-        if uniform && lag > PROMOTE_LAG_MAX {
-            return Err(format!("node {node} is {lag} log entries behind; promote it when it is at most {PROMOTE_LAG_MAX}"));
+        if uniform && self.may_vote(node).is_err() {
+            self.hear().await;
+            self.may_vote(node)?;
         }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await?;
         Ok(format!("node {node} is a voter"))
     }
 
-    /// Takes a node out of the membership.
-    pub async fn remove(&self, node: u64) -> Result<String, String> {
+    /// A voter that is not there, or has next to nothing, only makes the quorum larger: the shard might stand still at once.
+    fn may_vote(&self, node: u64) -> Result<(), String> {
+        let m = self.metrics();
+        let matched = m.replication.as_ref().and_then(|all| all.get(&node)?.as_ref()).map(|id| id.index);
+        let lag = m.last_log_index.unwrap_or(0).saturating_sub(matched.unwrap_or(0));
+        match matched {
+            None => Err(format!("node {node} is all {lag} log entries behind; promote it when it has caught up")),
+            Some(_) if lag > PROMOTE_LAG_MAX => {
+                Err(format!("node {node} is {lag} log entries behind; promote it when it is at most {PROMOTE_LAG_MAX}"))
+            }
+            Some(_) if !self.answers(&m, node) => Err(format!("node {node} does not answer; promote it when it does")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Whether enough of these voters are in reach.
+    fn quorum_of(&self, voters: &BTreeSet<u64>) -> Result<(), String> {
+        let m = self.metrics();
+        let here = |id: &u64| *id == self.context.me.node || self.answers(&m, *id);
+        let silent: Vec<u64> = voters.iter().copied().filter(|id| !here(id)).collect();
+        if silent.len() * 2 < voters.len() {
+            return Ok(());
+        }
+        Err(format!(
+            "the voters are {voters:?}, of which {silent:?} do not answer: no quorum would be left; bring them back first, or give \
+             --force"
+        ))
+    }
+
+    /// A new leader has heard nobody yet: lets everybody answer who can.
+    async fn hear(&self) {
+        E::sleep(self.timers.election_timeout_max).await;
+    }
+
+    /// Takes a node out of the membership; a voter only if those that are left and answer are a quorum, or by `force`.
+    pub async fn remove(&self, node: u64, force: bool) -> Result<String, String> {
         let m = self.metrics();
         let membership = m.membership_config.membership();
         if membership.get_node(&node).is_none() {
@@ -193,6 +231,11 @@ impl<E: Env> Replica<E> {
             return Err(format!("node {node} leads this shard: ringbeam ring transfer comes first"));
         }
         if voters.contains(&node) {
+            let stay: BTreeSet<u64> = voters.iter().copied().filter(|id| *id != node).collect();
+            if !force && self.quorum_of(&stay).is_err() {
+                self.hear().await;
+                self.quorum_of(&stay).map_err(|why| format!("without node {node} {why}"))?;
+            }
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await?;
         }
         if self.member(node).is_some() {

@@ -108,7 +108,7 @@ impl Client {
         self.change(shard, RequestBody::RingPromote { node }).await
     }
 
-    /// Removes a member from `shard`; `force` also when it is the one that cannot be reached.
+    /// Removes a member from `shard`; `force`: also when the voters that are left and answer are no quorum.
     pub async fn ring_remove(&self, shard: u32, node: u64, force: bool) -> Result<String, Error> {
         self.change(shard, RequestBody::RingRemove { node, force }).await
     }

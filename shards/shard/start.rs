@@ -1,0 +1,128 @@
+//! From a shard's directory to a shard that serves, or to one that says why it does not.
+//!
+//! ```text
+//!   open ─▶ a shard
+//!     ├──── no room for its log ─▶ tells whoever asks, for START_AGAIN, and looks again
+//!     └──── anything else ───────▶ tells whoever asks, until it is asked to stop
+//! ```
+//! **Invariant**: a shard that cannot recover serves nobody, and says why to everybody who asks: the other shards of the node go on.
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+use futures_lite::future;
+use ringbeam_wire::peer::Role;
+use ringbeam_wire::preamble::{Kind, Preamble};
+
+use super::{Settings, Shard};
+use crate::batcher::Batcher;
+use crate::connection;
+use crate::io::channel::Notify;
+use crate::io::{Env, Net, Writer};
+use crate::limits::{READ_BYTES_MAX, START_AGAIN};
+use crate::raft::link::PeerContext;
+use crate::raft::machine::MachineSettings;
+use crate::raft::replica::Replica;
+use crate::raft::runtime::timeout;
+use crate::wal::{OpenError, Owner, Wal};
+
+/// Why a shard is not open.
+enum NotOpen {
+    /// There was no room on the disk, which may pass. Nothing was lost.
+    Full(String),
+    Failed(String),
+}
+
+impl From<OpenError> for NotOpen {
+    fn from(why: OpenError) -> NotOpen {
+        match &why {
+            OpenError::Io { error, .. } if error.kind() == ErrorKind::StorageFull && !planted!(FullForEver) => {
+                NotOpen::Full(why.to_string())
+            }
+            _ => NotOpen::Failed(why.to_string()),
+        }
+    }
+}
+
+impl From<String> for NotOpen {
+    fn from(why: String) -> NotOpen {
+        NotOpen::Failed(why)
+    }
+}
+
+/// Opens the shard. The error says why it could not; by then the node stops, and everybody who asked was told so.
+pub(super) async fn start<E: Env>(settings: &Settings, disk: &E::Disk, net: &E::Net) -> Result<Rc<Shard<E>>, String> {
+    let mut waits = false;
+    loop {
+        let stopped = async || {
+            net.stopping().await;
+            net.close();
+        };
+        let refuse = async |why: &str| future::or(refuse_all::<E>(net, settings, why), stopped()).await;
+        match open::<E>(settings.clone(), disk.clone(), net.clone()).await {
+            Ok(shard) => return Ok(shard),
+            Err(NotOpen::Full(why)) => {
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::error!(shard = settings.shard, "the shard starts once there is room: {why}");
+                }
+                if timeout::<E, _>(START_AGAIN, refuse(&why)).await.is_ok() {
+                    return Err(why);
+                }
+            }
+            Err(NotOpen::Failed(why)) => {
+                tracing::error!(shard = settings.shard, "the shard does not start: {why}");
+                refuse(&why).await;
+                return Err(why);
+            }
+        }
+    }
+}
+
+/// A shard that did not start: every client is told why.
+async fn refuse_all<E: Env>(net: &E::Net, settings: &Settings, why: &str) {
+    while let Some((preamble, reader, mut writer)) = net.accept().await {
+        if Preamble::decode(&preamble).map(|p| p.kind) == Ok(Kind::Client) {
+            E::spawn(connection::refuse::<E>(settings.clone(), why.to_string(), reader, writer));
+        } else {
+            let _ = writer.shutdown().await;
+        }
+    }
+}
+
+async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<Rc<Shard<E>>, NotOpen> {
+    let owner =
+        Owner { ring: settings.ring, node: settings.node.node, incarnation: settings.node.incarnation, shard: settings.shard };
+    let wal = Wal::open(disk.clone(), &format!("{}/log", settings.dir), owner, settings.log).await?;
+    let context = PeerContext {
+        net,
+        ring: settings.ring,
+        shard: settings.shard,
+        shards: settings.shards,
+        me: settings.node.clone(),
+        frame_bytes_max: READ_BYTES_MAX + settings.batch_bytes_max + settings.value_bytes_max + (1 << 20),
+        outvoted: RefCell::new(None),
+    };
+    let machine = MachineSettings {
+        dir: settings.dir.clone(),
+        keeps_state: settings.node.role != Role::TieBreaker,
+        limits: settings.state,
+        snapshot_pause: settings.snapshot_pause,
+    };
+    let founders = settings.founders.clone();
+    let replica = Replica::open(Rc::new(context), disk, wal, machine, settings.timers.clone(), founders).await?;
+    replica.found().await?;
+    Ok(Rc::new(Shard {
+        batcher: RefCell::new(Batcher::new(settings.batch_bytes_max)),
+        settings,
+        replica,
+        work: Notify::new(),
+        readings: RefCell::new(Vec::new()),
+        reads: Notify::new(),
+        connections: Cell::new(0),
+        started: E::now(),
+        in_flight: RefCell::new(Vec::new()),
+        stopping: Cell::new(false),
+        fault: RefCell::new(None),
+    }))
+}
