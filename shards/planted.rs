@@ -41,6 +41,10 @@ bugs! {
     SnapshotNotSynced "snapshot-not-synced",
     /// Recovery does not look at checksums.
     ChecksumIgnored "checksum-ignored",
+    /// A shard whose log found no room when it started does not try again.
+    FullForEver "full-for-ever",
+    /// A log of another version is read as one of this.
+    VersionIgnored "version-ignored",
     /// Recovery takes any damage for a torn tail, and cuts there.
     DamageTakenForTail "damage-taken-for-tail",
     /// Recovery leaves the blocks of a cut flush where they are.

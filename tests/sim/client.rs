@@ -1,9 +1,11 @@
-//! A client inside the simulated world: the real wire protocol, and the SDK's own decisions (`retry`, `session`) without tokio.
+//! A client inside the simulated world: the real wire protocol, and the SDK's own decisions (`routing`, `retry`, `session`) without
+//! tokio.
 //!
 //! ```text
 //!   put, delete, get ─▶ ticket ─▶ attempt ─▶ Effort::after ─▶ again there, elsewhere, or an outcome
+//!                                                               └─ nobody is named: all are asked who leads, the latest wins
 //! ```
-//! One call at a time: whoever wants several in flight has several clients. Each shard has a connection and a session.
+//! Its first request goes to any node, as that of a client whose topology is old. One call at a time: whoever wants several in flight has several clients. Each shard has a connection and a session.
 //!
 //! **Invariants**
 //! - [`Outcome::Refused`] and [`Outcome::Timeout`] are said only when the write cannot have happened and cannot happen later.
@@ -11,15 +13,22 @@
 //!
 //! **Not here**: what is asked, and what is remembered of the answers (`history.rs`).
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
+use ringbeam_sdk::limits::{PROBE_GRACE, PROBE_TIMEOUT};
 use ringbeam_sdk::retry::{Effort, Kind as Repeat, Leader, Next, Seen, Verdict};
+use ringbeam_sdk::routing::{Address, Claim, Routes, believe};
 use ringbeam_sdk::session::{Session, Ticket};
+use ringbeam_shards::io::channel::Notify;
 use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter};
 use ringbeam_shards::io::{Env, Instant, Net, Reader, Writer};
 use ringbeam_shards::raft::runtime::timeout;
-use ringbeam_wire::client::{Consistency, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Written};
+use ringbeam_wire::client::{
+    Consistency, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Topology, Written,
+};
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
 use ringbeam_wire::preamble::{Kind, Preamble, VERSION};
@@ -73,6 +82,8 @@ struct Connection {
     reader: SimReader,
     writer: SimWriter,
     decoder: Decoder,
+    /// Who is there, and how many writes a session may have open.
+    node: u64,
     window: u32,
 }
 
@@ -87,6 +98,8 @@ struct Shard {
 pub struct Client {
     net: SimNet,
     addresses: Vec<String>,
+    /// What nodes have told of the ring; `None` before any did.
+    routes: Option<Routes>,
     shards: u32,
     by_shard: BTreeMap<u32, Shard>,
     request: u64,
@@ -126,6 +139,7 @@ impl Client {
         Client {
             net: SimNet::new(),
             addresses,
+            routes: None,
             shards,
             by_shard: BTreeMap::new(),
             request: 0,
@@ -171,10 +185,11 @@ impl Client {
         }
     }
 
-    /// The ring's nodes, from now on.
+    /// The ring's nodes, from now on: its endpoints have been configured anew.
     pub fn know(&mut self, addresses: &[String]) {
         if self.addresses != addresses {
             self.addresses = addresses.to_vec();
+            self.routes = None;
         }
     }
 
@@ -324,7 +339,8 @@ impl Client {
             (Leader::Same, _) => {}
             (Leader::Named, Some(refusal)) if !refusal.leader_address.is_empty() => self.turn_to(shard, refusal.leader_address),
             (Leader::Named | Leader::Search, _) => {
-                let next = self.addresses[Sim::random() as usize % self.addresses.len()].clone();
+                let found = self.find_leader(shard, end).await;
+                let next = found.unwrap_or_else(|| self.addresses[Sim::random() as usize % self.addresses.len()].clone());
                 self.turn_to(shard, next);
             }
         }
@@ -332,6 +348,53 @@ impl Client {
             Sim::sleep(wait).await;
         }
         Ok(new_session)
+    }
+
+    /// Asks every node that is known who leads the shard, all at once, and gives the address of the latest leader that was named.
+    async fn find_leader(&mut self, shard: u32, end: Instant) -> Option<String> {
+        let known: Vec<Address> = match &self.routes {
+            Some(routes) => routes.askable(),
+            None => self.addresses.iter().map(|address| Address::from(address.as_str())).collect(),
+        };
+        let asked = known.len();
+        let told = Rc::new((RefCell::new(Vec::new()), Notify::new()));
+        for address in known {
+            let (net, told) = (self.net.clone(), told.clone());
+            Sim::spawn(async move {
+                let answer = timeout::<Sim, _>(PROBE_TIMEOUT, topology_of(&net, &address, shard)).await;
+                told.0.borrow_mut().push(answer.ok().and_then(Result::ok));
+                told.1.notify_one();
+            });
+        }
+        let mut until = end.min(Sim::now() + PROBE_TIMEOUT);
+        let mut answers = 0;
+        while answers < asked && Sim::now() < until {
+            // Too late is as good as no answer: the loop looks.
+            let _ = timeout::<Sim, _>(until.since(Sim::now()), told.1.notified()).await;
+            let heard = told.0.borrow();
+            if heard[answers..].iter().flatten().any(|(_, topology): &(u64, Topology)| topology.leader != 0) {
+                until = until.min(Sim::now() + PROBE_GRACE);
+            }
+            answers = heard.len();
+        }
+        let heard: Vec<(u64, Topology)> = told.0.borrow_mut().drain(..).flatten().collect();
+        for (_, topology) in &heard {
+            self.learn(topology);
+        }
+        let claims = heard.iter().map(|(from, topology)| Claim { from: *from, leader: topology.leader, term: topology.term });
+        let leader = believe(claims)?.leader;
+        self.routes.as_ref()?.address_of(leader).map(|address| address.to_string())
+    }
+
+    /// Takes a topology over; of another ring, or with other shards, there is none here.
+    fn learn(&mut self, topology: &Topology) {
+        match &mut self.routes {
+            Some(routes) => assert!(routes.learn(topology).is_ok(), "the ring's own topology: {topology:?}"),
+            None => {
+                let endpoints: Vec<Address> = self.addresses.iter().map(|a| Address::from(a.as_str())).collect();
+                self.routes = Routes::new("", &endpoints, topology).ok();
+            }
+        }
     }
 
     /// Sends a request to the node that is taken for the leader, and waits for its answer.
@@ -342,7 +405,7 @@ impl Client {
         }
         if self.shard(shard).connection.is_none() {
             let address = self.shard(shard).address.clone();
-            match timeout::<Sim, _>(left.min(CONNECT_MAX), self.open(&address, shard)).await {
+            match timeout::<Sim, _>(left.min(CONNECT_MAX), open(&self.net, &address, shard)).await {
                 Ok(Ok(connection)) => self.shard(shard).connection = Some(connection),
                 Ok(Err(_)) | Err(_) => return Attempt::Lost { sent: false },
             }
@@ -367,29 +430,39 @@ impl Client {
             Ok(Err(_)) | Err(_) => Attempt::Lost { sent: true },
         }
     }
+}
 
-    async fn open(&mut self, address: &str, shard: u32) -> std::io::Result<Connection> {
-        let preamble = Preamble { version: VERSION, kind: Kind::Client, shard };
-        let (reader, writer) = self.net.connect(address, preamble.encode()).await?;
-        let decoder = Decoder::new(REPLY_FRAME_BYTES_MAX as usize);
-        let mut connection = Connection { reader, writer, decoder, window: 0 };
-        let hello = Hello { version_min: VERSION, version_max: VERSION, features: 0, ring: 0, client: "simulated" };
-        let mut out = Vec::new();
-        self.encoder.request(&mut out, 0, 0, &RequestBody::Hello(hello));
-        connection.writer.write_all(&out).await?;
-        let mut window = 0;
-        connection
-            .reply(0, |body| match body {
-                ReplyBody::Welcome(welcome) => {
-                    window = welcome.session_window;
-                    Ok(())
-                }
-                other => Err(std::io::Error::other(format!("{other:?} is no welcome"))),
-            })
-            .await??;
-        connection.window = window;
-        Ok(connection)
-    }
+/// Who leads a shard, as one node has it, and which node that is.
+async fn topology_of(net: &SimNet, address: &str, shard: u32) -> std::io::Result<(u64, Topology)> {
+    let mut connection = open(net, address, shard).await?;
+    let mut out = Vec::new();
+    Encoder::new().request(&mut out, 1, PROBE_TIMEOUT.as_millis() as u32, &RequestBody::GetTopology);
+    connection.writer.write_all(&out).await?;
+    let node = connection.node;
+    connection
+        .reply(1, |body| match body {
+            ReplyBody::Topology(topology) => Ok((node, topology)),
+            other => Err(std::io::Error::other(format!("{other:?} is no topology"))),
+        })
+        .await?
+}
+
+async fn open(net: &SimNet, address: &str, shard: u32) -> std::io::Result<Connection> {
+    let preamble = Preamble { version: VERSION, kind: Kind::Client, shard };
+    let (reader, writer) = net.connect(address, preamble.encode()).await?;
+    let decoder = Decoder::new(REPLY_FRAME_BYTES_MAX as usize);
+    let mut connection = Connection { reader, writer, decoder, node: 0, window: 0 };
+    let hello = Hello { version_min: VERSION, version_max: VERSION, features: 0, ring: 0, client: "simulated" };
+    let mut out = Vec::new();
+    Encoder::new().request(&mut out, 0, 0, &RequestBody::Hello(hello));
+    connection.writer.write_all(&out).await?;
+    (connection.node, connection.window) = connection
+        .reply(0, |body| match body {
+            ReplyBody::Welcome(welcome) => Ok((welcome.node, welcome.session_window)),
+            other => Err(std::io::Error::other(format!("{other:?} is no welcome"))),
+        })
+        .await??;
+    Ok(connection)
 }
 
 impl Connection {

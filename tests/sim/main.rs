@@ -12,6 +12,7 @@ mod campaign;
 mod check;
 #[allow(dead_code)]
 mod client;
+mod foreign;
 #[allow(dead_code)]
 mod history;
 mod load;

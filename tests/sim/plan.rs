@@ -122,8 +122,20 @@ pub enum Fault {
     Rot {
         node: u64,
     },
+    /// A power loss in which blocks that were not synced land a few blocks from their places. Spoils the node. [`Fault::Start`] follows.
+    Misplace {
+        node: u64,
+    },
     /// The node begins again on an empty disk, under its known id. Spoils the node.
     EmptyDisk {
+        node: u64,
+    },
+    /// Its machine goes down, and its log is now one that another version of the binary has written. [`Fault::OwnVersion`] follows.
+    OtherVersion {
+        node: u64,
+    },
+    /// The log is its own again, and the node starts.
+    OwnVersion {
         node: u64,
     },
     /// Its monotonic clock gains this many microseconds a second.
@@ -176,7 +188,9 @@ pub enum Kind {
     FullDisk,
     SyncFailure,
     Rot,
+    Misplace,
     EmptyDisk,
+    OtherVersion,
     ClockDrift,
     ClockJump,
     HandOver,
@@ -187,7 +201,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [(Kind, &'static str); 23] = [
+    pub const ALL: [(Kind, &'static str); 25] = [
         (Kind::Kill, "kill"),
         (Kind::PowerLoss, "power loss"),
         (Kind::Reboot, "reboot"),
@@ -203,7 +217,9 @@ impl Kind {
         (Kind::FullDisk, "full disk"),
         (Kind::SyncFailure, "sync failure"),
         (Kind::Rot, "bit rot"),
+        (Kind::Misplace, "misplaced write"),
         (Kind::EmptyDisk, "empty disk"),
+        (Kind::OtherVersion, "other version"),
         (Kind::ClockDrift, "clock drift"),
         (Kind::ClockJump, "clock jump"),
         (Kind::HandOver, "hand-over"),
@@ -219,7 +235,7 @@ impl Kind {
 
     /// It may take away what a node had synced, or its right to it, for good.
     pub fn spoils(self) -> bool {
-        matches!(self, Kind::SyncFailure | Kind::Rot | Kind::EmptyDisk)
+        matches!(self, Kind::SyncFailure | Kind::Rot | Kind::Misplace | Kind::EmptyDisk)
     }
 }
 
@@ -483,7 +499,10 @@ mod tests {
                                 possible.clone().iter().map(|voters| voters.iter().copied().filter(|v| v != old).collect()),
                             );
                         }
-                        Fault::SyncFailure { node } | Fault::Rot { node } | Fault::EmptyDisk { node } => {
+                        Fault::SyncFailure { node }
+                        | Fault::Rot { node }
+                        | Fault::Misplace { node }
+                        | Fault::EmptyDisk { node } => {
                             assert!(spoiled.insert(*node), "seed {seed}: spoiled twice")
                         }
                         _ => continue,

@@ -22,6 +22,7 @@ use ringbeam_wire::peer::Role;
 use crate::campaign::{Options, Outcome};
 use crate::check;
 use crate::check::linear::search::Effort;
+use crate::foreign::Foreign;
 use crate::load::Load;
 use crate::operator::{Change, Operator, try_change};
 use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
@@ -35,9 +36,13 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A new ring has a leader in every shard within this.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a fault waits for its moment, and how often it looks; a flush takes some 100 us.
+/// How long a fault waits for its moment, for a write at a slow load, and how often it looks; a flush takes some 100 us.
 const MOMENT_WITHIN: Duration = Duration::from_millis(100);
+const A_WRITE_WITHIN: Duration = Duration::from_secs(1);
 const MOMENT_STEP: Duration = Duration::from_micros(50);
+
+/// Unsynced blocks that land elsewhere when a disk misplaces, of a million.
+const MISPLACED_PPM: u64 = 600_000;
 
 /// Operations and events that a story ends with.
 const STORY_OPERATIONS: usize = 60;
@@ -84,6 +89,8 @@ struct Run {
     /// What votes at the end of some round, and so is set up to.
     voters: Vec<u64>,
     rounds: Vec<Round>,
+    /// Nodes whose log is another version's.
+    foreign: BTreeMap<u64, Foreign>,
     /// What was not there in time.
     late: Vec<String>,
 }
@@ -104,8 +111,8 @@ impl Run {
         let voters = promoted.chain(after).collect();
         let load = Load::start(&mut ring, plan.seed, &plan.workload);
         let random = Random::new(plan.seed).fork("run");
-        let (faults, rounds) = (BTreeMap::new(), plan.rounds.clone());
-        let mut run = Run { ring, load, watch: Watch::default(), random, faults, voters, rounds, late: Vec::new() };
+        let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
+        let mut run = Run { ring, load, watch: Watch::default(), random, faults, voters, rounds, foreign, late: Vec::new() };
         run.found(founders);
         run
     }
@@ -169,6 +176,9 @@ impl Run {
     fn reach(&mut self, when: &str, wanted: &Members, within_ms: u64) {
         let end = self.ring.world.now() + Duration::from_millis(within_ms);
         self.ring.supervise(true);
+        for node in self.foreign.keys().copied().collect::<Vec<u64>>() {
+            self.own_version(node);
+        }
         self.ring.all_well();
         let mut operator = Operator::default();
         let mut mend_at = self.ring.world.now() + Duration::from_secs(5);
@@ -270,7 +280,10 @@ impl Run {
             | Fault::Space { node }
             | Fault::SyncFailure { node }
             | Fault::Rot { node }
+            | Fault::Misplace { node }
             | Fault::EmptyDisk { node }
+            | Fault::OtherVersion { node }
+            | Fault::OwnVersion { node }
             | Fault::ClockDrift { node, .. }
             | Fault::ClockJump { node, .. }
             | Fault::Promote { node }
@@ -278,6 +291,10 @@ impl Run {
         };
         if !strikes {
             return;
+        }
+        if let Fault::Rot { node } | Fault::Misplace { node } | Fault::EmptyDisk { node } = *fault {
+            // What is to be found unchanged is not changed from outside.
+            self.own_version(node);
         }
         let ring = &mut self.ring;
         match *fault {
@@ -311,7 +328,14 @@ impl Run {
             Fault::Space { node } => ring.disk(node).set(|disk| disk.capacity = u64::MAX),
             Fault::SyncFailure { node } => ring.disk(node).fail_syncs(1),
             Fault::Rot { node } => self.rot(node),
+            Fault::Misplace { node } => self.misplace(node),
             Fault::EmptyDisk { node } => ring.wipe(node),
+            Fault::OtherVersion { node } => {
+                self.own_version(node);
+                let foreign = Foreign::put(&mut self.ring, node, &mut self.random);
+                self.foreign.extend(foreign.map(|foreign| (node, foreign)));
+            }
+            Fault::OwnVersion { node } => self.own_version(node),
             Fault::ClockDrift { node, ppm } => ring.world.set_drift(ring.host(node), ppm),
             // A shard has no wall clock: the seam offers none.
             Fault::ClockJump { .. } => {}
@@ -335,7 +359,7 @@ impl Run {
     /// to lose or to tear.
     fn wait_for_a_write(&mut self, how: plan::Crash, node: u64) {
         if how != plan::Crash::Kill && self.random.chance(1, 2) {
-            self.wait_until(|ring| ring.disk(node).has_unsynced("wal-"));
+            self.wait_until(MOMENT_WITHIN, |ring| ring.disk(node).has_unsynced("wal-"));
         }
     }
 
@@ -343,15 +367,30 @@ impl Run {
     fn wait_for_a_read(&mut self, node: u64) {
         if self.random.chance(1, 2) {
             let reads = |ring: &Ring| ring.probes(node).iter().filter_map(|probe| probe.view()).any(|view| view.readings > 0);
-            self.wait_until(reads);
+            self.wait_until(MOMENT_WITHIN, reads);
         }
     }
 
-    fn wait_until(&mut self, holds: impl Fn(&Ring) -> bool) {
-        let end = self.ring.world.now() + MOMENT_WITHIN;
+    fn wait_until(&mut self, limit: Duration, holds: impl Fn(&Ring) -> bool) {
+        let end = self.ring.world.now() + limit;
         while !holds(&self.ring) && self.ring.world.now() < end {
             self.ring.run_for(MOMENT_STEP);
         }
+    }
+
+    /// The node's log is its own again, if it is not.
+    fn own_version(&mut self, node: u64) {
+        if let Some(foreign) = self.foreign.remove(&node) {
+            self.watch.violations.extend(foreign.undo(&mut self.ring, node));
+        }
+    }
+
+    /// The power goes while the log has bytes that are not durable yet, and some of them land elsewhere.
+    fn misplace(&mut self, node: u64) {
+        self.wait_until(A_WRITE_WITHIN, |ring| ring.disk(node).has_unsynced("wal-"));
+        self.ring.disk(node).set(|disk| disk.misplace_ppm = MISPLACED_PPM);
+        self.ring.crash(node, sim::Crash::PowerLoss);
+        self.ring.disk(node).set(|disk| disk.misplace_ppm = 0);
     }
 
     /// A bit of something that the node had synced flips; half of the times of the log that is being written, which every start reads.

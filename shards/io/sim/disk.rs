@@ -46,7 +46,7 @@ pub struct DiskSettings {
     pub read_failure_ppm: u64,
     /// Durable writes and syncs that say so and are not, of a million. No ring survives that: it shows that a checker notices.
     pub lies_ppm: u64,
-    /// Unsynced blocks that land in another's place at a power loss, of a million. Beyond what `File` promises.
+    /// Unsynced blocks that land a few blocks from their place at a power loss, of a million. Beyond what `File` promises.
     pub misplace_ppm: u64,
 }
 
@@ -235,6 +235,11 @@ impl SimDisk {
             self.tell(|| format!("bit {bit} of block {block} of {path} flips"));
         }
         flipped
+    }
+
+    /// Somebody else has written this block, durably.
+    pub fn put_block(&self, path: &str, block: u64, bytes: &[u8]) -> bool {
+        self.node(path).is_ok_and(|node| node.borrow_mut().put(block, bytes))
     }
 
     /// The bytes of a file as a program would read them now.

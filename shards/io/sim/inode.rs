@@ -61,6 +61,9 @@ pub(super) struct Covered {
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
+/// Blocks between where a misplaced block belongs and where it lands, at most.
+const ASTRAY: u64 = 8;
+
 impl Inode {
     /// No bytes, and room for `reserved`.
     pub fn with_room(reserved: u64) -> Inode {
@@ -162,36 +165,38 @@ impl Inode {
         self.dirty.retain(|at| blocks.get(at).is_some_and(|block| !block.recent.is_empty()));
     }
 
-    /// The power is gone: the file is now what the medium has. `misplace_ppm`: how often an unsynced block lands where another
-    /// unsynced block belongs. Tells of each fault.
+    /// The power is gone: the file is now what the medium has. `misplace_ppm`: how often an unsynced block lands a few blocks from
+    /// where it belongs, on whatever is there. Tells of each fault.
     pub fn settle_power_loss(&mut self, random: &mut Random, misplace_ppm: u64, mut tell: impl FnMut(Fault)) {
         let dirty: Vec<u64> = std::mem::take(&mut self.dirty).into_iter().collect();
         // One mood for the whole file: all lost, all kept, or each block for itself.
         let mood = random.below(4);
-        let (mut kept, mut lost) = (0, 0);
-        for at in &dirty {
-            let misplaced = (misplace_ppm > 0 && dirty.len() > 1 && random.chance(misplace_ppm))
-                .then(|| dirty[random.below(dirty.len() as u64) as usize])
-                .and_then(|other| self.blocks.get(&other)?.recent.last().map(|v| v.page.clone()));
-            let Some(block) = self.blocks.get_mut(at) else { continue };
+        let (mut kept, mut lost, mut misplaced) = (0, 0, Vec::new());
+        for at in dirty {
+            let Some(block) = self.blocks.get_mut(&at) else { continue };
             let versions = std::mem::take(&mut block.recent);
+            if misplace_ppm > 0 && random.chance(misplace_ppm) {
+                let place = (at + random.below(2 * ASTRAY + 1)).saturating_sub(ASTRAY);
+                misplaced.extend(versions.into_iter().last().map(|version| (place, version.page)));
+                continue;
+            }
             let choice = match mood {
                 0 => None,
                 1 => versions.len().checked_sub(1),
                 // Any version may be the one that reached the medium last; so may none.
                 _ => (random.below(versions.len() as u64 + 1) as usize).checked_sub(1),
             };
-            match (choice, misplaced) {
-                (Some(_), Some(page)) => {
-                    tell(Fault::MisplacedWrite);
-                    block.durable = Some(page);
-                }
-                (Some(choice), None) => {
+            match choice {
+                Some(choice) => {
                     kept += 1;
                     block.durable = versions.into_iter().nth(choice).map(|version| version.page);
                 }
-                (None, _) => lost += 1,
+                None => lost += 1,
             }
+        }
+        for (place, page) in misplaced.into_iter().filter(|(place, _)| *place < self.durable_bytes / BLOCK) {
+            tell(Fault::MisplacedWrite);
+            self.blocks.entry(place).or_default().durable = Some(page);
         }
         match (kept, lost) {
             (0, 0) => {}
@@ -223,6 +228,16 @@ impl Inode {
     /// Blocks that hold durable bytes and nothing newer: where rot can be told from anything else.
     pub fn settled_blocks(&self) -> Vec<u64> {
         self.blocks.iter().filter(|(_, b)| b.durable.is_some() && b.recent.is_empty()).map(|(at, _)| *at).collect()
+    }
+
+    /// The block is this now, durably; false when it is beyond the end.
+    pub fn put(&mut self, block: u64, bytes: &[u8]) -> bool {
+        let fits = block < self.bytes / BLOCK && bytes.len() == BLOCK_BYTES;
+        if fits {
+            self.blocks.insert(block, Block { durable: Some(bytes.into()), recent: Vec::new() });
+            self.dirty.remove(&block);
+        }
+        fits
     }
 
     /// Flips one bit of a block; false when nothing was ever written there.

@@ -129,7 +129,16 @@ impl Draw {
                 let until = self.later(100_000, 20_000_000);
                 self.end(until, Fault::Space { node });
             }
-            Kind::SyncFailure | Kind::Rot | Kind::EmptyDisk => self.spoil(kind),
+            Kind::SyncFailure | Kind::Rot | Kind::Misplace | Kind::EmptyDisk => self.spoil(kind),
+            Kind::OtherVersion => {
+                if let Some(node) = self.idle_node() {
+                    self.begin(kind, Fault::OtherVersion { node });
+                    let (tried, until) = (self.later(1_000, 1_000_000), self.later(2_000_000, 10_000_000));
+                    self.end(tried, Fault::Start { node });
+                    self.busy.insert(node, until);
+                    self.end(until, Fault::OwnVersion { node });
+                }
+            }
             Kind::ClockDrift => {
                 let (node, size) = (self.node(), self.random.magnitude(10, 50_000) as i64);
                 let ppm = if self.random.chance(1, 2) { size } else { -size };
@@ -222,9 +231,14 @@ impl Draw {
         let fault = match kind {
             Kind::SyncFailure => Fault::SyncFailure { node },
             Kind::Rot => Fault::Rot { node },
+            Kind::Misplace => Fault::Misplace { node },
             _ => Fault::EmptyDisk { node },
         };
         self.begin(kind, fault);
+        if kind == Kind::Misplace {
+            let until = self.later(1_000, 1_000_000);
+            self.start(node, until);
+        }
         if kind == Kind::Rot && self.random.chance(1, 2) {
             // Rot shows when it is read: at the next start.
             self.now_us += 1;

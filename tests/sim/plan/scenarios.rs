@@ -11,7 +11,10 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Vec<Round>);
 
 /// Names and rounds, in the order of their seeds.
-const ALL: [Scenario; 1] = [("a deposed leader takes entries again", deposed_leader)];
+const ALL: [Scenario; 2] = [
+    ("a deposed leader takes entries again", deposed_leader),
+    ("a newcomer whose disk is full starts once there is room", full_newcomer),
+];
 
 /// How many there are.
 pub const COUNT: u64 = ALL.len() as u64;
@@ -36,14 +39,20 @@ pub fn plan(seed: u64) -> Option<(&'static str, Plan)> {
     Some((name, Plan { seed, shards: 1, founders, workload, swarm: Vec::new(), gap_us: 0, rounds: rounds() }))
 }
 
-fn round(heal_ms: u64, events: Vec<(u64, Fault)>) -> Round {
+fn round(heal_ms: u64, events: Vec<(u64, Fault)>, voters: [u64; 3]) -> Round {
     let events = events.into_iter().map(|(at_ms, fault)| Event { at_us: at_ms * 1_000, fault, kind: None });
-    let after = Members { voters: [1, 2, 3].into(), ..Members::default() };
+    let after = Members { voters: voters.into(), ..Members::default() };
     Round { calm_us: 1_000_000, heal_us: heal_ms * 1_000, events: events.collect(), replacements: Vec::new(), after }
 }
 
 /// A leader alone fills its log's room with what it can only propose; then another one leads, and has something to send.
 fn deposed_leader() -> Vec<Round> {
     let alone = |node: u64, at: u64| [(at, Fault::Partition { island: vec![node] }), (at + 6_000, Fault::MendLinks)];
-    vec![round(25_000, [alone(1, 2_000), alone(2, 9_000), alone(3, 16_000)].concat())]
+    vec![round(25_000, [alone(1, 2_000), alone(2, 9_000), alone(3, 16_000)].concat(), [1, 2, 3])]
+}
+
+/// It is told of the ring, and has no room for its first segment.
+fn full_newcomer() -> Vec<Round> {
+    let events = vec![(2_000, Fault::Replace { old: 3, new: 4 }), (2_000, Fault::FullDisk { node: 4 })];
+    vec![round(10_000, events, [1, 2, 4])]
 }
