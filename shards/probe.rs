@@ -67,6 +67,8 @@ pub struct View {
     pub batches_in_flight: usize,
     /// Reads that wait for their round.
     pub readings: usize,
+    /// A round of reads asks its quorum.
+    pub confirming: bool,
     /// Client connections.
     pub connections: usize,
     /// All nodes of the newest membership.
@@ -138,6 +140,7 @@ impl<E: Env> Probe for Window<E> {
             queue_bytes: shard.batcher.borrow().bytes(),
             batches_in_flight: shard.in_flight.borrow().len(),
             readings: shard.readings.borrow().len(),
+            confirming: shard.confirming.get(),
             connections: shard.connections.get(),
             members: replica.members(),
             voters: membership.get_joint_config().iter().map(|set| set.iter().copied().collect()).collect(),

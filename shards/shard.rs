@@ -85,6 +85,8 @@ pub(crate) struct Shard<E: Env> {
     pub work: Notify,
     pub readings: RefCell<Vec<Reading>>,
     pub reads: Notify,
+    /// A round of reads is under way.
+    pub confirming: Cell<bool>,
     pub connections: Cell<usize>,
     pub started: Instant,
     pub in_flight: RefCell<Vec<Rc<Batch>>>,
@@ -178,7 +180,9 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
 async fn serve_reads<E: Env>(shard: Rc<Shard<E>>) {
     loop {
         shard.reads.notified().await;
+        shard.confirming.set(true);
         read::round(&shard).await;
+        shard.confirming.set(false);
     }
 }
 

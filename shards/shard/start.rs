@@ -119,6 +119,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         work: Notify::new(),
         readings: RefCell::new(Vec::new()),
         reads: Notify::new(),
+        confirming: Cell::new(false),
         connections: Cell::new(0),
         started: E::now(),
         in_flight: RefCell::new(Vec::new()),

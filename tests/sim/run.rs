@@ -363,10 +363,10 @@ impl Run {
         }
     }
 
-    /// Half of the pauses come while reads wait for their round: it ends when the node wakes up, perhaps deposed.
+    /// Half of the pauses come in the middle of a round of reads: it ends when the node wakes up, perhaps deposed.
     fn wait_for_a_read(&mut self, node: u64) {
         if self.random.chance(1, 2) {
-            let reads = |ring: &Ring| ring.probes(node).iter().filter_map(|probe| probe.view()).any(|view| view.readings > 0);
+            let reads = |ring: &Ring| ring.probes(node).iter().filter_map(|probe| probe.view()).any(|view| view.confirming);
             self.wait_until(MOMENT_WITHIN, reads);
         }
     }

@@ -8,12 +8,13 @@ use super::{Event, Fault, Members, Plan, Round, Workload};
 /// Seeds of these plans: the first, and on. No campaign comes that far.
 pub const FROM: u64 = 1_000_000_000_000_000_000;
 
-type Scenario = (&'static str, fn() -> Vec<Round>);
+type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
-/// Names and rounds, in the order of their seeds.
-const ALL: [Scenario; 2] = [
-    ("a deposed leader takes entries again", deposed_leader),
-    ("a newcomer whose disk is full starts once there is room", full_newcomer),
+/// Names, loads and rounds, in the order of their seeds.
+const ALL: [Scenario; 3] = [
+    ("a deposed leader takes entries again", heavy, deposed_leader),
+    ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
+    ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
 ];
 
 /// How many there are.
@@ -21,9 +22,14 @@ pub const COUNT: u64 = ALL.len() as u64;
 
 /// The plan with this seed, and its name.
 pub fn plan(seed: u64) -> Option<(&'static str, Plan)> {
-    let (name, rounds) = ALL.get(usize::try_from(seed.checked_sub(FROM)?).ok()?)?;
+    let (name, workload, rounds) = ALL.get(usize::try_from(seed.checked_sub(FROM)?).ok()?)?;
     let founders = Members { voters: [1, 2, 3].into(), ..Members::default() };
-    let workload = Workload {
+    Some((name, Plan { seed, shards: 1, founders, workload: workload(), swarm: Vec::new(), gap_us: 0, rounds: rounds() }))
+}
+
+/// Large writes as fast as they are answered.
+fn heavy() -> Workload {
+    Workload {
         clients: 16,
         in_flight: 8,
         keys: 64,
@@ -35,8 +41,12 @@ pub fn plan(seed: u64) -> Option<(&'static str, Plan)> {
         rate_max: 1_000,
         pause_us: (0, 1_000),
         timeout_ms: 2_000,
-    };
-    Some((name, Plan { seed, shards: 1, founders, workload, swarm: Vec::new(), gap_us: 0, rounds: rounds() }))
+    }
+}
+
+/// Many clients who ask for the same few keys now and then: some have heard of another leader, some have not.
+fn patient() -> Workload {
+    Workload { clients: 32, keys: 4, puts: 40, gets: 55, value_bytes: (8, 64), rate_max: 60, timeout_ms: 10_000, ..heavy() }
 }
 
 fn round(heal_ms: u64, events: Vec<(u64, Fault)>, voters: [u64; 3]) -> Round {
@@ -55,4 +65,13 @@ fn deposed_leader() -> Vec<Round> {
 fn full_newcomer() -> Vec<Round> {
     let events = vec![(2_000, Fault::Replace { old: 3, new: 4 }), (2_000, Fault::FullDisk { node: 4 })];
     vec![round(10_000, events, [1, 2, 4])]
+}
+
+/// Paused for longer than clients and voters wait; half of the pauses come in the middle of a round (`run.rs`).
+fn paused_leader() -> Vec<Round> {
+    let pause = |at: u64| {
+        let node = 1 + at % 3;
+        [(2_000 + 4_500 * at, Fault::Pause { node }), (5_000 + 4_500 * at, Fault::Resume { node })]
+    };
+    vec![round(220_000, (0..48).flat_map(pause).collect(), [1, 2, 3])]
 }
