@@ -159,7 +159,7 @@ fn assert_gone(pids: &[u32], within: Duration) {
 #[tokio::test]
 async fn idle_dev_is_ready_as_its_json_says_and_ends_with_its_nodes_at_each_signal() {
     let fresh = Fresh::new("idle");
-    for (round, name) in ["INT", "TERM"].into_iter().enumerate() {
+    for (round, name) in ["INT", "TERM", "HUP"].into_iter().enumerate() {
         // The second round finds the ring of the first, with its data.
         let mut dev = Dev::start(&fresh, &["--idle"]);
         let ready = dev.ready();

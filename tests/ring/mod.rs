@@ -18,6 +18,7 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -254,6 +255,7 @@ impl Ring {
         if let Some(library) = &self.plan.wall_clocks {
             clock::follow(&mut command, library, &self.clock_file(id));
         }
+        die_with_parent(&mut command);
         self.node_mut(id).child = Some(command.spawn().expect("the binary starts"));
     }
 
@@ -521,4 +523,15 @@ pub fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The child is killed when the thread that starts it ends, also when this process is killed: no test leaves nodes behind.
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
 }

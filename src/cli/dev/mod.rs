@@ -83,7 +83,8 @@ fn dev(args: &DevArgs) -> Result<(), String> {
         ),
     };
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    // A terminal that is closed ends it as Ctrl-C does.
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, stop.clone())
             .map_err(|error| format!("signal {signal} cannot be caught: {error}"))?;
     }
