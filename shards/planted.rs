@@ -37,6 +37,8 @@ bugs! {
     SyncErrorIgnored "sync-error-ignored",
     /// A new segment is used before its name is durable.
     SegmentNameNotSynced "segment-name-not-synced",
+    /// A tie-breaker that leads sends its snapshot to nodes that keep state.
+    StatelessSnapshotSent "stateless-snapshot-sent",
     /// A snapshot stands in for log entries before its bytes are durable.
     SnapshotNotSynced "snapshot-not-synced",
     /// Recovery does not look at checksums.
@@ -57,6 +59,8 @@ bugs! {
     RoomKeptUntilAnswered "room-kept-until-answered",
     /// After a restart all that is in the log counts as committed.
     CommittedAhead "committed-ahead",
+    /// Nobody completes a change of the voters that is half done when its leader dies.
+    ChangeLeftHalfDone "change-left-half-done",
     /// A leader answers a linearizable read by its own belief.
     ReadWithoutQuorum "read-without-quorum",
     /// Reads by lease, though followers give theirs up when a connection closes.

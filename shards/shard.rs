@@ -4,7 +4,8 @@
 //!  accept ─┬─ client ─▶ connection.rs ─▶ write::offer ─▶ batcher ─▶ [batches] ─▶ write::carry
 //!          │                          └▶ read::get ────▶ readings ─▶ [reads] ──▶ read::round
 //!          └─ peer ───▶ raft/peers.rs
-//!  [care]  snapshots due, leadership, room on the disk        [waiting]  who has stopped waiting, or waits for nothing
+//!  [care]  snapshots due, leadership, membership changes left half done, room on the disk
+//!  [waiting]  who has stopped waiting, or waits for nothing
 //! ```
 //! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
 //!
@@ -241,6 +242,7 @@ async fn care<E: Env>(shard: Rc<Shard<E>>) {
         shard.replica.give_way_if_full().await;
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
         shard.replica.rest_if_removed();
+        shard.replica.finish_change().await;
         shard.replica.tie_break().await;
         spread.look(&shard).await;
     }

@@ -26,7 +26,7 @@ use openraft::raft::{
 };
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::{EntryPayload, OptionalSend};
-use ringbeam_wire::peer::{self, AppendReply, EntryKind, Member, PeerReplyBody, PeerRequestBody, Purpose};
+use ringbeam_wire::peer::{self, AppendReply, EntryKind, Member, PeerReplyBody, PeerRequestBody, Purpose, Role};
 use ringbeam_wire::refusal::Code;
 
 use super::link::{Link, PeerContext, within};
@@ -313,6 +313,10 @@ impl<E: Env> Peer<E> {
         vote: &VoteOf<Types<E>>,
         snapshot: &SnapshotOf<Types<E>, SnapshotFile>,
     ) -> io::Result<VoteOf<Types<E>>> {
+        let stateless = self.context.me.role == Role::TieBreaker && self.member.role != Role::TieBreaker;
+        if stateless && !planted!(StatelessSnapshotSent) {
+            return Err(io::Error::other("a tie-breaker has no state to give: whoever leads next has"));
+        }
         let file = self.disk.open(&snapshot.snapshot.path).await?;
         let bytes = if snapshot.snapshot.bytes == 0 { file.len() } else { snapshot.snapshot.bytes };
         let membership = membership_out(snapshot.meta.last_membership.membership()).encode();

@@ -24,7 +24,7 @@ use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
-use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, VoteReply};
+use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, Role, VoteReply};
 use ringbeam_wire::preamble;
 use ringbeam_wire::refusal::Code;
 
@@ -144,7 +144,7 @@ async fn session<E: Env>(
         let reply = match request.body {
             PeerRequestBody::Vote(vote) => answer_vote(replica, from, vote).await,
             PeerRequestBody::Transfer(transfer) => answer_transfer(replica, transfer).await,
-            PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, offer).await,
+            PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, from, offer).await,
             PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, offset, data, last).await,
             PeerRequestBody::Identify => Ok(PeerReplyBody::Identity(Box::new(replica.identity()))),
             PeerRequestBody::WhoAmI { node, incarnation } => Ok(replica.who_is(node, incarnation)),
@@ -329,7 +329,11 @@ async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLe
     Ok(PeerReplyBody::Transfer { accepted, message })
 }
 
-async fn answer_offer<E: Env>(replica: &Replica<E>, offer: peer::SnapshotOffer<'_>) -> io::Result<PeerReplyBody> {
+async fn answer_offer<E: Env>(replica: &Replica<E>, from: u64, offer: peer::SnapshotOffer<'_>) -> io::Result<PeerReplyBody> {
+    let stateless = replica.member(from).is_some_and(|m| m.role == Role::TieBreaker) && !planted!(StatelessSnapshotSent);
+    if stateless && replica.context.me.role != Role::TieBreaker {
+        return Ok(refused(Code::BadRequest, format!("node {from} is a tie-breaker: its snapshot holds no state")));
+    }
     let last = offer.last.map(wal_id);
     let mut slot = replica.incoming.lock().await;
     let resumes = slot.as_ref().is_some_and(|i| i.last == last && i.bytes == offer.bytes);

@@ -70,6 +70,8 @@ pub struct Replica<E: Env> {
     electing: Cell<bool>,
     /// It knows that it is no member, and does not campaign.
     resting: Cell<bool>,
+    /// Membership changes that were asked for here and have not ended.
+    changing: Cell<usize>,
     founders: RefCell<Vec<Member>>,
 }
 
@@ -179,6 +181,7 @@ impl<E: Env> Replica<E> {
             heard: Cell::new(E::now()),
             electing: Cell::new(false),
             resting: Cell::new(false),
+            changing: Cell::new(0),
             founders: RefCell::new(founders),
         }))
     }
@@ -323,7 +326,7 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    fn member(&self, node: u64) -> Option<Member> {
+    pub(crate) fn member(&self, node: u64) -> Option<Member> {
         let m = self.metrics.borrow_watched();
         Some(m.membership_config.membership().get_node(&node)?.member(node))
     }

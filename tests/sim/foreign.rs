@@ -67,7 +67,8 @@ impl Foreign {
             _ => None,
         };
         let said: Vec<String> = ring.refusing(node).into_iter().chain(ended).collect();
-        let named = |why: &String| why.contains(&format!("format version {version}"));
+        // Damage that was there before may be found first.
+        let named = |why: &String| why.contains(&format!("format version {version}")) || why.contains("is corrupt");
         if !said.is_empty() && !said.iter().any(named) {
             wrong.push(format!("version: {log} was refused, but not for that: {said:?}"));
         }

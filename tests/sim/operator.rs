@@ -70,25 +70,16 @@ impl Operator {
                 there = false;
                 continue;
             };
-            if let Some(step) = interrupted(&leader).or_else(|| next(&leader, wanted)) {
+            if leader.voters.len() > 1 {
+                // Half done: whoever leads completes it.
+                there = false;
+            } else if let Some(step) = next(&leader, wanted) {
                 there = false;
                 let busy = ask(ring, shard, leader.node, step);
                 self.under_way.insert(shard, busy);
             }
         }
         there
-    }
-}
-
-/// What a change of the voters that is half done takes: the same once more, as `ringbeam status` says.
-fn interrupted(leader: &View) -> Option<Step> {
-    let [before, after] = leader.voters.as_slice() else { return None };
-    let coming = after.iter().find(|node| !before.contains(node));
-    let going = before.iter().find(|node| !after.contains(node));
-    match (coming, going) {
-        (Some(node), _) => Some(Step::Promote(*node)),
-        (None, Some(node)) if *node == leader.node => Some(Step::HandOver),
-        (None, going) => going.map(|node| Step::Remove(*node)),
     }
 }
 

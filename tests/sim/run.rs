@@ -11,7 +11,7 @@
 //!
 //! **Not here**: which faults strike (`plan.rs`), what they do (`shards/io/sim`), what is right (`check`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ringbeam_shards::io::sim;
@@ -91,7 +91,9 @@ struct Run {
     rounds: Vec<Round>,
     /// Nodes whose log is another version's.
     foreign: BTreeMap<u64, Foreign>,
-    /// What was not there in time.
+    /// Nodes whose log may be damaged or gone, or that were told of already.
+    hurt: BTreeSet<u64>,
+    /// What was not there in time, and who stopped.
     late: Vec<String>,
 }
 
@@ -112,7 +114,8 @@ impl Run {
         let load = Load::start(&mut ring, plan.seed, &plan.workload);
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
-        let mut run = Run { ring, load, watch: Watch::default(), random, faults, voters, rounds, foreign, late: Vec::new() };
+        let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
+        let mut run = Run { ring, load, watch, random, faults, voters, rounds, foreign, hurt, late };
         run.found(founders);
         run
     }
@@ -158,6 +161,19 @@ impl Run {
         while self.ring.world.now() < end {
             self.ring.run_for(LOOK.min(end - self.ring.world.now()));
             self.watch.look(&self.ring);
+            self.look_for_stopped();
+        }
+    }
+
+    /// No shard stops, or refuses to start, on a node whose log was left alone.
+    fn look_for_stopped(&mut self) {
+        let ring = &self.ring;
+        let stopped = ring.views().into_iter().filter_map(|view| Some((view.node, view.fault?)));
+        let refusing = ring.live().into_iter().flat_map(|node| ring.refusing(node).into_iter().map(move |why| (node, why)));
+        for (node, why) in stopped.chain(refusing) {
+            if !self.foreign.contains_key(&node) && !ring.is_stopping(node) && self.hurt.insert(node) {
+                self.late.push(format!("stopped: node {node}, though nothing was done to its log: {why}"));
+            }
         }
     }
 
@@ -292,9 +308,11 @@ impl Run {
         if !strikes {
             return;
         }
-        if let Fault::Rot { node } | Fault::Misplace { node } | Fault::EmptyDisk { node } = *fault {
+        if let Fault::SyncFailure { node } | Fault::Rot { node } | Fault::Misplace { node } | Fault::EmptyDisk { node } = *fault
+        {
             // What is to be found unchanged is not changed from outside.
             self.own_version(node);
+            self.hurt.insert(node);
         }
         let ring = &mut self.ring;
         match *fault {

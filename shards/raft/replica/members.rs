@@ -1,7 +1,9 @@
 //! Who belongs to a group, and who leads it: hand-over, and membership changes one at a time through joint consensus.
 //!
-//! **Invariant**: every call may be repeated: what is done already answers so, and what was interrupted half way is completed.
+//! **Invariant**: every call may be repeated: what is done already answers so. A change of the voters that was interrupted half way is
+//! completed by whoever leads then.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -244,11 +246,60 @@ impl<E: Env> Replica<E> {
         Ok(format!("node {node} is removed"))
     }
 
+    /// Completes a change of the voters that a leader before this one has left half done: whoever asked for it may be gone.
+    pub async fn finish_change(&self) {
+        if planted!(ChangeLeftHalfDone) || self.changing.get() > 0 || !self.leads() {
+            return;
+        }
+        let m = self.metrics();
+        let membership = m.membership_config.membership();
+        let [before, after] = &membership.get_joint_config()[..] else { return };
+        if m.membership_config.log_id() != m.committed_membership_config.log_id() {
+            return;
+        }
+        let completed = async {
+            if after.contains(&self.context.me.node) {
+                return self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await;
+            }
+            // Who goes does not lead into a membership that it is not of.
+            match self.heirs().into_iter().find(|(id, _)| after.contains(id)) {
+                Some((heir, _)) => self.transfer(heir, PEER_TIMEOUT).await,
+                None => Ok(()),
+            }
+        };
+        match runtime::timeout::<E, _>(PEER_TIMEOUT, completed).await {
+            Ok(Ok(())) => {
+                tracing::info!(shard = self.context.shard, "the change of the voters {before:?} to {after:?} goes on")
+            }
+            Ok(Err(why)) => tracing::warn!(shard = self.context.shard, "the voters stay half changed from {before:?}: {why}"),
+            Err(_) => {
+                tracing::warn!(shard = self.context.shard, "the voters stay half changed from {before:?}: no quorum answers")
+            }
+        }
+    }
+
     /// One membership change, through joint consensus where voters change. One that was interrupted is completed first.
     async fn change(&self, change: ChangeMembers<u64, Site>) -> Result<(), String> {
+        let _changing = Counted::new(&self.changing);
         self.raft.change_membership(change, false).await.map(|_| ()).map_err(|e| match e {
             RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => NOT_LEADER.to_string(),
             other => other.to_string(),
         })
+    }
+}
+
+/// Counts as long as it lives.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a Cell<usize>) -> Counted<'a> {
+        count.set(count.get() + 1);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! **Not here**: the stories of the bugs (docs/simulation.md, "Bugs found").
 
-use super::{Event, Fault, Members, Plan, Round, Workload};
+use super::{Crash, Event, Fault, Members, Plan, Round, Workload};
 
 /// Seeds of these plans: the first, and on. No campaign comes that far.
 pub const FROM: u64 = 1_000_000_000_000_000_000;
@@ -11,10 +11,11 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 3] = [
+const ALL: [Scenario; 4] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
+    ("a tie-breaker leads, and who follows needs a snapshot", heavy, tie_breaker_leads),
 ];
 
 /// How many there are.
@@ -23,8 +24,9 @@ pub const COUNT: u64 = ALL.len() as u64;
 /// The plan with this seed, and its name.
 pub fn plan(seed: u64) -> Option<(&'static str, Plan)> {
     let (name, workload, rounds) = ALL.get(usize::try_from(seed.checked_sub(FROM)?).ok()?)?;
-    let founders = Members { voters: [1, 2, 3].into(), ..Members::default() };
-    Some((name, Plan { seed, shards: 1, founders, workload: workload(), swarm: Vec::new(), gap_us: 0, rounds: rounds() }))
+    let rounds = rounds();
+    let founders = Members { voters: [1, 2, 3].into(), ..rounds[0].after.clone() };
+    Some((name, Plan { seed, shards: 1, founders, workload: workload(), swarm: Vec::new(), gap_us: 0, rounds }))
 }
 
 /// Large writes as fast as they are answered.
@@ -74,4 +76,13 @@ fn paused_leader() -> Vec<Round> {
         [(2_000 + 4_500 * at, Fault::Pause { node }), (5_000 + 4_500 * at, Fault::Resume { node })]
     };
     vec![round(220_000, (0..48).flat_map(pause).collect(), [1, 2, 3])]
+}
+
+/// One node lacks what the others have purged; the one that has it all dies, and of the two that are left the tie-breaker has more.
+fn tie_breaker_leads() -> Vec<Round> {
+    let (lag, die) = (Fault::Crash { node: 2, how: Crash::Kill }, Fault::Crash { node: 1, how: Crash::Kill });
+    let events = vec![(2_000, lag), (12_000, die), (12_001, Fault::Start { node: 2 }), (16_000, Fault::Start { node: 1 })];
+    let mut round = round(20_000, events, [1, 2, 3]);
+    round.after.tie_breaker = Some(3);
+    vec![round]
 }

@@ -225,6 +225,11 @@ impl Ring {
         self.node(node).control.as_ref().is_some_and(|control| control.opened.get() == self.settings.shards)
     }
 
+    /// The running process was asked to stop.
+    pub fn is_stopping(&self, node: u64) -> bool {
+        self.node(node).control.as_ref().is_some_and(|control| control.stops())
+    }
+
     /// Why shards of the running process that have ended did not start.
     pub fn refusing(&self, node: u64) -> Vec<String> {
         self.node(node).control.as_ref().map(|control| control.faults.borrow().clone()).unwrap_or_default()

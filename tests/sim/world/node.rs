@@ -105,6 +105,11 @@ impl Control {
         self.nets.borrow().iter().for_each(SimNet::stop);
     }
 
+    /// Asked to stop.
+    pub fn stops(&self) -> bool {
+        self.stop_asked.get()
+    }
+
     pub fn is_over(&self) -> bool {
         *self.outcome.borrow() != Outcome::Running
     }
