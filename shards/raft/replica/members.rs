@@ -271,7 +271,7 @@ impl<E: Env> Replica<E> {
             Ok(Ok(())) => {
                 tracing::info!(shard = self.context.shard, "the change of the voters {before:?} to {after:?} goes on")
             }
-            Ok(Err(why)) => tracing::warn!(shard = self.context.shard, "the voters stay half changed from {before:?}: {why}"),
+            Ok(Err(why)) => tracing::debug!(shard = self.context.shard, "the voters stay half changed from {before:?}: {why}"),
             Err(_) => {
                 tracing::warn!(shard = self.context.shard, "the voters stay half changed from {before:?}: no quorum answers")
             }

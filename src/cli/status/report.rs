@@ -136,8 +136,7 @@ impl Report {
         let joint: Vec<String> = led.iter().filter(|(_, s)| s.voters_joint).map(|(shard, _)| shard.to_string()).collect();
         if !joint.is_empty() {
             found.push(format!(
-                "a change of the voters is half done in shard {}; if nobody is at it, give the interrupted command again: \
-                 ringbeam ring promote --node N, or ringbeam ring remove --node N",
+                "a change of the voters is half done in shard {}; its leader completes it as soon as quorums of both answer",
                 joint.join(", ")
             ));
         }
