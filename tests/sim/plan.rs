@@ -365,7 +365,7 @@ fn workload(mut random: Random) -> Workload {
     let deletes = random.below(15);
     let local_gets = random.below(100 - puts - deletes);
     // Large ones make flushes of many blocks, which a power loss can tear; small ones make long logs.
-    let value_bytes_max = if random.chance(1, 3) { 16 << 10 } else { random.magnitude(8, 4 << 10) };
+    let value_bytes_max = if random.chance(1, 2) { 16 << 10 } else { random.magnitude(8, 4 << 10) };
     let pause_us_max = random.magnitude(200, 200_000);
     Workload {
         clients: random.magnitude(1, 32) as u32,

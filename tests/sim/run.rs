@@ -373,11 +373,12 @@ impl Run {
         }
     }
 
-    /// Half of the power losses come while the node's log has bytes that are not durable yet: at any other moment there is nothing
-    /// to lose or to tear.
+    /// Three of four power losses come while the node's log has bytes that are not durable yet: at any other moment there is nothing
+    /// to lose. Most of those wait for a flush of several blocks, which can be torn.
     fn wait_for_a_write(&mut self, how: plan::Crash, node: u64) {
-        if how != plan::Crash::Kill && self.random.chance(1, 2) {
-            self.wait_until(MOMENT_WITHIN, |ring| ring.disk(node).has_unsynced("wal-"));
+        if how != plan::Crash::Kill && self.random.chance(3, 4) {
+            let blocks = if self.random.chance(2, 3) { 2 } else { 1 };
+            self.wait_until(MOMENT_WITHIN, |ring| ring.disk(node).unsynced_blocks("wal-") >= blocks);
         }
     }
 
@@ -405,7 +406,7 @@ impl Run {
 
     /// The power goes while the log has bytes that are not durable yet, and some of them land elsewhere.
     fn misplace(&mut self, node: u64) {
-        self.wait_until(A_WRITE_WITHIN, |ring| ring.disk(node).has_unsynced("wal-"));
+        self.wait_until(A_WRITE_WITHIN, |ring| ring.disk(node).unsynced_blocks("wal-") > 0);
         self.ring.disk(node).set(|disk| disk.misplace_ppm = MISPLACED_PPM);
         self.ring.crash(node, sim::Crash::PowerLoss);
         self.ring.disk(node).set(|disk| disk.misplace_ppm = 0);

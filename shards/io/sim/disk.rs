@@ -219,11 +219,12 @@ impl SimDisk {
         self.paths().into_iter().filter(doomed).collect()
     }
 
-    /// Whether a file with this in its path has bytes that no sync covers yet.
-    pub fn has_unsynced(&self, part: &str) -> bool {
+    /// Blocks that no sync covers yet, of the file that has most of them, of those with this in their path.
+    pub fn unsynced_blocks(&self, part: &str) -> usize {
         let directories = self.0.directories.borrow();
-        let mut files = directories.iter().flat_map(|(dir, d)| d.seen.iter().map(move |(name, node)| (dir, name, node)));
-        files.any(|(dir, name, node)| (dir.contains(part) || name.contains(part)) && node.borrow().is_dirty())
+        let files = directories.iter().flat_map(|(dir, d)| d.seen.iter().map(move |(name, node)| (dir, name, node)));
+        let named = files.filter(|(dir, name, _)| dir.contains(part) || name.contains(part));
+        named.map(|(_, _, node)| node.borrow().dirty_blocks()).max().unwrap_or(0)
     }
 
     /// Bit rot: flips a bit of a block. False when there is no such file, or nothing was ever written there. Whether the ring

@@ -214,9 +214,9 @@ impl Inode {
         self.reserved = self.bytes;
     }
 
-    /// There are bytes that no sync covers yet.
-    pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+    /// Blocks that no sync covers yet.
+    pub fn dirty_blocks(&self) -> usize {
+        self.dirty.len()
     }
 
     /// A failed sync has left something behind.
