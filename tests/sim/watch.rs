@@ -104,8 +104,12 @@ fn views(ring: &Ring, digests: bool) -> Vec<(u32, NodeView)> {
 }
 
 fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u64)>) -> NodeView {
+    let own = LeaderId { term: view.vote.term, node: view.vote.node };
+    // The log takes a vote before raft's figures show it: by as long as a slow disk takes to save it.
+    let saved = view.vote_saved.map_or(own, |vote| LeaderId { term: vote.term, node: vote.node });
     let role = match view.raft_state.as_str() {
         _ if view.fault.is_some() => Role::Stopped,
+        "leader" if saved > own => Role::Follower,
         "leader" => Role::Leader,
         "candidate" => Role::Candidate,
         "learner" => Role::Learner,
@@ -120,9 +124,6 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         }
         _ => Vec::new(),
     };
-    let own = LeaderId { term: view.vote.term, node: view.vote.node };
-    // The log takes a vote before raft's figures show it.
-    let saved = view.vote_saved.map_or(own, |vote| LeaderId { term: vote.term, node: vote.node });
     let settings = &ring.settings().node;
     let queues = vec![
         Queue { name: "the queue of writes", size: view.queue_bytes as u64, bound: settings.queue_bytes_max as u64 },

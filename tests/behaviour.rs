@@ -1,0 +1,218 @@
+//! The scenarios of `wire/sdk/vectors/behaviour.json` through the Rust SDK, on a real ring. Every SDK runs the same list.
+//!
+//! ```text
+//!   scenario ─▶ steps: put get delete  kill_leader restart sleep ─▶ what is expected of each answer
+//! ```
+//! **Not here**: what a step means (`wire/sdk/vectors/README.md`).
+
+mod ring;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use ring::{Plan, Ring};
+use ringbeam_sdk::{Client, Consistency, Error, GetOptions, PutOptions, Revision};
+use serde_json::{Map, Value};
+
+const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wire/sdk/vectors/behaviour.json");
+
+/// Room for the largest values by default, and no more.
+const LOG: &str = "[log]\nsegment_bytes = 33554432\nspare_segments_count = 1\n";
+
+/// A shard has a leader within this.
+const LED_WITHIN: Duration = Duration::from_secs(15);
+
+/// Between two tries of a step that may be answered otherwise at first.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// What a call answered, as far as scenarios ask.
+#[derive(Debug, Default)]
+struct Answer {
+    found: Option<bool>,
+    value: Option<Vec<u8>>,
+    existed: Option<bool>,
+    duplicate: Option<bool>,
+    revision: Option<Revision>,
+}
+
+struct Scenario {
+    ring: Ring,
+    client: Client,
+    killed: Vec<u64>,
+    remembered: BTreeMap<String, Revision>,
+}
+
+#[tokio::test]
+async fn the_sdk_behaves_as_every_sdk_does() {
+    let list: Value = serde_json::from_slice(&std::fs::read(SCENARIOS).expect("the scenarios are there")).expect("JSON");
+    let (nodes, shards) = (number(&list["ring"]["nodes"]), number(&list["ring"]["shards"]) as u32);
+    let ring = Ring::start("behaviour", Plan { nodes, shards, extra: LOG.to_string(), ..Plan::default() }).await;
+    let client = ring.client().await;
+    let mut run = Scenario { ring, client, killed: Vec::new(), remembered: BTreeMap::new() };
+    let scenarios = list["scenarios"].as_array().expect("a list of scenarios");
+    assert!(scenarios.len() >= 10, "the list has shrunk");
+    for scenario in scenarios {
+        run.remembered.clear();
+        for (at, step) in scenario["steps"].as_array().expect("a list of steps").iter().enumerate() {
+            if let Err(why) = run.step(step).await {
+                panic!("{}, step {}: {step}: {why}\n{}", scenario["name"], at + 1, run.ring.tails());
+            }
+        }
+    }
+}
+
+impl Scenario {
+    async fn step(&mut self, step: &Value) -> Result<(), String> {
+        match text(&step["do"])? {
+            "put" | "get" | "delete" => self.calls(step, None).await,
+            "kill_leader" => {
+                let shard = number(&step["shard"]) as u32;
+                match &step["during"] {
+                    Value::Null => self.kill_leader(shard).await,
+                    during => self.calls(during, Some(shard)).await,
+                }
+            }
+            "restart" => {
+                for node in std::mem::take(&mut self.killed) {
+                    self.ring.spawn(node);
+                }
+                Ok(())
+            }
+            "sleep" => {
+                tokio::time::sleep(Duration::from_millis(number(&step["ms"]))).await;
+                Ok(())
+            }
+            other => Err(format!("there is no step {other:?}")),
+        }
+    }
+
+    /// The calls of a step, one after the other. The leader of `kill` is killed when a third of them has been answered.
+    async fn calls(&mut self, step: &Value, kill: Option<u32>) -> Result<(), String> {
+        let count = step["count"].as_u64();
+        for n in 0..count.unwrap_or(1) {
+            if let Some(shard) = kill.filter(|_| n == count.unwrap_or(1) / 3) {
+                self.kill_leader(shard).await?;
+            }
+            let step = if count.is_some() { numbered(step, n) } else { step.clone() };
+            let until = Instant::now() + Duration::from_millis(step["within_ms"].as_u64().unwrap_or(0));
+            loop {
+                let answer = self.call(&step).await;
+                match self.holds(&step["expect"], &answer) {
+                    Ok(()) => {
+                        if let (Some(name), Ok(Answer { revision: Some(revision), .. })) = (step["remember"].as_str(), &answer)
+                        {
+                            self.remembered.insert(name.to_string(), *revision);
+                        }
+                        break;
+                    }
+                    Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+                    Err(why) => return Err(why),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn call(&self, step: &Value) -> Result<Answer, Error> {
+        let timeout = Some(Duration::from_millis(step["timeout_ms"].as_u64().unwrap_or(5_000)));
+        let namespace = Some(String::from_utf8(bytes(&step["namespace"])).expect("a namespace is text"));
+        let key = bytes(&step["key"]);
+        let written = match step["do"].as_str() {
+            Some("get") => {
+                let consistency = match step["consistency"].as_str() {
+                    Some("local") => Consistency::Local,
+                    _ => Consistency::Linearizable,
+                };
+                let found = self.client.get_with(&key, &GetOptions { consistency, timeout, namespace }).await?;
+                let revision = found.as_ref().map(|found| found.revision);
+                let value = found.map(|found| found.value.to_vec());
+                return Ok(Answer { found: Some(value.is_some()), value, revision, ..Answer::default() });
+            }
+            Some("put") => self.client.put_with(&key, bytes(&step["value"]), &PutOptions { timeout, namespace }).await?,
+            _ => self.client.delete_with(&key, &PutOptions { timeout, namespace }).await?,
+        };
+        let (existed, duplicate) = (Some(written.existed), Some(written.duplicate));
+        Ok(Answer { existed, duplicate, revision: Some(written.revision), ..Answer::default() })
+    }
+
+    fn holds(&self, expect: &Value, answer: &Result<Answer, Error>) -> Result<(), String> {
+        let none = Map::new();
+        let expect = expect.as_object().unwrap_or(&none);
+        let fails = |text: &str| Err(format!("{text}: {answer:?}"));
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let as_expected = match error {
+                    Error::Refused(refusal) => expect.get("refused").is_some_and(|code| code == refusal.code.as_str()),
+                    Error::Timeout { .. } => expect.get("error").is_some_and(|error| error == "Timeout"),
+                    Error::Unknown { .. } => expect.get("error").is_some_and(|error| error == "Unknown"),
+                    Error::Connect(_) | Error::Protocol(_) => false,
+                };
+                return if as_expected { Ok(()) } else { fails("the call failed") };
+            }
+        };
+        for (what, wanted) in expect {
+            let remembered = || wanted.as_str().and_then(|name| self.remembered.get(name)).copied();
+            let as_expected = match what.as_str() {
+                "found" => wanted.as_bool() == answer.found,
+                "existed" => wanted.as_bool() == answer.existed,
+                "duplicate" => wanted.as_bool() == answer.duplicate,
+                "value" => Some(bytes(wanted)) == answer.value,
+                "revision_is" => remembered().is_some() && remembered() == answer.revision,
+                "revision_after" => remembered().is_some_and(|before| answer.revision.is_some_and(|now| now > before)),
+                "refused" | "error" => false,
+                other => return Err(format!("nothing is called {other:?}")),
+            };
+            if !as_expected {
+                return fails(&format!("not {what} = {wanted}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for whoever leads the shard.
+    async fn kill_leader(&mut self, shard: u32) -> Result<(), String> {
+        let until = Instant::now() + LED_WITHIN;
+        loop {
+            let leader = self.client.topology_of(shard).await.map_or(0, |topology| topology.leader);
+            if leader != 0 && self.ring.runs(leader) {
+                self.ring.kill(leader);
+                self.killed.push(leader);
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(format!("shard {shard} has no leader after {LED_WITHIN:?}"));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+/// The same with `n` for each `#` in a string of it.
+fn numbered(value: &Value, n: u64) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace('#', &n.to_string())),
+        Value::Object(fields) => fields.iter().map(|(name, value)| (name.clone(), numbered(value, n))).collect(),
+        other => other.clone(),
+    }
+}
+
+/// A string, `{"hex": ..}` or `{"repeat": .., "times": ..}`; nothing is "".
+fn bytes(value: &Value) -> Vec<u8> {
+    if let Some(hex) = value["hex"].as_str() {
+        let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two hex digits");
+        return (0..hex.len()).step_by(2).map(digits).collect();
+    }
+    match value["repeat"].as_str() {
+        Some(part) => part.repeat(number(&value["times"]) as usize).into_bytes(),
+        None => value.as_str().unwrap_or_default().as_bytes().to_vec(),
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
+}
+
+fn text(value: &Value) -> Result<&str, String> {
+    value.as_str().ok_or_else(|| format!("{value} is no text"))
+}
