@@ -133,7 +133,7 @@ class Core:
         effort = Effort(job.kind)
         ticket: Ticket | None = None
         last: tuple[Connection, Outcome] | None = None
-        why: tuple[str, Refusal | None] = ("", None)
+        why: tuple[str, Refusal | None] = ("the time was up before it could be sent", None)
         avoid: str | None = None
         if first is not None:
             last, ticket = (first[0], first[2]), first[1]
