@@ -2,9 +2,9 @@
 
     request  ->  Request{id, deadline_ms, body}  ->  frame            frame  ->  Reply{id, body}  ->  answer
 
-flatbuffers' Python runtime has no verifier. What it reads beyond a payload raises, lengths are compared with their
-limits before anything is allocated, and a payload has its checksum: so a bad payload is `Malformed`, never a wrong
-answer.
+Puts, gets, deletes and their answers are laid out in `_traffic.py`, all else by what flatc made. Neither has a
+verifier. What it reads beyond a payload raises, lengths are compared with their limits before anything is allocated,
+and a payload has its checksum: so a bad payload is `Malformed`, never a wrong answer.
 
 Not here: frames (`_frame.py`), what to do about an answer.
 """
@@ -17,14 +17,13 @@ from typing import Any, Final
 
 from flatbuffers import Builder
 
+from ringbeam import _traffic
 from ringbeam._answers import (
     Absent,
-    Breakdown,
     Consistency,
     Done,
     Member,
     Progress,
-    Revision,
     Role,
     SessionOpened,
     SlotRange,
@@ -106,7 +105,8 @@ class Ping:
     pass
 
 
-Body = Hello | Put | Delete | Get | OpenSession | CloseSession | GetTopology | GetStatus | Ping
+Rare = Hello | OpenSession | CloseSession | GetTopology | GetStatus | Ping
+Body = Put | Delete | Get | Rare
 """What a client asks."""
 
 Answer = Welcome | Written | Value | Absent | SessionOpened | Topology | Status | Refusal | Done
@@ -115,6 +115,15 @@ Answer = Welcome | Written | Value | Absent | SessionOpened | Topology | Status 
 
 def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
     """A whole frame. `deadline_ms`: milliseconds from arrival within which the answer is of use; 0: no deadline."""
+    match body:
+        case Put():
+            ticket = (body.session, body.sequence, body.answered_below)
+            return frame(_traffic.put(id, deadline_ms, body.namespace, body.key, body.value, *ticket))
+        case Get():
+            return frame(_traffic.get(id, deadline_ms, body.namespace, body.key, body.consistency))
+        case Delete():
+            ticket = (body.session, body.sequence, body.answered_below)
+            return frame(_traffic.delete(id, deadline_ms, body.namespace, body.key, *ticket))
     b = Builder(128)
     kind, table = _build(b, body)
     schema.RequestStart(b)
@@ -126,41 +135,8 @@ def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
     return frame(bytes(b.Output()))
 
 
-def _build(b: Any, body: Body) -> tuple[int, int]:
+def _build(b: Any, body: Rare) -> tuple[int, int]:
     match body:
-        case Put():
-            namespace, key, value = _text(b, body.namespace), _bytes(b, body.key), _bytes(b, body.value)
-            schema.PutStart(b)
-            if namespace:
-                schema.PutAddNamespace(b, namespace)
-            if key:
-                schema.PutAddKey(b, key)
-            if value:
-                schema.PutAddValue(b, value)
-            schema.PutAddSession(b, body.session)
-            schema.PutAddSequence(b, body.sequence)
-            schema.PutAddAnsweredBelow(b, body.answered_below)
-            return schema.RequestBody.Put, schema.PutEnd(b)
-        case Get():
-            namespace, key = _text(b, body.namespace), _bytes(b, body.key)
-            schema.GetStart(b)
-            if namespace:
-                schema.GetAddNamespace(b, namespace)
-            if key:
-                schema.GetAddKey(b, key)
-            schema.GetAddConsistency(b, body.consistency)
-            return schema.RequestBody.Get, schema.GetEnd(b)
-        case Delete():
-            namespace, key = _text(b, body.namespace), _bytes(b, body.key)
-            schema.DeleteStart(b)
-            if namespace:
-                schema.DeleteAddNamespace(b, namespace)
-            if key:
-                schema.DeleteAddKey(b, key)
-            schema.DeleteAddSession(b, body.session)
-            schema.DeleteAddSequence(b, body.sequence)
-            schema.DeleteAddAnsweredBelow(b, body.answered_below)
-            return schema.RequestBody.Delete, schema.DeleteEnd(b)
         case Hello():
             client = b.CreateString(body.client)
             schema.HelloStart(b)
@@ -188,15 +164,6 @@ def _build(b: Any, body: Body) -> tuple[int, int]:
             return schema.RequestBody.Ping, schema.PingEnd(b)
 
 
-def _bytes(b: Any, octets: bytes) -> int:
-    return b.CreateByteVector(octets) if octets else 0
-
-
-def _text(b: Any, text: bytes) -> int:
-    # CreateString takes UTF-8 as it is.
-    return b.CreateString(text) if text else 0
-
-
 # ---- replies ----
 
 
@@ -208,17 +175,19 @@ def decode_reply(payload: bytes) -> tuple[int, Answer]:
     """A reply's id and answer. A refusal whose code this build does not know is INTERNAL with the number in its
     message."""
     try:
-        reply = schema.Reply.GetRootAs(payload)
-        body = reply.Body()
-        if body is None:
-            raise Malformed("reply.body is absent, it is required")
-        kind = reply.BodyType()
+        id, kind, at = _traffic.reply(payload)
+        if kind == _traffic.WRITTEN:
+            return id, _whole(_traffic.written(payload, at), "reply.body.revision")
+        if kind == _traffic.VALUE:
+            return id, _whole(_traffic.value(payload, at), "reply.body.revision of a found value")
         if not 1 <= kind < len(_PARSERS):
             raise Malformed(f"reply.body is of type {kind}, known are 1 to {len(_PARSERS) - 1}")
+        if not at:
+            raise Malformed("reply.body is absent, it is required")
         table, parse = _PARSERS[kind]
         message = table()
-        message.Init(body.Bytes, body.Pos)
-        return reply.Id(), parse(message)
+        message.Init(payload, at)
+        return id, parse(message)
     except (StructError, IndexError, ValueError, TypeError, OverflowError) as why:
         raise Malformed(f"the reply of {len(payload)} bytes is not valid: {why}") from why
 
@@ -237,40 +206,10 @@ def _welcome(m: Any) -> Welcome:
     )
 
 
-def _revision(revision: Any, place: str) -> Revision:
-    if revision is None:
+def _whole(answer: Written | Value | Absent | None, place: str) -> Answer:
+    if answer is None:
         raise Malformed(f"{place} is absent, it is required")
-    return Revision(revision.Index(), revision.Position())
-
-
-def _written(m: Any) -> Written:
-    spent = m.Breakdown()
-    return Written(
-        revision=_revision(m.Revision(), "reply.body.revision"),
-        ring_time_ms=m.RingTimeMs(),
-        existed=m.Existed(),
-        duplicate=m.Duplicate(),
-        breakdown=Breakdown(spent.QueueUs(), spent.FsyncUs(), spent.QuorumUs(), spent.ApplyUs())
-        if spent is not None
-        else Breakdown(),
-    )
-
-
-_VALUE_SLOT = 6  # of the table Value: found is 4, value 6
-
-
-def _value(m: Any) -> Value | Absent:
-    if not m.Found():
-        return Absent(m.Index())
-    table = m._tab
-    offset = table.Offset(_VALUE_SLOT)
-    value = b""
-    if offset:
-        begin, length = table.Vector(offset), table.VectorLen(offset)
-        value = table.Bytes[begin : begin + length]
-        if len(value) != length:
-            raise Malformed(f"reply.body.value has {length} bytes, of which {len(value)} are there")
-    return Value(value, _revision(m.Revision(), "reply.body.revision of a found value"), m.Index())
+    return answer
 
 
 def _session_opened(m: Any) -> SessionOpened:
@@ -396,8 +335,8 @@ def _string(octets: bytes | None) -> str:
 _PARSERS: Final[tuple[tuple[Any, Any], ...]] = (
     (None, None),
     (schema.Welcome, _welcome),
-    (schema.Written, _written),
-    (schema.Value, _value),
+    (None, None),  # Written and Value: `_traffic.py`
+    (None, None),
     (schema.SessionOpened, _session_opened),
     (schema.Topology, _topology),
     (schema.Status, _status),
