@@ -22,7 +22,7 @@ from ringbeam._answers import Consistency, Member, Role, Status, Topology, Value
 from ringbeam._call import Core
 from ringbeam._connection import Connection
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout
-from ringbeam._leader import ask_topology, deadline_ms
+from ringbeam._leader import ask_topology, deadline_ms, forget
 from ringbeam._limits import CLIENT_NAME_BYTES_MAX, PROBE_TIMEOUT, TIMEOUT_DEFAULT, TIMEOUT_MAX
 from ringbeam._pool import OpenError, Pool
 from ringbeam._refusal import Refusal
@@ -213,18 +213,18 @@ async def _first_contact(pool: Pool, addresses: list[str], timeout: float) -> tu
         return connection, await ask_topology(connection, deadline)
 
     asking = {asyncio.create_task(ask(address)) for address in addresses}
+    answered: set[asyncio.Task[tuple[Connection, Topology]]] = set()
     failures: list[OpenError] = []
     try:
         while asking:
             answered, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-            for task in answered:
+            while answered:
                 try:
-                    return task.result()
+                    return answered.pop().result()
                 except OpenError as failure:
                     failures.append(failure)
     finally:
-        for task in asking:
-            task.cancel()
+        forget(asking | answered)
     raise _most_telling(failures)
 
 

@@ -13,8 +13,10 @@ Not here: which claim to believe (`_routing.py`), how long to wait (`_retry.py`)
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import getrandbits
+from typing import Any
 
 from ringbeam._answers import Topology
 from ringbeam._connection import Connection
@@ -184,8 +186,7 @@ class Finder:
                     if topology.leader:
                         until = min(until, loop.time() + PROBE_GRACE)
         finally:
-            for task in asking:
-                task.cancel()
+            forget(asking)
         return poll
 
     def learn(self, topology: Topology) -> None:
@@ -194,6 +195,13 @@ class Finder:
             self._routes.learn(topology)
         except Misfit:
             return
+
+
+def forget(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Ends tasks whose answers nobody wants any more, also those that have failed by now."""
+    for task in tasks:
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 async def ask_topology(connection: Connection, deadline: float) -> Topology:

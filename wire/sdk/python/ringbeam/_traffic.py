@@ -1,5 +1,5 @@
 """Puts, gets, deletes and their answers, laid out by hand: flatbuffers' Python builder and reader take three quarters
-of a call's CPU time for them (put 89 us, its answer 49 us; here 8 and 7).
+of a call's CPU time for them (a put 89 us, its answer 49 us; here 3 and 5).
 
     0          4                16              32                56            ..
     | root: 32 | vtable Request | vtable body   | table Request   | table body   | namespace, key, value
