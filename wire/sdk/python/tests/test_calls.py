@@ -83,6 +83,19 @@ async def test_large_values_fill_the_socket_and_all_arrive_whole() -> None:
         await asyncio.gather(*(work(task) for task in range(24)))
 
 
+async def test_what_was_asked_of_a_full_socket_leaves_when_it_drains() -> None:
+    async with Ring() as ring, await ringbeam.connect(ring.endpoints) as client:
+        await client.put("k", "v")
+        leader = client._core._shards[0].leader
+        assert leader is not None
+        leader.pause_writing()
+        calls = asyncio.gather(client.put("k", "w"), client.get("k"))
+        await asyncio.sleep(0.05)
+        assert ring.count(Get) == 0
+        leader.resume_writing()
+        await asyncio.wait_for(calls, 1.0)
+
+
 async def test_sequences_are_dense_and_the_floor_follows_the_answers() -> None:
     async with Ring() as ring, await ringbeam.connect(ring.endpoints) as client:
         for n in range(5):

@@ -274,6 +274,23 @@ async def test_a_silent_leader_is_left_and_its_writes_go_to_the_next() -> None:
         assert [(node, sequence) for node, _, sequence in ring.puts] == [(1, 1), (1, 2), (2, 2)]
 
 
+async def test_a_silent_connection_is_given_up_even_when_nobody_else_leads() -> None:
+    """As after a host's restart that no reset told of: the same address answers a new connection."""
+
+    def script(_ring: Ring, at: At, _body: Body) -> Act | None:
+        return Silence() if mute and at.connection == 1 else None
+
+    mute = False
+    async with Ring(1, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        await client.put("a", "1")
+        mute = True
+        started = time.monotonic()
+        await client.put("b", "2")
+        assert 2.0 <= time.monotonic() - started < 4.0
+        connections = [at.connection for at, body in ring.asked if isinstance(body, Put)]
+        assert connections == [1, 1, 2]
+
+
 async def test_a_leader_cut_off_from_its_quorum_is_left_for_one_of_a_later_term() -> None:
     """Node 1 still believes in itself and answers everything but writes; after a while node 2 leads in a later term."""
 
