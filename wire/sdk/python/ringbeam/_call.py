@@ -159,10 +159,6 @@ class Core:
                         ticket = None
                     if self._loop.time() + step.after >= job.deadline:
                         raise _error(effort.out_of_time(), why, job, ticket)
-                    if self.pool.closed:
-                        if effort.out_of_time() is Verdict.UNKNOWN:
-                            raise _error(Verdict.UNKNOWN, why, job, ticket)
-                        raise ConnectError(_WHY_CLOSED)
                     if step.after > 0:
                         await asyncio.sleep(step.after)
                 try:

@@ -1,7 +1,7 @@
 """A real ring on this machine: `ringbeam dev --idle`, started, wounded and ended.
 
-The binary is that of RINGBEAM_BINARY. Directories are in /var/tmp, which must be on a disk. Only processes that were
-started here are ended, by their ids.
+The binary is that of RINGBEAM_BINARY. Directories are in /var/tmp, which must be on a disk; RINGBEAM_KEEP=1 leaves them
+there, with the nodes' logs. Only processes that were started here are ended, by their ids.
 """
 
 from __future__ import annotations
@@ -57,17 +57,22 @@ class LiveRing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
-        shutil.rmtree(self._root)
+        if not os.environ.get("RINGBEAM_KEEP"):
+            shutil.rmtree(self._root)
 
     def kill(self, node: int) -> None:
         """SIGKILL."""
         restarted = self._restarted.pop(node, None)
         if restarted is not None:
+            assert restarted.poll() is None, f"node {node} had ended by itself: {self._log.name}"
             restarted.kill()
             restarted.wait()
         else:
-            # A child of our child that nobody else has waited for: its id is still its.
-            os.kill(self._nodes[node]["pid"], signal.SIGKILL)
+            # A child of our child: its id is still its, dead or alive, until the ring ends.
+            pid = self._nodes[node]["pid"]
+            os.kill(pid, signal.SIGKILL)
+            while not _is_dead(pid):
+                time.sleep(0.001)
         self._killed.add(node)
 
     async def kill_leader(self, client: ringbeam.Client, shard: int) -> int:
@@ -97,3 +102,12 @@ class LiveRing:
                 self._dev.kill()
                 self._dev.wait()
         self._log.close()
+
+
+def _is_dead(pid: int) -> bool:
+    """Whether all threads of a process have ended, so that it holds no port and no lock."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "Z" and len(os.listdir(f"/proc/{pid}/task")) == 1
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -14,8 +14,12 @@ from fake import RING, VALUE_BYTES_MAX, Act, At, Close, Later, Raw, Ring, Silenc
 import ringbeam
 from ringbeam import Code, Consistency, Value
 from ringbeam._answers import Welcome
+from ringbeam._connection import Connection
 from ringbeam._frame import frame
+from ringbeam._pool import OpenError, Pool
 from ringbeam._refusal import Refusal
+from ringbeam._session import Ticket
+from ringbeam._shard import Shard
 from ringbeam._slots import slot_of
 from ringbeam._wire import Body, CloseSession, Delete, Get, Hello, OpenSession, Ping, Put
 
@@ -210,6 +214,51 @@ async def test_who_stops_waiting_for_room_gives_his_place_to_the_next() -> None:
         waits[0].cancel()
         await asyncio.wait_for(asyncio.gather(*waits[1:]), 1.0)
         assert b"waits0" not in ring.store
+
+
+async def test_room_is_handed_on_by_who_was_woken_and_cancelled_at_once() -> None:
+    shard = Shard(0)
+    shard.session_opened(7, 1)
+    ticket = shard.session.begin()
+    assert isinstance(ticket, Ticket)
+    soon = asyncio.get_running_loop().time() + 1.0
+    first, second = (asyncio.create_task(shard.wait_for_room(soon)) for _ in range(2))
+    await asyncio.sleep(0)
+    shard.settle(ticket)
+    first.cancel()
+    await second
+    assert first.cancelled()
+
+
+async def test_many_tasks_that_need_one_node_dial_once() -> None:
+    async with Ring(3) as ring, await ringbeam.connect(ring.address(1), region="r2") as client:
+        await asyncio.gather(*(client.get(str(n), consistency=Consistency.LOCAL) for n in range(50)))
+        assert ring.count(Hello, node=2) == 1
+
+
+async def test_many_tasks_knock_once_at_a_dead_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    dial, dialled = Pool._dial, count()
+
+    async def counted(pool: Pool, address: str, shard: int) -> Connection:
+        next(dialled)
+        return await dial(pool, address, shard)
+
+    monkeypatch.setattr(Pool, "_dial", counted)
+    pool = Pool("test", 0, lambda _: None)
+    dead, soon = await nobody(), asyncio.get_running_loop().time() + 1.0
+    failures = await asyncio.gather(*(pool.open(dead, 0, soon) for _ in range(50)), return_exceptions=True)
+    assert all(isinstance(failure, OpenError) for failure in failures)
+    assert next(dialled) < 5
+
+
+async def test_an_endpoint_by_another_name_is_the_same_connection() -> None:
+    async with Ring() as ring:
+        async with await ringbeam.connect(ring.address(1).replace("127.0.0.1", "localhost")) as client:
+            await client.put("k", "v")
+        assert ring.count(Put) == 1
+        writers = {at.connection for at, body in ring.asked if isinstance(body, Put)}
+        greeted_first = next(at.connection for at, body in ring.asked if isinstance(body, Hello))
+        assert writers == {greeted_first}, "the leader's own address needs no second connection"
 
 
 async def test_a_cancelled_call_leaves_the_client_whole() -> None:

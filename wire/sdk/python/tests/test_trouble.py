@@ -14,7 +14,8 @@ from fake import Act, ApplyAndClose, At, Close, Later, Ring, Silence
 import ringbeam
 from ringbeam import Code, Consistency
 from ringbeam._refusal import Refusal
-from ringbeam._wire import Body, Delete, Get, GetTopology, OpenSession, Ping, Put
+from ringbeam._slots import slot_of
+from ringbeam._wire import Body, Delete, Get, GetTopology, Hello, OpenSession, Ping, Put
 
 
 def expired(session: int) -> Refusal:
@@ -204,12 +205,29 @@ async def test_a_session_that_cannot_be_opened_is_refused_and_nothing_was_sent()
 
 async def test_a_connection_lost_while_the_session_opens_is_no_lost_write() -> None:
     def script(_ring: Ring, _at: At, body: Body) -> Act | None:
-        return Close() if isinstance(body, OpenSession) and next(openings) == 0 else None
+        return Close() if isinstance(body, OpenSession) and next(openings) != 1 else None
 
     openings = count()
-    async with Ring(script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
-        await client.put("k", "v")
+    async with Ring(1, 2, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        await client.put("a", "v")
         assert ring.count(OpenSession) == 2
+        other = next(key for key in "bcdefgh" if slot_of(key.encode()) // 2048 != slot_of(b"a") // 2048)
+        with pytest.raises(ringbeam.Timeout):
+            await client.put(other, "v", timeout=0.2)
+
+
+async def test_what_time_does_not_change_ends_the_call_at_once() -> None:
+    def script(_ring: Ring, at: At, body: Body) -> Act | None:
+        lasting = Refusal(Code.UNSUPPORTED_VERSION, message="this shard speaks another version")
+        return lasting if isinstance(body, Hello) and at.shard == 1 else None
+
+    async with Ring(2, 2, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        key = next(key for key in "abcdefgh" if slot_of(key.encode()) // 2048 == 1)
+        started = time.monotonic()
+        with pytest.raises(ringbeam.Refused) as caught:
+            await client.put(key, "v")
+        assert caught.value.code is Code.UNSUPPORTED_VERSION
+        assert time.monotonic() - started < 1.0
 
 
 async def test_without_sessions_a_lost_write_is_unknown_at_once() -> None:

@@ -191,6 +191,14 @@ def test_a_value_that_is_cut_off_is_malformed() -> None:
         wire.decode_reply(payload.replace((100).to_bytes(4, "little"), (4000).to_bytes(4, "little")))
 
 
+def test_a_table_that_points_before_the_payload_is_malformed() -> None:
+    payload = bytearray(payload_of(encode_reply(7, answers.Value(b"v" * 100))))
+    root = int.from_bytes(payload[:4], "little")
+    payload[root : root + 4] = (root + 40).to_bytes(4, "little")
+    with pytest.raises(wire.Malformed, match="described at -40"):
+        wire.decode_reply(bytes(payload))
+
+
 def test_a_refusal_of_a_later_version_keeps_its_number_and_its_certainty() -> None:
     refusal = refusals.Refusal(999, True, "the moon is full")  # type: ignore[arg-type]
     _, answer = wire.decode_reply(payload_of(encode_reply(5, refusal)))
