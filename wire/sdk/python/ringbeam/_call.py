@@ -18,13 +18,14 @@ Not here: public names and arguments (`_client.py`).
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import getrandbits
 
 from ringbeam._answers import Absent, Consistency, SessionOpened, Topology, Value, Written
 from ringbeam._connection import Connection, Outcome
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout, Unknown
 from ringbeam._leader import Finder, NotFound, deadline_ms
+from ringbeam._limits import TIMEOUT_DEFAULT
 from ringbeam._pool import Pool
 from ringbeam._refusal import Refusal, check_key, check_namespace, check_value
 from ringbeam._retry import Effort, Kind, Leader, Lost, Trouble, Verdict
@@ -174,7 +175,7 @@ class Core:
                 if job.kind is Kind.EXACTLY_ONCE and ticket is None:
                     taken = await self._take_ticket(job, connection)
                     if not isinstance(taken, Ticket):
-                        last = (connection, taken)
+                        last = taken
                         continue
                     ticket = taken
                 remaining = job.deadline - self._loop.time()
@@ -190,48 +191,48 @@ class Core:
             return await self.finder.reader(job.shard, avoid, job.deadline)
         return await self.finder.leader(job.shard, job.deadline)
 
-    async def _take_ticket(self, job: _Job, connection: Connection) -> Ticket | Refusal | Lost:
-        """A place in the shard's session, which is opened if need be; or how the opening failed."""
+    async def _take_ticket(self, job: _Job, connection: Connection) -> Ticket | tuple[Connection, Refusal | Lost]:
+        """A place in the shard's session, which is opened if need be; or where and how the opening failed."""
+        shard = job.shard
         while True:
-            taken = job.shard.session.begin()
+            taken = shard.session.begin()
             if isinstance(taken, Ticket):
                 return taken
-            if taken is NoTicket.NOT_OPEN:
-                failed = await self._open_session(job, connection)
-                if failed is not None:
-                    return failed
+            if taken is NoTicket.WINDOW_FULL:
+                try:
+                    await shard.wait_for_room(job.deadline)
+                except TimeoutError:
+                    full = "too many writes of this client are unanswered, and no answer came in time"
+                    raise Timeout(job.timeout, full) from None
                 continue
-            try:
-                await job.shard.wait_for_room(job.deadline)
-            except TimeoutError:
-                full = "too many writes of this client are unanswered, and no answer came in time"
-                raise Timeout(job.timeout, full) from None
+            if shard.opening is None:
+                shard.opening = self._loop.create_task(self._open_session(shard, connection))
+                shard.opening.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            opening = shard.opening
+            done, _ = await asyncio.wait({opening}, timeout=max(0.0, job.deadline - self._loop.time()))
+            if not done:
+                raise Timeout(job.timeout, f"{connection.address} opened no session in time")
+            failed = opening.result()
+            if failed is not None:
+                return failed
 
-    async def _open_session(self, job: _Job, connection: Connection) -> Refusal | Lost | None:
-        late = Timeout(job.timeout, f"{connection.address} opened no session in time")
+    async def _open_session(self, shard: Shard, connection: Connection) -> tuple[Connection, Refusal | Lost] | None:
+        """Opens the shard's session for whoever waits for it. It has a deadline of its own: a session whose caller has
+        gone is the next caller's. Were it dropped, the ring would keep it for its lifetime, one for every impatient
+        call."""
         try:
-            async with asyncio.timeout_at(job.deadline):
-                await job.shard.opening.acquire()
-        except TimeoutError:
-            raise late from None
-        try:
-            if job.shard.session.id:
-                return None
-            told = deadline_ms(job.deadline - self._loop.time())
-            outcome = await connection.call(OpenSession(), job.deadline, told)
+            deadline = self._loop.time() + TIMEOUT_DEFAULT
+            outcome = await connection.call(OpenSession(), deadline, deadline_ms(TIMEOUT_DEFAULT))
         finally:
-            job.shard.opening.release()
+            shard.opening = None
         if isinstance(outcome, SessionOpened) and outcome.session:
-            job.shard.session_opened(outcome.session, connection.welcome.session_window)
+            shard.session_opened(outcome.session, connection.welcome.session_window)
             return None
         if isinstance(outcome, Refusal):
-            return Refusal(
-                outcome.code, False, outcome.message, outcome.leader, outcome.leader_address, outcome.retry_after_ms
-            )
-        if outcome is Trouble.DEADLINE_PASSED:
-            raise late
+            # What is unknown is the session's fate, not the write's.
+            return connection, replace(outcome, unknown=False)
         if isinstance(outcome, Lost | Trouble):
-            return Lost(sent=False)
+            return connection, Lost(sent=False)
         raise _odd(outcome)
 
     def doubt(self, connection: Connection) -> None:

@@ -11,6 +11,8 @@ import asyncio
 from collections import deque
 
 from ringbeam._connection import Connection
+from ringbeam._refusal import Refusal
+from ringbeam._retry import Lost
 from ringbeam._session import NoTicket, Session, Ticket
 
 
@@ -24,8 +26,9 @@ class Shard:
         self.session = Session()
         self.finding = asyncio.Lock()
         """Held by the one task that looks for the leader; the others wait for it."""
-        self.opening = asyncio.Lock()
-        """Held by the one task that opens a session."""
+        self.opening: asyncio.Task[tuple[Connection, Refusal | Lost] | None] | None = None
+        """The task that opens a session, while it does: for all who wait, whoever began it. Its end says where and how it
+        failed."""
         # Where a redirect points, until somebody has gone there.
         self._named: str | None = None
         # Tasks that wait for room in the session, the longest first.

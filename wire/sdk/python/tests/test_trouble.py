@@ -216,6 +216,22 @@ async def test_a_connection_lost_while_the_session_opens_is_no_lost_write() -> N
             await client.put(other, "v", timeout=0.2)
 
 
+async def test_a_session_that_opens_too_late_for_its_caller_is_the_next_ones() -> None:
+    def script(ring: Ring, at: At, body: Body) -> Act | None:
+        return Later(0.3, ring.usual(at, body)) if isinstance(body, OpenSession) else None
+
+    async with Ring(1, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        for _ in range(2):
+            with pytest.raises(ringbeam.Timeout, match="opened no session in time"):
+                await client.put("k", "v", timeout=0.05)
+        gone = asyncio.create_task(client.put("k", "v"))
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        await client.put("k", "v")
+        assert ring.count(OpenSession) == 1, "no session is left behind in the ring"
+        assert ring.puts == [(1, 1, 1)]
+
+
 async def test_what_time_does_not_change_ends_the_call_at_once() -> None:
     def script(_ring: Ring, at: At, body: Body) -> Act | None:
         lasting = Refusal(Code.UNSUPPORTED_VERSION, message="this shard speaks another version")
