@@ -27,8 +27,8 @@ class Shard:
         self.finding = asyncio.Lock()
         """Held by the one task that looks for the leader; the others wait for it."""
         self.opening: asyncio.Task[tuple[Connection, Refusal | Lost] | None] | None = None
-        """The task that opens a session, while it does: for all who wait, whoever began it. Its end says where and how it
-        failed."""
+        """The task that opens a session, while it does: for all who wait, whoever began it. Its end says where and
+        how it failed."""
         # Where a redirect points, until somebody has gone there.
         self._named: str | None = None
         # Tasks that wait for room in the session, the longest first.
