@@ -1,0 +1,306 @@
+"""The way of a call: find the node, take a ticket, send, and do what `_retry.py` says until there is an answer or no
+time.
+
+    put -> shard of the key -> leader known, session open, room?  -- yes --> send --> Written
+                                        | no                          | anything else
+                                        v                             v
+                               find leader, open session  <----  _retry.py: where, when, or why not
+
+The first line runs without waiting for anything but the reply. Everything below it is one loop.
+
+Invariants
+- A ticket is settled exactly when nobody will send it again, however the call ends; a cancelled call counts.
+- Opening a session sends nothing of the write itself, whatever becomes of it.
+
+Not here: public names and arguments (`_client.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from random import getrandbits
+
+from ringbeam._answers import Absent, Consistency, SessionOpened, Topology, Value, Written
+from ringbeam._connection import Connection, Outcome
+from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout, Unknown
+from ringbeam._leader import Finder, NotFound, deadline_ms
+from ringbeam._limits import TIMEOUT_DEFAULT
+from ringbeam._pool import Pool
+from ringbeam._refusal import Refusal, check_key, check_namespace, check_value
+from ringbeam._retry import Effort, Kind, Leader, Lost, Trouble, Verdict
+from ringbeam._routing import Routes
+from ringbeam._session import NoTicket, Ticket
+from ringbeam._shard import Shard
+from ringbeam._slots import slot_of
+from ringbeam._wire import Answer, Body, CloseSession, Delete, Get, GetTopology, OpenSession, Put
+
+What = Put | Delete | Get | GetTopology
+"""What is asked, without the ticket."""
+
+_WHY_CLOSED = "the client was closed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One call in the loop."""
+
+    shard: Shard
+    kind: Kind
+    what: What
+    deadline: float
+    timeout: float
+
+    def body(self, ticket: Ticket | None) -> Body:
+        what = self.what
+        if ticket is None or not isinstance(what, Put | Delete):
+            return what
+        return _with_ticket(what, ticket)
+
+
+class Core:
+    """What all views of a client share."""
+
+    def __init__(self, pool: Pool, routes: Routes, sessions: bool) -> None:
+        self.pool = pool
+        self.routes = routes
+        self.finder = Finder(pool, routes)
+        self._sessions = sessions
+        self._shards = [Shard(number) for number in range(routes.shards)]
+        self._loop = asyncio.get_running_loop()
+        # Tasks that look for a later leader; the loop itself keeps only weak references.
+        self._reconsidering: set[asyncio.Task[None]] = set()
+
+    # ---- the usual way ----
+
+    async def write(self, what: Put | Delete, timeout: float) -> Written:
+        deadline = self._loop.time() + timeout
+        _check(what)
+        shard = self._shards[self.routes.table[slot_of(what.key)]]
+        kind = Kind.EXACTLY_ONCE if self._sessions else Kind.AT_MOST_ONCE
+        ready = shard.begin_write()
+        if ready is None:
+            return _written(await self._carry_out(_Job(shard, kind, what, deadline, timeout)))
+        leader, ticket = ready
+        try:
+            _check_value(what, leader)
+            outcome = await leader.call(_with_ticket(what, ticket), deadline, deadline_ms(timeout))
+        except BaseException:
+            shard.settle(ticket)
+            raise
+        if isinstance(outcome, Written):
+            shard.settle(ticket)
+            return outcome
+        job = _Job(shard, kind, what, deadline, timeout)
+        return _written(await self._carry_out(job, (leader, ticket, outcome)))
+
+    async def read(self, what: Get, timeout: float) -> Value | None:
+        deadline = self._loop.time() + timeout
+        _check(what)
+        shard = self._shards[self.routes.table[slot_of(what.key)]]
+        node = shard.leader if what.consistency is Consistency.LINEARIZABLE else shard.reader
+        first = None
+        if node is not None:
+            outcome = await node.call(what, deadline, deadline_ms(timeout))
+            if isinstance(outcome, Value):
+                return outcome
+            if isinstance(outcome, Absent):
+                return None
+            first = (node, None, outcome)
+        answer = await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout), first)
+        if isinstance(answer, Value):
+            return answer
+        if isinstance(answer, Absent):
+            return None
+        raise _odd(answer)
+
+    async def topology(self, shard: int, timeout: float) -> Topology:
+        """A fresh topology, as the leader of `shard` sees it."""
+        if not 0 <= shard < len(self._shards):
+            raise ProtocolError(f"there is no shard {shard}, this ring has {len(self._shards)}")
+        deadline = self._loop.time() + timeout
+        job = _Job(self._shards[shard], Kind.READ, GetTopology(), deadline, timeout)
+        answer = await self._carry_out(job)
+        if not isinstance(answer, Topology):
+            raise _odd(answer)
+        self.finder.learn(answer)
+        return answer
+
+    # ---- everything else ----
+
+    async def _carry_out(self, job: _Job, first: tuple[Connection, Ticket | None, Outcome] | None = None) -> Answer:
+        """The loop. `first`: an attempt that was made already; its ticket is settled here."""
+        shard = job.shard
+        effort = Effort(job.kind)
+        ticket: Ticket | None = None
+        last: tuple[Connection, Outcome] | None = None
+        why: tuple[str, Refusal | None] = ("the time was up before it could be sent", None)
+        avoid: str | None = None
+        if first is not None:
+            last, ticket = (first[0], first[2]), first[1]
+        try:
+            while True:
+                if last is not None:
+                    connection, outcome = last
+                    last = None
+                    if not isinstance(outcome, Refusal | Lost | Trouble):
+                        return outcome
+                    why = _why(connection, outcome)
+                    step = effort.after(outcome, getrandbits(64))
+                    if isinstance(step, Verdict):
+                        raise _error(step, why, job, ticket)
+                    if step.leader is not Leader.SAME:
+                        named = outcome.leader_address if isinstance(outcome, Refusal) else None
+                        shard.not_leader(connection, named if step.leader is Leader.NAMED else None)
+                        shard.not_reader(connection)
+                        avoid = connection.address
+                    if step.new_session and ticket is not None:
+                        shard.session_expired(ticket.session)
+                        shard.settle(ticket)
+                        ticket = None
+                    if self._loop.time() + step.after >= job.deadline:
+                        raise _error(effort.out_of_time(), why, job, ticket)
+                    if step.after > 0:
+                        await asyncio.sleep(step.after)
+                try:
+                    connection = await self._find(job, avoid)
+                except NotFound as nobody:
+                    if nobody.lasting is not None and effort.out_of_time() is not Verdict.UNKNOWN:
+                        raise nobody.lasting from None
+                    if self.pool.closed and effort.out_of_time() is not Verdict.UNKNOWN:
+                        raise ConnectError(_WHY_CLOSED) from None
+                    raise _error(effort.out_of_time(), (nobody.why, None), job, ticket) from None
+                if effort.out_of_time() is not Verdict.UNKNOWN:
+                    _check_value(job.what, connection)
+                if job.kind is Kind.EXACTLY_ONCE and ticket is None:
+                    taken = await self._take_ticket(job, connection)
+                    if not isinstance(taken, Ticket):
+                        last = taken
+                        continue
+                    ticket = taken
+                remaining = job.deadline - self._loop.time()
+                if remaining <= 0:
+                    raise _error(effort.out_of_time(), why, job, ticket)
+                last = (connection, await connection.call(job.body(ticket), job.deadline, deadline_ms(remaining)))
+        finally:
+            if ticket is not None:
+                shard.settle(ticket)
+
+    async def _find(self, job: _Job, avoid: str | None) -> Connection:
+        if isinstance(job.what, Get) and job.what.consistency is Consistency.LOCAL:
+            return await self.finder.reader(job.shard, avoid, job.deadline)
+        return await self.finder.leader(job.shard, job.deadline)
+
+    async def _take_ticket(self, job: _Job, connection: Connection) -> Ticket | tuple[Connection, Refusal | Lost]:
+        """A place in the shard's session, which is opened if need be; or where and how the opening failed."""
+        shard = job.shard
+        while True:
+            taken = shard.session.begin()
+            if isinstance(taken, Ticket):
+                return taken
+            if taken is NoTicket.WINDOW_FULL:
+                try:
+                    await shard.wait_for_room(job.deadline)
+                except TimeoutError:
+                    full = "too many writes of this client are unanswered, and no answer came in time"
+                    raise Timeout(job.timeout, full) from None
+                continue
+            if shard.opening is None:
+                shard.opening = self._loop.create_task(self._open_session(shard, connection))
+                shard.opening.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            opening = shard.opening
+            done, _ = await asyncio.wait({opening}, timeout=max(0.0, job.deadline - self._loop.time()))
+            if not done:
+                raise Timeout(job.timeout, f"{connection.address} opened no session in time")
+            failed = opening.result()
+            if failed is not None:
+                return failed
+
+    async def _open_session(self, shard: Shard, connection: Connection) -> tuple[Connection, Refusal | Lost] | None:
+        """Opens the shard's session for whoever waits for it. It has a deadline of its own: a session whose caller has
+        gone is the next caller's. Were it dropped, the ring would keep it for its lifetime, one for every impatient
+        call."""
+        try:
+            deadline = self._loop.time() + TIMEOUT_DEFAULT
+            outcome = await connection.call(OpenSession(), deadline, deadline_ms(TIMEOUT_DEFAULT))
+        finally:
+            shard.opening = None
+        if isinstance(outcome, SessionOpened) and outcome.session:
+            shard.session_opened(outcome.session, connection.welcome.session_window)
+            return None
+        if isinstance(outcome, Refusal):
+            # What is unknown is the session's fate, not the write's.
+            return connection, replace(outcome, unknown=False)
+        if isinstance(outcome, Lost | Trouble):
+            return connection, Lost(sent=False)
+        raise _odd(outcome)
+
+    def doubt(self, connection: Connection) -> None:
+        """`connection` completes nothing: see whether another node leads."""
+        shard = self._shards[connection.welcome.shard]
+        task = self._loop.create_task(self.finder.reconsider(shard, connection))
+        self._reconsidering.add(task)
+        task.add_done_callback(self._reconsidering.discard)
+
+    async def close(self) -> None:
+        """The ring keeps a session's answers until it expires; a goodbye frees them at once."""
+        if self.pool.closed:
+            return
+        self.pool.closed = True
+        for task in self._reconsidering:
+            task.cancel()
+        for shard in self._shards:
+            leader = shard.open_leader()
+            if leader is not None and shard.session.id:
+                leader.close(_WHY_CLOSED, CloseSession(shard.session.id))
+        await self.pool.close(_WHY_CLOSED)
+
+
+def _with_ticket(what: Put | Delete, ticket: Ticket) -> Put | Delete:
+    session, sequence, below = ticket
+    if isinstance(what, Put):
+        return Put(what.namespace, what.key, what.value, session, sequence, below)
+    return Delete(what.namespace, what.key, session, sequence, below)
+
+
+def _check(what: Put | Delete | Get) -> None:
+    refusal = check_namespace(what.namespace) or check_key(what.key)
+    if refusal is not None:
+        raise Refused(refusal)
+
+
+def _check_value(what: What, connection: Connection) -> None:
+    if isinstance(what, Put):
+        refusal = check_value(what.value, connection.welcome.value_bytes_max)
+        if refusal is not None:
+            raise Refused(refusal)
+
+
+def _why(connection: Connection, outcome: Refusal | Lost | Trouble) -> tuple[str, Refusal | None]:
+    if isinstance(outcome, Refusal):
+        return f"{connection.address}: {outcome}", outcome
+    if isinstance(outcome, Lost):
+        return connection.why_closed(), None
+    if outcome is Trouble.BUSY:
+        return f"too much is in flight to {connection.address}", None
+    return f"{connection.address} did not answer in time", None
+
+
+def _error(verdict: Verdict, why: tuple[str, Refusal | None], job: _Job, ticket: Ticket | None) -> Error:
+    text, refusal = why
+    if verdict is Verdict.UNKNOWN:
+        session, sequence = (ticket.session, ticket.sequence) if ticket is not None else (0, 0)
+        return Unknown(job.shard.number, session, sequence, text)
+    if verdict is Verdict.REFUSED and refusal is not None:
+        return Refused(refusal)
+    return Timeout(job.timeout, text)
+
+
+def _written(answer: Answer) -> Written:
+    if isinstance(answer, Written):
+        return answer
+    raise _odd(answer)
+
+
+def _odd(answer: Outcome) -> ProtocolError:
+    return ProtocolError(f"a node answered with {type(answer).__name__}, which is no answer to this request")

@@ -1,0 +1,108 @@
+"""Every bound of the SDK and of the wire as far as a client needs it, with its unit and its reason.
+
+The same numbers as in the Rust SDK (wire/sdk/rust/src/limits.rs) and in wire/limits.rs; times are seconds here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# ---- the SDK ----
+
+TIMEOUT_DEFAULT: Final = 5.0
+"""A call's deadline unless the caller says another. Longer than any healthy election (0.6 to 1.2 s) twice over."""
+
+TIMEOUT_MAX: Final = 365 * 86_400.0
+"""A longer timeout is no deadline in practice; a year is as good."""
+
+DEADLINE_MARGIN_MAX: Final = 0.05
+"""What is held back from the deadline that the server is told, so that its "too late, and certainly not done" still
+arrives in time to be better news than our own "unknown": an eighth of what remains, at most this."""
+
+BACKOFF_MS_MIN: Final = 5
+"""Shortest wait of a back-off, milliseconds."""
+
+BACKOFF_MS_MAX: Final = 100
+"""Longest wait of a back-off, milliseconds: the extra time after a failover, so well under an election."""
+
+REDIRECTS_AT_ONCE_MAX: Final = 2
+"""Redirects that one call follows at once. More in a row are nodes that disagree during an election: back off."""
+
+SESSIONS_LOST_MAX: Final = 3
+"""Sessions that one write may lose before it gives up: a ring that expires a session before its first write is
+broken."""
+
+SESSION_WINDOW_DEFAULT: Final = 1024
+"""Unanswered writes of one session when the server does not say (`Welcome.session_window` 0)."""
+
+SESSION_WINDOW_MAX: Final = 1 << 16
+"""Most unanswered writes of one session, whatever the server allows."""
+
+CONNECT_TIMEOUT: Final = 1.0
+"""Opening a connection (TCP and Hello) takes at most this; a dead host must not eat a whole deadline."""
+
+PROBE_TIMEOUT: Final = 0.5
+"""Asking one node who leads takes at most this."""
+
+PROBE_GRACE: Final = 0.01
+"""Once one node has named a leader, the others have this long to name one of a later term."""
+
+CONNECT_FAILURE_SHARED: Final = 0.02
+"""A failed attempt to connect answers all callers for this long, so that many tasks do not dial one dead node."""
+
+SWEEP: Final = 0.01
+"""Deadlines of calls in flight are looked at this often."""
+
+BLOCKED_LOOP: Final = 0.1
+"""A sweep later than this was held up by the application's own code: that time does not count as the node's silence."""
+
+SILENCE_BEFORE_PING: Final = 0.5
+"""A connection that owes replies and has been silent for this long is pinged; a live node answers without its log."""
+
+SILENCE_MAX: Final = 2.0
+"""A connection that owes replies and has been silent for this long is dead: its host vanished without a reset."""
+
+STALL: Final = 1.0
+"""A leader that completes none of its calls for this long makes the client ask the other nodes whether a later term has
+another leader: it may be cut off from its quorum and not from us. Longer than a slow disk's usual hiccup."""
+
+IN_FLIGHT_MAX: Final = 1 << 16
+"""Calls in flight on one connection; more than this is a queue, not a pipeline."""
+
+OUT_BYTES_MAX: Final = 8 << 20
+"""Bytes waiting for a socket that does not drain. Beyond it calls wait instead of memory growing."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""`Client.close` waits this long for its last words to leave. What is lost then is a session that expires by itself."""
+
+CLIENT_NAME_BYTES_MAX: Final = 256
+"""Longest client name, bytes: it must fit a Hello beside everything else."""
+
+# ---- the wire ----
+
+SLOTS: Final = 4096
+"""Number of slots. A ring can never have more shards."""
+
+KEY_BYTES_MAX: Final = 4096
+"""Longest key, bytes."""
+
+VALUE_BYTES_HARD_MAX: Final = 16 << 20
+"""Longest value that a node may be configured to take, bytes. What it does take, it says in Welcome."""
+
+NAMESPACE_BYTES_MAX: Final = 64
+"""Longest namespace name, bytes of UTF-8."""
+
+SHARDS_MAX: Final = 256
+"""Most shards of a ring."""
+
+MEMBERS_MAX: Final = 1024
+"""Most members in one message."""
+
+FRAME_OVERHEAD_BYTES_MAX: Final = 1024
+"""What a frame may need beyond its value, bytes."""
+
+REPLY_FRAME_BYTES_MAX: Final = VALUE_BYTES_HARD_MAX + FRAME_OVERHEAD_BYTES_MAX
+"""Longest payload of a reply, bytes: the largest value, or a topology of MEMBERS_MAX members."""
+
+assert BACKOFF_MS_MIN < BACKOFF_MS_MAX
+assert SILENCE_BEFORE_PING < SILENCE_MAX

@@ -1,0 +1,160 @@
+"""The scenarios of wire/sdk/vectors/behaviour.json against a real ring. Its README says what the words mean."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import LiveRing, needs_ring
+
+import ringbeam
+from ringbeam import Consistency, Revision, Value, Written
+
+BEHAVIOUR = json.loads((Path(__file__).parents[2] / "vectors" / "behaviour.json").read_text())
+
+FIELDS = {
+    "put": {"key", "value", "namespace", "timeout_ms", "count", "expect", "remember"},
+    "delete": {"key", "namespace", "timeout_ms", "count", "expect", "remember"},
+    "get": {"key", "namespace", "timeout_ms", "consistency", "within_ms", "count", "expect", "remember"},
+    "kill_leader": {"shard", "during"},
+    "restart": set(),
+    "sleep": {"ms"},
+}
+EXPECTED = {"found", "value", "existed", "duplicate", "revision_is", "revision_after", "refused", "error"}
+
+Step = dict[str, Any]
+Answer = Written | Value | ringbeam.Error | None
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[LiveRing]:
+    with LiveRing(**BEHAVIOUR["ring"]) as ring:
+        yield ring
+
+
+@needs_ring
+@pytest.mark.parametrize("scenario", BEHAVIOUR["scenarios"], ids=lambda scenario: scenario["name"])
+async def test_scenario(ring: LiveRing, scenario: dict[str, Any]) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=15.0) as client:
+        run = Run(ring, client)
+        for at, step in enumerate(scenario["steps"]):
+            try:
+                await run.step(step)
+            except AssertionError as why:
+                raise AssertionError(f"step {at}, {json.dumps(step)[:200]}: {why}") from None
+
+
+def test_every_word_is_one_that_the_readme_has() -> None:
+    def check(step: Step) -> None:
+        assert set(step) - {"do"} <= FIELDS[step["do"]], step
+        assert set(step.get("expect", {})) <= EXPECTED, step
+        if "during" in step:
+            check(step["during"])
+
+    for scenario in BEHAVIOUR["scenarios"]:
+        for step in scenario["steps"]:
+            check(step)
+
+
+class Run:
+    """One scenario under way."""
+
+    def __init__(self, ring: LiveRing, client: ringbeam.Client) -> None:
+        self.ring = ring
+        self.client = client
+        self.revisions: dict[str, Revision] = {}
+        self.done = 0
+
+    async def step(self, step: Step) -> None:
+        match step["do"]:
+            case "sleep":
+                await asyncio.sleep(step["ms"] / 1000)
+            case "restart":
+                self.ring.restart()
+            case "kill_leader" if "during" in step:
+                meanwhile = asyncio.create_task(self.calls(step["during"]))
+                while self.done < step["during"]["count"] // 3 and not meanwhile.done():
+                    await asyncio.sleep(0.001)
+                await self.ring.kill_leader(self.client, step["shard"])
+                await meanwhile
+            case "kill_leader":
+                await self.ring.kill_leader(self.client, step["shard"])
+            case _:
+                await self.calls(step)
+
+    async def calls(self, step: Step) -> None:
+        self.done = 0
+        for n in range(step.get("count", 1)):
+            one = numbered(step, str(n)) if "count" in step else step
+            give_up = time.monotonic() + step.get("within_ms", 0) / 1000
+            while why := self.misses(one.get("expect", {}), answer := await self.call(one)):
+                assert time.monotonic() < give_up, why
+                await asyncio.sleep(0.01)
+            if "remember" in step:
+                assert isinstance(answer, Written | Value)
+                self.revisions[step["remember"]] = answer.revision
+            self.done += 1
+
+    async def call(self, step: Step) -> Answer:
+        namespace = octets(step.get("namespace", "")).decode()
+        client = self.client.namespace(namespace).with_timeout(step.get("timeout_ms", 5000) / 1000)
+        key = octets(step["key"])
+        try:
+            match step["do"]:
+                case "put":
+                    return await client.put(key, octets(step["value"]))
+                case "delete":
+                    return await client.delete(key)
+                case "get":
+                    return await client.get(
+                        key, consistency=Consistency[step.get("consistency", "linearizable").upper()]
+                    )
+        except ringbeam.Error as error:
+            return error
+        raise AssertionError(f"{step['do']} is no step")
+
+    def misses(self, expect: dict[str, Any], answer: Answer) -> str:
+        """What of `expect` does not hold; "": nothing."""
+        fails = {"refused", "error"} & set(expect)
+        if isinstance(answer, ringbeam.Error) and not fails:
+            return f"failed: {answer!r}"
+        for name, wanted in expect.items():
+            match name:
+                case "refused":
+                    held = isinstance(answer, ringbeam.Refused) and answer.code.label == wanted
+                case "error":
+                    held = type(answer).__name__ == wanted
+                case "found":
+                    held = (answer is not None) is wanted
+                case "value":
+                    held = isinstance(answer, Value) and answer.value == octets(wanted)
+                case "revision_is":
+                    held = isinstance(answer, Written | Value) and answer.revision == self.revisions[wanted]
+                case "revision_after":
+                    held = isinstance(answer, Written | Value) and answer.revision > self.revisions[wanted]
+                case _:
+                    held = getattr(answer, name, None) is wanted
+            if not held:
+                return f"expected {name} {str(wanted)[:50]}, got {str(answer)[:200]!r}"
+        return ""
+
+
+def octets(text: str | dict[str, Any]) -> bytes:
+    if isinstance(text, str):
+        return text.encode()
+    if "hex" in text:
+        return bytes.fromhex(text["hex"])
+    repeated: str = text["repeat"]
+    return repeated.encode() * int(text["times"])
+
+
+def numbered(part: Any, n: str) -> Any:
+    """Each `#` in a string is `n`."""
+    if isinstance(part, dict):
+        return {name: numbered(value, n) for name, value in part.items()}
+    return part.replace("#", n) if isinstance(part, str) else part
