@@ -145,7 +145,10 @@ impl Inner {
                     return Err(Why::text(why).error(effort.out_of_time(), &job, turn.as_ref()));
                 }
             };
-            if let Err(refusal) = job.what.check(connection.welcome.value_bytes_max) {
+            // Not of what may have been sent already: another node may take values of this size.
+            if effort.out_of_time() != Verdict::Unknown
+                && let Err(refusal) = job.what.check(connection.welcome.value_bytes_max)
+            {
                 return Err(Error::Refused(refusal));
             }
             if job.kind == Kind::ExactlyOnce && turn.is_none() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use fake::{Act, Asked, Ring};
 use ringbeam_sdk::{Client, Code, Error, Refusal, Topology};
+use ringbeam_wire::client::Welcome;
 
 fn is_write(asked: &Asked) -> bool {
     matches!(asked, Asked::Put { .. } | Asked::Delete { .. })
@@ -247,6 +248,29 @@ async fn an_expired_session_makes_a_write_unknown_that_may_have_been_applied() {
     let client = Client::connect(&ring.address(1)).await.unwrap();
     match client.put("lost", "v").await {
         Err(Error::Unknown { session: 1, sequence: 1, why, .. }) => assert!(why.contains("SessionExpired"), "{why}"),
+        other => panic!("expected an unknown outcome, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_may_have_been_applied_is_not_said_to_be_refused_for_its_size() {
+    // Node 1 ends with the write in its hands. Node 2 is configured for smaller values.
+    let ring = Ring::start(2, 1, |ring, at, asked| match (asked, at.node) {
+        (Asked::Hello { .. }, 2) => match ring.usual(at, asked) {
+            Act::Welcome(welcome) => Some(Act::Welcome(Welcome { value_bytes_max: 4, ..welcome })),
+            other => Some(other),
+        },
+        (Asked::Put { .. }, 1) => {
+            ring.lead(2);
+            Some(Act::Close)
+        }
+        (Asked::Put { .. }, _) => Some(Act::Refuse(Refusal::new(Code::ValueTooLarge, "6 bytes, the limit is 4"))),
+        _ => None,
+    })
+    .await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    match client.put("k", "larger").await {
+        Err(Error::Unknown { why, .. }) => assert!(why.contains("ValueTooLarge"), "{why}"),
         other => panic!("expected an unknown outcome, got {other:?}"),
     }
 }
