@@ -109,7 +109,6 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
     let saved = view.vote_saved.map_or(own, |vote| LeaderId { term: vote.term, node: vote.node });
     let role = match view.raft_state.as_str() {
         _ if view.fault.is_some() => Role::Stopped,
-        "leader" if saved > own => Role::Follower,
         "leader" => Role::Leader,
         "candidate" => Role::Candidate,
         "learner" => Role::Learner,
@@ -136,6 +135,7 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         incarnation: ring.incarnation(view.node),
         life: ring.lives(view.node),
         vote: if role == Role::Leader { own } else { own.max(saved) },
+        deposed: role == Role::Leader && saved > own,
         role,
         log,
         flushed: view.flushed,

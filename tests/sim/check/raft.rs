@@ -87,6 +87,8 @@ pub struct NodeView {
     /// Whom it votes for, follows, or is; its term is in it.
     pub vote: LeaderId,
     pub role: Role,
+    /// It calls itself leader, and has taken a later vote: what it says of itself is old.
+    pub deposed: bool,
     /// Entries at the end of its log, without a gap, as far back as the observer looks; empty when the log is.
     pub log: Vec<LogId>,
     /// Index of the newest entry of its log that is durable; none: not known.
@@ -208,7 +210,7 @@ pub struct Appends {
 
 impl Appends {
     pub fn see(&mut self, view: &NodeView) -> Option<String> {
-        if view.role != Role::Leader {
+        if view.role != Role::Leader || view.deposed {
             self.reigning.remove(&view.node);
             return None;
         }

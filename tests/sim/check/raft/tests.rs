@@ -122,6 +122,7 @@ fn leader_append_only() {
     bad(&[inherited(), view(1, &[(1, 2, 2), (2, 1, 3)]).knows(2).leads(2)], "leader append-only");
     // As a follower in between it may lose them, and a window that moves on loses nothing.
     good(&[long(), view(1, &[(1, 1, 4)]).knows(2).follows(2, 2), view(1, &[(1, 1, 4)]).knows(2).leads(3)]);
+    good(&[long(), NodeView { deposed: true, ..view(1, &[(1, 1, 4)]).knows(2).leads(1) }]);
     good(&[long(), view(1, &[(1, 1, 9)]).knows(9).leads(1).shown_from(8)]);
     good(&[long(), view(1, &[(1, 1, 9)]).knows(9).leads(1).purged_to(9)]);
 }
