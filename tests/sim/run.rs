@@ -234,7 +234,7 @@ impl Run {
             let (unrest, open) = (Watch::unrest(&self.ring), self.load.under_way());
             let live = self.ring.live();
             self.ring.world.tell(format!("standing at the end of {when}:\n{}", self.standings().join("\n")));
-            return self.late.push(format!(
+            self.late.push(format!(
                 "liveness: {when}: within {within_ms} ms the ring did not come to rest: of {all:?} {live:?} run, {open} operations are \
                  open, {unrest:?}"
             ));

@@ -30,6 +30,9 @@ pub const SESSION_WINDOW_MAX: u32 = 1 << 16;
 /// Opening a connection (TCP and Hello) takes at most this; a dead host must not eat a whole deadline.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Opening a session takes at most this, whatever time the write has for which it is opened.
+pub const OPEN_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Asking one node who leads takes at most this.
 pub const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 

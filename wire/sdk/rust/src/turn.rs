@@ -3,6 +3,7 @@
 //! Whatever goes wrong here, nothing of the write itself has been sent.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ringbeam_wire::client::RequestBody;
 use ringbeam_wire::refusal::Refusal;
@@ -12,6 +13,7 @@ use crate::answer::{Answer, Outcome};
 use crate::client::Inner;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::limits::OPEN_SESSION_TIMEOUT;
 use crate::request::{Job, deadline_ms, odd};
 use crate::session::NoTicket;
 use crate::shard::Turn;
@@ -44,27 +46,41 @@ impl Inner {
         }
     }
 
-    async fn open_session(&self, job: &Job<'_>, connection: &Arc<Connection>) -> Result<(), NoTurn> {
-        let late = || NoTurn::Late(format!("{} opened no session in time", connection.address));
-        let opening = timeout_at(job.time.deadline.into(), job.shard.opening.lock()).await;
-        let Ok(_opening) = opening else {
-            return Err(late());
-        };
-        if job.shard.has_session() {
+    /// Opened by a task of its own: a session that opens when its caller has given up is the next caller's. It would else be nobody's,
+    /// and the ring would keep it until it expires.
+    async fn open_session(self: &Arc<Self>, job: &Job<'_>, connection: &Arc<Connection>) -> Result<(), NoTurn> {
+        let opening = tokio::spawn(self.clone().session_for_all(job.number, connection.clone()));
+        match timeout_at(job.time.deadline.into(), opening).await {
+            Ok(Ok(ended)) => ended,
+            // The runtime ends.
+            Ok(Err(_)) => Err(NoTurn::Lost),
+            Err(_) => Err(late(connection)),
+        }
+    }
+
+    async fn session_for_all(self: Arc<Self>, number: u32, connection: Arc<Connection>) -> Result<(), NoTurn> {
+        let Some(shard) = self.shards.get(number as usize) else { return Err(NoTurn::Lost) };
+        let deadline = Instant::now() + OPEN_SESSION_TIMEOUT;
+        let Ok(_opening) = timeout_at(deadline.into(), shard.opening.lock()).await else { return Err(late(&connection)) };
+        if shard.has_session() {
             return Ok(());
         }
-        let told = deadline_ms(job.time.remaining());
-        match connection.call(RequestBody::OpenSession, job.time.deadline, told).await {
+        let told = deadline_ms(deadline.saturating_duration_since(Instant::now()));
+        match connection.call(RequestBody::OpenSession, deadline, told).await {
             Outcome::Answer(Answer::SessionOpened(id)) if id != 0 => {
-                job.shard.session_opened(id, connection.welcome.session_window);
+                shard.session_opened(id, connection.welcome.session_window);
                 Ok(())
             }
             Outcome::Answer(Answer::Refused(refusal)) => Err(NoTurn::Refused(refusal)),
             Outcome::Answer(other) => Err(NoTurn::Odd(odd(&other))),
-            Outcome::DeadlinePassed => Err(late()),
+            Outcome::DeadlinePassed => Err(late(&connection)),
             Outcome::Lost { .. } | Outcome::Busy => Err(NoTurn::Lost),
         }
     }
+}
+
+fn late(connection: &Connection) -> NoTurn {
+    NoTurn::Late(format!("{} opened no session in time", connection.address))
 }
 
 /// Returns when it is worth another look whether the session has room.

@@ -253,6 +253,24 @@ async fn an_expired_session_makes_a_write_unknown_that_may_have_been_applied() {
 }
 
 #[tokio::test]
+async fn a_session_that_opens_too_late_for_its_caller_is_the_next_ones() {
+    let slowly = Duration::from_millis(300);
+    let ring = Ring::start(1, 1, move |ring, at, asked| match asked {
+        Asked::OpenSession => Some(Act::Later(slowly, Box::new(ring.usual(at, asked)))),
+        _ => None,
+    })
+    .await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    match client.with_timeout(Duration::from_millis(100)).put("k", "v").await {
+        Err(Error::Timeout { why, .. }) => assert!(why.contains("opened no session in time"), "{why}"),
+        other => panic!("expected a timeout, got {other:?}"),
+    }
+    tokio::time::sleep(slowly).await;
+    client.put("k", "v").await.unwrap();
+    assert_eq!(ring.count(|_, asked| *asked == Asked::OpenSession), 1, "the first session is used, and no other is opened");
+}
+
+#[tokio::test]
 async fn a_write_that_may_have_been_applied_is_not_said_to_be_refused_for_its_size() {
     // Node 1 ends with the write in its hands. Node 2 is configured for smaller values.
     let ring = Ring::start(2, 1, |ring, at, asked| match (asked, at.node) {
