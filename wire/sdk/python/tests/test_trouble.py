@@ -199,7 +199,7 @@ async def test_a_session_that_cannot_be_opened_is_refused_and_nothing_was_sent()
 
     async with Ring(script=script) as ring, await ringbeam.connect(ring.endpoints, timeout=0.2) as client:
         # Refused, or out of time during one more try: never Unknown.
-        with pytest.raises((ringbeam.Refused, ringbeam.Timeout), match="TooManySessions|opened no session in time"):
+        with pytest.raises((ringbeam.Refused, ringbeam.Timeout), match=r"TooManySessions|opened no session in time"):
             await client.put("k", "v")
         assert ring.puts == []
 
