@@ -12,7 +12,7 @@
 //!   finished by giving it again, and a lost answer is no reason to stop.
 //! - `status` shows a change that was left half way, with the command that finishes it.
 //!
-//! **Not here**: whether a change is safe. The shard's leader decides that (`shards/raft/replica.rs`).
+//! **Not here**: whether a change is safe. The shard's leader decides that (`shards/raft/replica/members.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ const SAY_EVERY: Duration = Duration::from_secs(2);
 /// Hand-overs tried before a removal; leadership may come back in between.
 const TRANSFERS_MAX: u32 = 5;
 
-// What leaders say about states that pass by themselves, from `shards/raft/replica.rs` and from openraft.
+// What leaders say about states that pass by themselves, from `shards/raft/replica/members.rs` and from openraft.
 const BEHIND: &str = "log entries behind";
 const SILENT: &str = "does not answer; promote it when it does";
 const CHANGING: &str = "undergoing a configuration change";

@@ -5,7 +5,8 @@
 //!   put, delete, get ─▶ ticket ─▶ attempt ─▶ Effort::after ─▶ again there, elsewhere, or an outcome
 //!                                                               └─ nobody is named: all are asked who leads, the latest wins
 //! ```
-//! Its first request goes to any node, as that of a client whose topology is old. One call at a time: whoever wants several in flight has several clients. Each shard has a connection and a session.
+//! Its first request goes to any node, as that of a client whose topology is old. One call at a time: whoever wants several in flight
+//! has several clients. Each shard has a connection and a session.
 //!
 //! **Invariants**
 //! - [`Outcome::Refused`] and [`Outcome::Timeout`] are said only when the write cannot have happened and cannot happen later.

@@ -55,7 +55,8 @@ impl Foreign {
     }
 
     /// The log is the node's own again, and it starts. Says what was done to the log meanwhile: nothing is right.
-    pub fn undo(self, ring: &mut Ring, node: u64) -> Vec<String> {
+    /// `hurt`: its log may be damaged besides, and the damage may be found first.
+    pub fn undo(self, ring: &mut Ring, node: u64, hurt: bool) -> Vec<String> {
         let Foreign { shard, segment, header, version, files } = self;
         let mut wrong = Vec::new();
         let log = format!("node {node}: a log of shard {shard} with {segment} of version {version}");
@@ -67,8 +68,7 @@ impl Foreign {
             _ => None,
         };
         let said: Vec<String> = ring.refusing(node).into_iter().chain(ended).collect();
-        // Damage that was there before may be found first.
-        let named = |why: &String| why.contains(&format!("format version {version}")) || why.contains("is corrupt");
+        let named = |why: &String| why.contains(&format!("format version {version}")) || hurt && why.contains("is corrupt");
         if !said.is_empty() && !said.iter().any(named) {
             wrong.push(format!("version: {log} was refused, but not for that: {said:?}"));
         }

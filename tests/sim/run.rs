@@ -402,7 +402,8 @@ impl Run {
     /// The node's log is its own again, if it is not.
     fn own_version(&mut self, node: u64) {
         if let Some(foreign) = self.foreign.remove(&node) {
-            self.watch.violations.extend(foreign.undo(&mut self.ring, node));
+            let hurt = self.hurt.contains(&node);
+            self.watch.violations.extend(foreign.undo(&mut self.ring, node, hurt));
         }
     }
 

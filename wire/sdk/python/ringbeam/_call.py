@@ -173,7 +173,13 @@ class Core:
                 if effort.out_of_time() is not Verdict.UNKNOWN:
                     _check_value(job.what, connection)
                 if job.kind is Kind.EXACTLY_ONCE and ticket is None:
-                    taken = await self._take_ticket(job, connection)
+                    try:
+                        taken = await self._take_ticket(job, connection)
+                    except Timeout:
+                        # What was refused before says more than that one more try came too late.
+                        if why[1] is None:
+                            raise
+                        raise _error(effort.out_of_time(), why, job, None) from None
                     if not isinstance(taken, Ticket):
                         last = taken
                         continue
