@@ -155,6 +155,8 @@ impl Inner {
                 // Nothing of the write itself has been sent, whatever became of the opening.
                 match self.take_turn(&job, &connection).await {
                     Ok(taken) => turn = Some(taken),
+                    // What was refused before says more than that one more try came too late.
+                    Err(NoTurn::Late(_)) if why.is_refusal() => return Err(why.error(effort.out_of_time(), &job, None)),
                     Err(NoTurn::Late(text)) => {
                         return Err(Why::text(text).error(Verdict::Timeout, &job, None));
                     }

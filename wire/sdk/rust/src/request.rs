@@ -107,6 +107,11 @@ impl Why {
         Why { text, refusal: None }
     }
 
+    /// Whether the ring refused it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.refusal.is_some()
+    }
+
     pub(crate) fn of(connection: &Connection, outcome: Outcome) -> Why {
         let address = &connection.address;
         match outcome {

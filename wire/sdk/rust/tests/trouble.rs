@@ -271,6 +271,24 @@ async fn a_session_that_opens_too_late_for_its_caller_is_the_next_ones() {
 }
 
 #[tokio::test]
+async fn what_was_refused_is_said_also_when_one_more_try_comes_too_late() {
+    static OPENINGS: AtomicU32 = AtomicU32::new(0);
+    let ring = Ring::start(1, 1, |_, _, asked| match asked {
+        Asked::OpenSession if OPENINGS.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Some(Act::Refuse(Refusal::new(Code::TooManySessions, "1000 are open")))
+        }
+        Asked::OpenSession => Some(Act::Silence),
+        _ => None,
+    })
+    .await;
+    let client = Client::connect(&ring.address(1)).await.unwrap().with_timeout(Duration::from_millis(300));
+    match client.put("k", "v").await {
+        Err(Error::Refused(refusal)) => assert_eq!(refusal.code, Code::TooManySessions),
+        other => panic!("expected the refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn a_write_that_may_have_been_applied_is_not_said_to_be_refused_for_its_size() {
     // Node 1 ends with the write in its hands. Node 2 is configured for smaller values.
     let ring = Ring::start(2, 1, |ring, at, asked| match (asked, at.node) {
