@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use ringbeam_wire::client::{self, Breakdown, Put, ReplyBody, RequestBody, Revision, Written};
 use ringbeam_wire::frame::{Decoder, HEADER_BYTES};
-use ringbeam_wire::peer::{self, EntryKind, EntryOut, LogId, PeerRequestBody, Vote};
+use ringbeam_wire::peer::{self, AppendHead, EntryKind, EntryOut, LogId, PeerRequestBody, Vote};
 
 const ROUNDS: usize = 501;
 const WARM_UP_CALLS: u128 = 1_000;
@@ -97,6 +97,7 @@ fn append(entries: usize, payload_bytes: usize) {
     let payload = vec![7; payload_bytes];
     let id = |index| LogId { term: 3, leader: 1, index };
     let vote = Vote { term: 3, node: 1, committed: true };
+    let head = AppendHead { vote, previous: Some(id(1_000)), committed: Some(id(990)), settled: 0 };
     let mut encoder = peer::Encoder::new();
     let mut out = Vec::new();
     let name = format!("append {entries} x {payload_bytes} B");
@@ -104,7 +105,7 @@ fn append(entries: usize, payload_bytes: usize) {
         out.clear();
         let entries =
             (0..entries).map(|at| EntryOut { id: id(1_001 + at as u64), kind: EntryKind::Batch, payload: black_box(&payload) });
-        encoder.append(&mut out, 9, vote, Some(id(1_000)), Some(id(990)), entries);
+        encoder.append(&mut out, 9, head, entries);
         black_box(&out);
     });
     let payload = &out[HEADER_BYTES..];

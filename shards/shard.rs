@@ -240,6 +240,7 @@ async fn care<E: Env>(shard: Rc<Shard<E>>) {
             }
         }
         shard.replica.give_way_if_full().await;
+        shard.replica.note_settled();
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
         shard.replica.rest_if_removed();
         shard.replica.finish_change().await;

@@ -15,7 +15,7 @@ mod membership;
 mod parse;
 
 pub use crate::member::{Member, Role};
-pub use append::{Append, Entries};
+pub use append::{Append, AppendHead, Entries};
 pub use build::Encoder;
 pub use membership::Membership;
 pub use parse::{parse_reply, parse_request};

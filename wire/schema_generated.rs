@@ -6317,6 +6317,7 @@ impl<'a> Append<'a> {
   pub const VT_PREVIOUS: ::flatbuffers::VOffsetT = 6;
   pub const VT_COMMITTED: ::flatbuffers::VOffsetT = 8;
   pub const VT_ENTRIES: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SETTLED: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6328,6 +6329,7 @@ impl<'a> Append<'a> {
     args: &'args AppendArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Append<'bldr>> {
     let mut builder = AppendBuilder::new(_fbb);
+    builder.add_settled(args.settled);
     if let Some(x) = args.entries { builder.add_entries(x); }
     if let Some(x) = args.committed { builder.add_committed(x); }
     if let Some(x) = args.previous { builder.add_previous(x); }
@@ -6364,6 +6366,13 @@ impl<'a> Append<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Entry>>>>(Append::VT_ENTRIES, None)}
   }
+  #[inline]
+  pub fn settled(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Append::VT_SETTLED, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Append<'_> {
@@ -6376,6 +6385,7 @@ impl ::flatbuffers::Verifiable for Append<'_> {
      .visit_field::<LogId>("previous", Self::VT_PREVIOUS, false)?
      .visit_field::<LogId>("committed", Self::VT_COMMITTED, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Entry>>>>("entries", Self::VT_ENTRIES, false)?
+     .visit_field::<u64>("settled", Self::VT_SETTLED, false)?
      .finish();
     Ok(())
   }
@@ -6385,6 +6395,7 @@ pub struct AppendArgs<'a> {
     pub previous: Option<&'a LogId>,
     pub committed: Option<&'a LogId>,
     pub entries: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Entry<'a>>>>>,
+    pub settled: u64,
 }
 impl<'a> Default for AppendArgs<'a> {
   #[inline]
@@ -6394,6 +6405,7 @@ impl<'a> Default for AppendArgs<'a> {
       previous: None,
       committed: None,
       entries: None,
+      settled: 0,
     }
   }
 }
@@ -6420,6 +6432,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AppendBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Append::VT_ENTRIES, entries);
   }
   #[inline]
+  pub fn add_settled(&mut self, settled: u64) {
+    self.fbb_.push_slot::<u64>(Append::VT_SETTLED, settled, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AppendBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     AppendBuilder {
@@ -6441,6 +6457,7 @@ impl ::core::fmt::Debug for Append<'_> {
       ds.field("previous", &self.previous());
       ds.field("committed", &self.committed());
       ds.field("entries", &self.entries());
+      ds.field("settled", &self.settled());
       ds.finish()
   }
 }

@@ -137,16 +137,10 @@ impl<E: Env> Link<E> {
     }
 
     /// Adds an append to what [`Link::flush`] sends, and gives its id.
-    pub fn queue_append(
-        &mut self,
-        vote: peer::Vote,
-        previous: Option<peer::LogId>,
-        committed: Option<peer::LogId>,
-        entries: &[peer::EntryOut<'_>],
-    ) -> u64 {
+    pub fn queue_append(&mut self, head: peer::AppendHead, entries: &[peer::EntryOut<'_>]) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.encoder.append(&mut self.out, id, vote, previous, committed, entries.iter().copied());
+        self.encoder.append(&mut self.out, id, head, entries.iter().copied());
         id
     }
 

@@ -7,7 +7,7 @@
 //! - Heartbeats are streams of one item, ten a second: the link is kept between them.
 //! - A peer that cannot be reached is `Unreachable`, so that openraft backs off at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::pin::Pin;
@@ -40,6 +40,7 @@ pub struct Network<E: Env> {
     pub(crate) context: Rc<PeerContext<E>>,
     pub(crate) disk: E::Disk,
     pub(crate) full: FullNodes,
+    pub(crate) settled: Rc<Cell<u64>>,
 }
 
 /// Nodes whose disks are full, by their last answers. One that does not answer stays as it was: it counts for no quorum either way.
@@ -53,12 +54,14 @@ pub struct Peer<E: Env> {
     purpose: Purpose,
     link: Option<Link<E>>,
     full: FullNodes,
+    settled: Rc<Cell<u64>>,
 }
 
 impl<E: Env> Network<E> {
     fn peer(&self, target: u64, site: &Site, purpose: Purpose) -> Peer<E> {
         let member = site.member(target);
-        Peer { context: self.context.clone(), disk: self.disk.clone(), member, purpose, link: None, full: self.full.clone() }
+        let (context, disk) = (self.context.clone(), self.disk.clone());
+        Peer { context, disk, member, purpose, link: None, full: self.full.clone(), settled: self.settled.clone() }
     }
 }
 
@@ -134,9 +137,13 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
                 peer::EntryOut { id: wire_id(log_id_out::<E>(&e.log_id)), kind, payload }
             })
             .collect();
-        let previous = request.prev_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id)));
-        let committed = request.leader_commit.as_ref().map(|id| wire_id(log_id_out::<E>(id)));
-        let id = self.link.queue_append(wire_vote::<E>(&request.vote), previous, committed, &entries);
+        let head = peer::AppendHead {
+            vote: wire_vote::<E>(&request.vote),
+            previous: request.prev_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
+            committed: request.leader_commit.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
+            settled: if self.peer.member.role == Role::TieBreaker { self.peer.settled.get() } else { 0 },
+        };
+        let id = self.link.queue_append(head, &entries);
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|e| e.log_id).or(previous);
         let spared = std::mem::take(&mut self.spared);

@@ -156,8 +156,8 @@ async fn session<E: Env>(
     Ok(EndedBy::Peer)
 }
 
-/// Entries of an append, their payloads still in the frame.
-pub(super) fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntriesRequest<Types<E>>)> {
+/// An append: its id, what it says is settled, and what is raft's of it; payloads still in the frame.
+pub(super) fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, u64, AppendEntriesRequest<Types<E>>)> {
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let request = parse(frame)?;
     let PeerRequestBody::Append(append) = request.body else {
@@ -169,12 +169,12 @@ pub(super) fn append_in<E: Env>(frame: &Bytes) -> io::Result<(u64, AppendEntries
         entries.push(entry_in::<E>(wal_id(entry.id), entry.kind.as_u8(), payload).map_err(invalid)?);
     }
     let rpc = AppendEntriesRequest {
-        vote: vote_from_wire::<E>(append.vote),
-        prev_log_id: append.previous.map(|id| log_id_in::<E>(wal_id(id))),
+        vote: vote_from_wire::<E>(append.head.vote),
+        prev_log_id: append.head.previous.map(|id| log_id_in::<E>(wal_id(id))),
         entries,
-        leader_commit: append.committed.map(|id| log_id_in::<E>(wal_id(id))),
+        leader_commit: append.head.committed.map(|id| log_id_in::<E>(wal_id(id))),
     };
-    Ok((request.id, rpc))
+    Ok((request.id, append.head.settled, rpc))
 }
 
 async fn appends<E: Env>(
@@ -194,8 +194,8 @@ async fn appends<E: Env>(
 
     let mut frame = first;
     loop {
-        let (id, mut rpc) = append_in::<E>(&frame)?;
-        replica.heard_from_leader();
+        let (id, settled, mut rpc) = append_in::<E>(&frame)?;
+        replica.heard_from_leader(settled);
         if !find_room(replica, &mut rpc.entries).await {
             return Ok(EndedBy::Us);
         }

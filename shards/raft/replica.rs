@@ -61,6 +61,8 @@ pub struct Replica<E: Env> {
     /// The leadership that this node holds, or is about to, was handed to it: it does not hand it on by itself.
     pub(crate) led_by_transfer: Cell<bool>,
     full: FullNodes,
+    /// Everything up to this log index is on enough voters that keep state: a tie-breaker may drop it.
+    settled: Rc<Cell<u64>>,
     metrics: WatchReceiverOf<Types<E>, RaftMetrics<Types<E>>>,
     machine: Machine<E>,
     wal: Wal<E>,
@@ -125,6 +127,7 @@ impl<E: Env> Replica<E> {
         founders: Vec<Member>,
     ) -> Result<Rc<Self>, String> {
         let ms = |d: Duration| d.as_millis() as u64;
+        let keeps_state = context.me.role != Role::TieBreaker || planted!(TieBreakerForgets);
         let config = Config {
             cluster_name: format!("{:016x}/{}", context.ring, context.shard),
             heartbeat_interval: ms(timers.heartbeat),
@@ -133,8 +136,9 @@ impl<E: Env> Replica<E> {
             // Entries are whole batches; what bounds a request is bytes (`READ_BYTES_MAX`).
             max_payload_entries: 1024,
             snapshot_policy: SnapshotPolicy::Never,
-            // A follower that is a little behind catches up by log, not by snapshot.
-            max_in_snapshot_log_to_keep: 1024,
+            // A follower that is a little behind catches up by log, not by snapshot. A tie-breaker's log is dropped by
+            // `snapshot_if_due` alone.
+            max_in_snapshot_log_to_keep: if keeps_state { 1024 } else { u64::MAX },
             purge_batch_size: 256,
             install_snapshot_timeout: 600_000,
             broadcast_submitted_on_append: Some(true),
@@ -161,7 +165,8 @@ impl<E: Env> Replica<E> {
         let dir = machine.dir.clone();
         let machine = Machine::open(disk.clone(), machine).await.map_err(|e| e.to_string())?;
         let full = FullNodes::default();
-        let network = Network { context: context.clone(), disk: disk.clone(), full: full.clone() };
+        let settled = Rc::new(Cell::new(if planted!(TieBreakerForgets) { u64::MAX } else { 0 }));
+        let network = Network { context: context.clone(), disk: disk.clone(), full: full.clone(), settled: settled.clone() };
         let raft = Raft::new(context.me.node, Arc::new(config), network, LogStore::new(wal.clone()), machine.clone())
             .await
             .map_err(|e| e.to_string())?;
@@ -174,6 +179,7 @@ impl<E: Env> Replica<E> {
             incoming: channel::Mutex::new(None),
             led_by_transfer: Cell::new(false),
             full,
+            settled,
             machine,
             wal,
             dir,
@@ -275,9 +281,10 @@ impl<E: Env> Replica<E> {
         m.running_state.as_ref().err().map(|fatal| fatal.to_string())
     }
 
-    /// A leader's append or heartbeat has arrived.
-    pub(crate) fn heard_from_leader(&self) {
+    /// A leader's append or heartbeat has arrived, saying that so much is settled: true for ever, whoever said it.
+    pub(crate) fn heard_from_leader(&self, settled: u64) {
         self.heard.set(E::now());
+        self.settled.set(self.settled.get().max(settled));
         if self.resting.replace(false) {
             self.raft.runtime_config().elect(self.may_lead());
         }
@@ -406,6 +413,9 @@ impl<E: Env> Replica<E> {
     /// follower that is a little behind finds the rest; when nothing covered is left, the next snapshot is due.
     ///
     /// openraft drops by count alone (`max_in_snapshot_log_to_keep`), and entries are batches of up to 16 MiB.
+    ///
+    /// A tie-breaker's snapshot holds no state, so what it drops is gone: only what is settled. It keeps the rest however long the log
+    /// becomes; when its disk is full for that, the ring takes no more writes, as no two copies of them would be left.
     pub async fn snapshot_if_due(&self, log_bytes_max: u64) {
         if self.wal.bytes() <= log_bytes_max {
             return;
@@ -414,10 +424,11 @@ impl<E: Env> Replica<E> {
         let applied = m.last_applied.as_ref().map(|id| id.index);
         let covered = m.snapshot.as_ref().map(|id| id.index);
         let kept_from = self.wal.purged().map_or(0, |id| id.index);
-        let droppable = covered.unwrap_or(0).saturating_sub(kept_from);
+        let settled = if self.context.me.role == Role::TieBreaker { self.settled.get() } else { u64::MAX };
+        let droppable = covered.unwrap_or(0).min(settled).saturating_sub(kept_from);
         if droppable > 0 {
             let _ = self.raft.trigger().purge_log(kept_from + droppable.div_ceil(2)).await;
-        } else if applied > covered {
+        } else if applied > covered && covered.unwrap_or(0) < settled {
             let _ = self.raft.trigger().snapshot().await;
         }
     }

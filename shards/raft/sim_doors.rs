@@ -19,7 +19,7 @@ pub fn peer_request<E: Env>(frame: &Bytes) -> io::Result<usize> {
     let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
     let request = peer::parse_request(frame).map_err(|e| invalid(e.to_string()))?;
     match request.body {
-        PeerRequestBody::Append(_) => return peers::append_in::<E>(frame).map(|(_, rpc)| rpc.entries.len()),
+        PeerRequestBody::Append(_) => return peers::append_in::<E>(frame).map(|(_, _, rpc)| rpc.entries.len()),
         PeerRequestBody::Vote(vote) => {
             let _ = (vote_from_wire::<E>(vote.vote), vote.last.map(|id| log_id_in::<E>(wal_id(id))));
         }

@@ -5,15 +5,24 @@ use crate::malformed::Malformed;
 use crate::schema;
 use flatbuffers::{ForwardsUOffset, Vector, VectorIter};
 
-/// Entries for a follower's log; without entries a heartbeat.
-#[derive(Clone, Copy)]
-pub struct Append<'a> {
+/// What an append says besides its entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendHead {
     /// The leader's vote.
     pub vote: Vote,
     /// The entry before the first one here; `None`: they begin the log.
     pub previous: Option<LogId>,
     /// What the leader knows to be committed.
     pub committed: Option<LogId>,
+    /// Everything up to this log index is safe without a tie-breaker's log; 0: not known.
+    pub settled: u64,
+}
+
+/// Entries for a follower's log; without entries a heartbeat.
+#[derive(Clone, Copy)]
+pub struct Append<'a> {
+    /// All but the entries.
+    pub head: AppendHead,
     /// Every entry has been parsed once, by `Append::parse`.
     entries: Option<Vector<'a, ForwardsUOffset<schema::Entry<'a>>>>,
 }
@@ -37,9 +46,12 @@ impl<'a> Append<'a> {
             before = Some(index);
         }
         Ok(Append {
-            vote: (*vote).into(),
-            previous: append.previous().copied().map(LogId::from),
-            committed: append.committed().copied().map(LogId::from),
+            head: AppendHead {
+                vote: (*vote).into(),
+                previous: append.previous().copied().map(LogId::from),
+                committed: append.committed().copied().map(LogId::from),
+                settled: append.settled(),
+            },
             entries,
         })
     }
@@ -62,19 +74,13 @@ impl<'a> Append<'a> {
 
 impl std::fmt::Debug for Append<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Append")
-            .field("vote", &self.vote)
-            .field("previous", &self.previous)
-            .field("committed", &self.committed)
-            .field("entries", &self.entries().collect::<Vec<_>>())
-            .finish()
+        f.debug_struct("Append").field("head", &self.head).field("entries", &self.entries().collect::<Vec<_>>()).finish()
     }
 }
 
 impl PartialEq for Append<'_> {
     fn eq(&self, other: &Self) -> bool {
-        (self.vote, self.previous, self.committed) == (other.vote, other.previous, other.committed)
-            && self.entries().eq(other.entries())
+        self.head == other.head && self.entries().eq(other.entries())
     }
 }
 

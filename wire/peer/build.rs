@@ -44,14 +44,12 @@ impl Encoder {
         &mut self,
         out: &mut Vec<u8>,
         id: u64,
-        vote: Vote,
-        previous: Option<LogId>,
-        committed: Option<LogId>,
+        head: AppendHead,
         entries: impl ExactSizeIterator<Item = EntryOut<'a>>,
     ) {
         let Encoder { frames, entries: offsets } = self;
         frames.append(out, |b| {
-            let body = Some(build_append(b, offsets, vote, previous, committed, entries));
+            let body = Some(build_append(b, offsets, head, entries));
             let body_type = schema::PeerRequestBody::Append;
             schema::PeerRequest::create(b, &schema::PeerRequestArgs { id, body_type, body })
         });
@@ -85,9 +83,7 @@ fn log_id(id: Option<LogId>) -> Option<schema::LogId> {
 fn build_append<'a>(
     b: &mut Builder,
     offsets: &mut EntryOffsets,
-    vote: Vote,
-    previous: Option<LogId>,
-    committed: Option<LogId>,
+    head: AppendHead,
     entries: impl ExactSizeIterator<Item = EntryOut<'a>>,
 ) -> Body {
     offsets.clear();
@@ -100,12 +96,13 @@ fn build_append<'a>(
         };
         offsets.push(schema::Entry::create(b, &args));
     }
-    let (previous, committed) = (log_id(previous), log_id(committed));
+    let (previous, committed) = (log_id(head.previous), log_id(head.committed));
     let args = schema::AppendArgs {
-        vote: Some(&vote.into()),
+        vote: Some(&head.vote.into()),
         previous: previous.as_ref(),
         committed: committed.as_ref(),
         entries: (!offsets.is_empty()).then(|| b.create_vector(offsets)),
+        settled: head.settled,
     };
     schema::Append::create(b, &args).as_union_value()
 }
@@ -113,10 +110,7 @@ fn build_append<'a>(
 fn request_body(b: &mut Builder, offsets: &mut EntryOffsets, body: &PeerRequestBody<'_>) -> (schema::PeerRequestBody, Body) {
     use schema::PeerRequestBody as Type;
     match body {
-        PeerRequestBody::Append(append) => {
-            let Append { vote, previous, committed, .. } = *append;
-            (Type::Append, build_append(b, offsets, vote, previous, committed, append.entries()))
-        }
+        PeerRequestBody::Append(append) => (Type::Append, build_append(b, offsets, append.head, append.entries())),
         PeerRequestBody::Vote(ask) => {
             let (vote, last) = (ask.vote.into(), log_id(ask.last));
             let args = schema::RequestVoteArgs { vote: Some(&vote), last: last.as_ref(), pre: ask.pre, transfer: ask.transfer };

@@ -69,6 +69,30 @@ impl<E: Env> Replica<E> {
         any.then(|| format!("the disks of nodes {full:?} are full, and without them there is no quorum"))
     }
 
+    /// A leader looks how much of the log its tie-breakers may drop: what is committed, and on as many voters that keep state as a
+    /// quorum has, or on all of them where they are fewer. Then no loss that the ring withstands takes the last state that has it.
+    pub fn note_settled(&self) {
+        let m = self.metrics.borrow_watched();
+        let (Some(replication), Some(committed)) = (&m.replication, &m.cluster_committed) else { return };
+        let membership = m.membership_config.membership();
+        if membership.nodes().all(|(_, site)| site.role() != Role::TieBreaker) {
+            return;
+        }
+        let has = |id: &u64| match replication.get(id) {
+            _ if *id == self.context.me.node => self.wal.flushed_through().unwrap_or(0),
+            matched => matched.and_then(|id| id.as_ref()).map_or(0, |id| id.index),
+        };
+        let keeps_state = |id: &&u64| membership.get_node(id).is_some_and(|site| site.role() == Role::Voter);
+        let in_each = membership.get_joint_config().iter().map(|voters| {
+            let mut matched: Vec<u64> = voters.iter().filter(keeps_state).map(has).collect();
+            matched.sort_unstable_by(|a, b| b.cmp(a));
+            let quorum = voters.len() / 2 + 1;
+            matched.get(quorum.min(matched.len()).saturating_sub(1)).copied().unwrap_or(0)
+        });
+        let settled = in_each.min().unwrap_or(0).min(committed.index);
+        self.settled.set(self.settled.get().max(settled));
+    }
+
     /// A leader whose own disk is full gives way to a voter that has all it has, and room for more. That one does not give it
     /// back: only one that is full itself does, and only to one that is not.
     pub async fn give_way_if_full(&self) {

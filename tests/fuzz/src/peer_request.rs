@@ -8,7 +8,9 @@ use bytes::Bytes;
 use ringbeam_shards::io::sim::Sim;
 use ringbeam_shards::raft::sim_doors;
 use ringbeam_wire::frame::HEADER_BYTES;
-use ringbeam_wire::peer::{self, Encoder, EntryKind, EntryRef, LogId, Membership, PeerRequestBody, SnapshotOffer, Vote};
+use ringbeam_wire::peer::{
+    self, AppendHead, Encoder, EntryKind, EntryRef, LogId, Membership, PeerRequestBody, SnapshotOffer, Vote,
+};
 
 /// One input.
 pub fn run(input: &[u8]) {
@@ -50,9 +52,8 @@ fn membership(bytes: &[u8]) {
 
 fn append(choices: &mut Choices<'_>) {
     let vote = Vote { term: choices.number(3), node: choices.number(1), committed: choices.byte() % 2 == 0 };
-    let previous = id(choices);
-    let committed = id(choices);
-    let first = choices.number(previous.map_or(0, |id| id.index.wrapping_add(1)));
+    let head = AppendHead { vote, previous: id(choices), committed: id(choices), settled: choices.number(0) };
+    let first = choices.number(head.previous.map_or(0, |id| id.index.wrapping_add(1)));
     let mut entries = Vec::new();
     for at in 0..choices.below(8) as u64 {
         let kind = EntryKind::from_u8(choices.byte() % 3).expect("three kinds");
@@ -61,11 +62,11 @@ fn append(choices: &mut Choices<'_>) {
         entries.push(EntryRef { id, kind, payload: choices.bytes(length) });
     }
     let mut frame = Vec::new();
-    Encoder::new().append(&mut frame, choices.long(), vote, previous, committed, entries.iter().copied());
+    Encoder::new().append(&mut frame, choices.long(), head, entries.iter().copied());
     let payload = &frame[HEADER_BYTES..];
     if let Ok(request) = peer::parse_request(payload) {
         let PeerRequestBody::Append(append) = request.body else { panic!("an append is an append") };
-        assert_eq!((append.vote, append.previous, append.committed), (vote, previous, committed));
+        assert_eq!(append.head, head);
         assert!(append.entries().eq(entries.iter().copied()), "every entry arrives as it was sent");
     } else {
         assert!(first.checked_add(entries.len() as u64).is_none(), "only indexes beyond the last are refused");

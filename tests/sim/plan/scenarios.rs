@@ -11,11 +11,12 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 4] = [
+const ALL: [Scenario; 5] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
     ("a tie-breaker leads, and who follows needs a snapshot", heavy, tie_breaker_leads),
+    ("leader and tie-breaker go on without the third; then the leader's disk is gone", heavy, leader_lost),
 ];
 
 /// How many there are.
@@ -83,6 +84,19 @@ fn tie_breaker_leads() -> Vec<Round> {
     let (lag, die) = (Fault::Crash { node: 2, how: Crash::Kill }, Fault::Crash { node: 1, how: Crash::Kill });
     let events = vec![(2_000, lag), (12_000, die), (12_001, Fault::Start { node: 2 }), (16_000, Fault::Start { node: 1 })];
     let mut round = round(20_000, events, [1, 2, 3]);
+    round.after.tie_breaker = Some(3);
+    vec![round]
+}
+
+/// What leader and tie-breaker have acknowledged is on no other state. Then the leader's log is damaged, and its node replaced: the third
+/// must get it all from the tie-breaker.
+fn leader_lost() -> Vec<Round> {
+    let lag = Fault::Crash { node: 2, how: Crash::Kill };
+    let die = [(12_000, Fault::Rot { node: 1 }), (12_001, Fault::Crash { node: 1, how: Crash::PowerLoss })];
+    let again = [(12_020, Fault::Start { node: 2 }), (12_030, Fault::Start { node: 1 })];
+    let events = [vec![(2_000, lag)], die.to_vec(), again.to_vec()].concat();
+    let mut round = round(16_000, events, [2, 3, 4]);
+    round.replacements = vec![(1, 4)];
     round.after.tie_breaker = Some(3);
     vec![round]
 }

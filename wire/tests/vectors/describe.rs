@@ -2,7 +2,7 @@
 
 use ringbeam_wire::client::*;
 use ringbeam_wire::peer::{
-    AppendReply, EntryKind, EntryRef, LogId, Membership, PeerReplyBody, PeerRequestBody, Purpose, Standing, Vote,
+    AppendHead, AppendReply, EntryKind, EntryRef, LogId, Membership, PeerReplyBody, PeerRequestBody, Purpose, Standing, Vote,
 };
 use ringbeam_wire::refusal::Refusal;
 
@@ -109,8 +109,8 @@ pub fn peer_request(id: u64, body: &PeerRequestBody<'_>) -> String {
         }
         PeerRequestBody::Append(append) => {
             let entries: Vec<EntryRef<'_>> = append.entries().collect();
-            let (vote, previous, committed) = (append.vote, append.previous, append.committed);
-            ("Append", fields!(vote: vote, previous: previous, committed: committed, entries: entries))
+            let AppendHead { vote, previous, committed, settled } = append.head;
+            ("Append", fields!(vote: vote, previous: previous, committed: committed, entries: entries, settled: settled))
         }
         PeerRequestBody::Vote(ask) => ("RequestVote", fields!(ask; vote, last, pre, transfer)),
         PeerRequestBody::Transfer(transfer) => ("TransferLeader", fields!(transfer; from, to, last)),

@@ -48,8 +48,8 @@ fn goldens() -> Vec<Golden> {
                 peer.request(&mut frame, id, body);
                 "peer request"
             }
-            Sample::Append(vote, previous, committed, entries) => {
-                peer.append(&mut frame, id, *vote, *previous, *committed, entries.iter().copied());
+            Sample::Append(head, entries) => {
+                peer.append(&mut frame, id, *head, entries.iter().copied());
                 "peer request"
             }
             Sample::PeerReply(body) => {
@@ -113,10 +113,10 @@ fn every_message_comes_back_as_it_was() {
             Sample::PeerRequest(body) => {
                 assert_eq!(peer::parse_request(payload), Ok(PeerRequest { id, body }), "{name}");
             }
-            Sample::Append(vote, previous, committed, entries) => {
+            Sample::Append(head, entries) => {
                 let request = peer::parse_request(payload).expect(name);
                 let PeerRequestBody::Append(append) = &request.body else { panic!("{name}: {request:?}") };
-                assert_eq!((append.vote, append.previous, append.committed), (vote, previous, committed), "{name}");
+                assert_eq!(append.head, head, "{name}");
                 assert_eq!(append.entries().collect::<Vec<_>>(), entries, "{name}");
                 assert_eq!((append.len(), append.entries().len()), (entries.len(), entries.len()), "{name}");
                 let mut again = Vec::new();

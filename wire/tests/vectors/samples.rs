@@ -2,8 +2,8 @@
 
 use ringbeam_wire::client::*;
 use ringbeam_wire::peer::{
-    AppendReply, EntryKind, EntryRef, Identity, LogId, Membership, PeerHello, PeerReplyBody, PeerRequestBody, PeerWelcome,
-    Purpose, RequestVote, SnapshotOffer, Standing, TransferLeader, Vote, VoteReply,
+    AppendHead, AppendReply, EntryKind, EntryRef, Identity, LogId, Membership, PeerHello, PeerReplyBody, PeerRequestBody,
+    PeerWelcome, Purpose, RequestVote, SnapshotOffer, Standing, TransferLeader, Vote, VoteReply,
 };
 use ringbeam_wire::refusal::{Code, Refusal};
 
@@ -12,13 +12,14 @@ pub enum Sample {
     Request(u32, RequestBody<'static>),
     Reply(ReplyBody<'static>),
     PeerRequest(PeerRequestBody<'static>),
-    Append(Vote, Option<LogId>, Option<LogId>, Vec<EntryRef<'static>>),
+    Append(AppendHead, Vec<EntryRef<'static>>),
     PeerReply(PeerReplyBody),
     Membership(Membership),
 }
 
 const ID: LogId = LogId { term: 7, leader: 2, index: 1_000 };
 const VOTE: Vote = Vote { term: 7, node: 2, committed: true };
+const HEARTBEAT: AppendHead = AppendHead { vote: VOTE, previous: Some(ID), committed: Some(ID), settled: 0 };
 /// Has no zero byte and does not fit a double.
 const RING: u64 = 0xf1e2_d3c4_b5a6_9788;
 
@@ -40,7 +41,7 @@ fn members() -> Vec<Member> {
 
 /// Name and message; ids in frames are positions in this list.
 pub fn samples() -> Vec<(&'static str, Sample)> {
-    [requests(), replies(), peer_requests(), peer_replies()].into_iter().flatten().collect()
+    [requests(), replies(), peer_requests(), peer_replies(), later()].into_iter().flatten().collect()
 }
 
 fn requests() -> Vec<(&'static str, Sample)> {
@@ -202,9 +203,12 @@ fn peer_requests() -> Vec<(&'static str, Sample)> {
     vec![
         ("peer hello", peer(PeerRequestBody::Hello(hello))),
         ("peer hello, all absent", peer(PeerRequestBody::Hello(PeerHello::default()))),
-        ("append", Sample::Append(VOTE, Some(ID), committed, entries)),
-        ("append, first entry", Sample::Append(VOTE, None, None, vec![entry(0, EntryKind::Membership, b"m")])),
-        ("append, heartbeat", Sample::Append(VOTE, Some(ID), Some(ID), vec![])),
+        ("append", Sample::Append(AppendHead { vote: VOTE, previous: Some(ID), committed, settled: 0 }, entries)),
+        (
+            "append, first entry",
+            Sample::Append(AppendHead { vote: VOTE, ..AppendHead::default() }, vec![entry(0, EntryKind::Membership, b"m")]),
+        ),
+        ("append, heartbeat", Sample::Append(HEARTBEAT, vec![])),
         (
             "vote",
             peer(PeerRequestBody::Vote(RequestVote {
@@ -269,4 +273,9 @@ fn peer_replies() -> Vec<(&'static str, Sample)> {
         ("membership, joint", Sample::Membership(membership)),
         ("membership, empty", Sample::Membership(Membership::default())),
     ]
+}
+
+/// What came later, so that the ids of the others stay.
+fn later() -> Vec<(&'static str, Sample)> {
+    vec![("append, heartbeat to a tie-breaker", Sample::Append(AppendHead { settled: 998, ..HEARTBEAT }, vec![]))]
 }

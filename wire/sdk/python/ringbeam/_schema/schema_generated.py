@@ -2363,8 +2363,15 @@ class Append(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
         return o == 0
 
+    # Append
+    def Settled(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
 def AppendStart(builder):
-    builder.StartObject(4)
+    builder.StartObject(5)
 
 def AppendAddVote(builder, vote):
     builder.PrependStructSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(vote), 0)
@@ -2380,6 +2387,9 @@ def AppendAddEntries(builder, entries):
 
 def AppendStartEntriesVector(builder, numElems):
     return builder.StartVector(4, numElems, 4)
+
+def AppendAddSettled(builder, settled):
+    builder.PrependUint64Slot(4, settled, 0)
 
 def AppendEnd(builder):
     return builder.EndObject()
