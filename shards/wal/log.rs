@@ -230,7 +230,6 @@ impl<E: Env> Log<E> {
         self.history.get(at).filter(|flush| flush.first <= index).map(|flush| flush.at)
     }
 
-    #[cfg(feature = "sim")]
     pub fn flushed_through(&self) -> Option<u64> {
         let last = self.durable.last?;
         let purged = self.state.purged.is_some_and(|purged| purged.index >= last.index);

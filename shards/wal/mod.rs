@@ -280,7 +280,6 @@ impl<E: Env> Wal<E> {
         self.0.log.borrow().flushed_at(index)
     }
     /// Index of the log's newest entry that is durable. `None`: a truncation that reaches it is not durable yet.
-    #[cfg(feature = "sim")]
     pub fn flushed_through(&self) -> Option<u64> {
         self.0.log.borrow().flushed_through()
     }
