@@ -36,7 +36,6 @@ pub(super) struct Log<E: Env> {
     pub state: LogState,
     pub written: LogState,
     /// What the flush that ended last has written.
-    #[cfg(feature = "sim")]
     durable: LogState,
     pub index: Index,
     /// Oldest first; the last is the one written to.
@@ -90,7 +89,6 @@ impl<E: Env> Log<E> {
         Log {
             state: recovered.state,
             written: recovered.state,
-            #[cfg(feature = "sim")]
             durable: recovered.state,
             index: recovered.index,
             segments: recovered.segments,
@@ -210,10 +208,7 @@ impl<E: Env> Log<E> {
     /// Notes a durable flush.
     pub fn flushed(&mut self, blocks: u32, entries: Option<(u64, LogId)>, now: Instant) {
         (self.block, self.writing) = (self.block + blocks, 0);
-        #[cfg(feature = "sim")]
-        {
-            self.durable = self.written;
-        }
+        self.durable = self.written;
         self.sequence += 1;
         self.end_bytes += u64::from(blocks) * BLOCK_BYTES as u64;
         // Entries that were truncated or replaced during the flush are not covered by it.
