@@ -32,8 +32,16 @@ pub(crate) struct Waiter {
     pub arrived: Instant,
     /// When the client stops waiting, if it said so.
     pub deadline: Option<Instant>,
-    /// A session is being opened, not a key written: the answer has another form.
-    pub opens_session: bool,
+    /// What a write's answer looks like on the wire.
+    pub form: Form,
+}
+
+/// The forms of an answer to a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Written,
+    SessionOpened,
+    Transacted,
 }
 
 impl Waiter {

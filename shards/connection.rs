@@ -1,7 +1,7 @@
 //! One client's connection: frames in, requests dispatched, answers out in the order in which they are ready.
 //!
 //! ```text
-//! reader task: bytes ─▶ Decoder ─▶ parse ─▶ write::offer | read::get | at once
+//! reader task: bytes ─▶ Decoder ─▶ parse ─▶ write::offer | read::arrive | at once
 //! writer task: Outbox ─▶ one send for all that is ready
 //! ```
 //!
@@ -18,18 +18,20 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Encoder, Hello, ReplyBody, Request, RequestBody, Status, Welcome};
+use ringbeam_wire::client::{self, Encoder, Hello, ReplyBody, Request, RequestBody, Status, Transact, Welcome};
 use ringbeam_wire::frame::Decoder;
+use ringbeam_wire::limits;
 use ringbeam_wire::preamble;
 use ringbeam_wire::refusal::{Code, Refusal};
 
-use crate::batcher::Waiter;
+use crate::batcher::{Form, Waiter};
 use crate::io::channel::Notify;
 use crate::io::{Env, Net, Reader, Writer};
 use crate::limits::{CONNECTION_REQUESTS_MAX, FAREWELL_MAX, HELLO_TIMEOUT, OUTBOX_BYTES_MAX, READ_BYTES_MAX, SEND_STALL_MAX};
 use crate::raft::runtime::timeout;
 use crate::shard::{Settings, Shard};
 use crate::state::command::{Op, Write};
+use crate::state::transaction::{self, Transaction};
 use crate::{admin, read, write};
 
 /// Answers of one connection that wait to be sent.
@@ -230,12 +232,12 @@ fn welcome(settings: &Settings) -> ReplyBody<'static> {
 
 fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, request: &Request<'_>) {
     let now = E::now();
-    let waiter = |opens_session| Waiter {
+    let waiter = |form| Waiter {
         outbox: outbox.clone(),
         request: request.id,
         arrived: now,
         deadline: (request.deadline_ms > 0).then(|| now + std::time::Duration::from_millis(u64::from(request.deadline_ms))),
-        opens_session,
+        form,
     };
     match &request.body {
         RequestBody::Put(put) => {
@@ -247,7 +249,7 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
                 answered_below: put.answered_below,
                 op,
             };
-            write::offer(shard, &command, waiter(false));
+            write::offer(shard, &command, waiter(Form::Written));
         }
         RequestBody::Delete(delete) => {
             let op = Op::Delete { key: delete.key };
@@ -258,31 +260,57 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
                 answered_below: delete.answered_below,
                 op,
             };
-            write::offer(shard, &command, waiter(false));
+            write::offer(shard, &command, waiter(Form::Written));
         }
         RequestBody::OpenSession => {
             let op = Op::OpenSession;
             let command = Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
-            write::offer(shard, &command, waiter(true));
+            write::offer(shard, &command, waiter(Form::SessionOpened));
         }
         RequestBody::CloseSession { session } => {
             let op = Op::CloseSession;
             let command = Write { namespace: "", session: *session, sequence: 0, answered_below: 0, op };
-            write::offer(shard, &command, waiter(false));
+            write::offer(shard, &command, waiter(Form::Written));
         }
-        RequestBody::Get(get) => read::get(shard, get, frame, waiter(false)),
-        RequestBody::Ping => waiter(false).answer(&ReplyBody::Done { message: String::new() }),
-        RequestBody::GetTopology => waiter(false).answer(&ReplyBody::Topology(admin::topology(shard))),
-        RequestBody::GetStatus => waiter(false).answer(&ReplyBody::Status(Box::new(admin::status(shard)))),
+        RequestBody::Transact(transact) => transact_in(shard, transact, waiter(Form::Transacted)),
+        RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) => {
+            read::arrive(shard, &request.body, frame, waiter(Form::Written));
+        }
+        RequestBody::Ping => waiter(Form::Written).answer(&ReplyBody::Done { message: String::new() }),
+        RequestBody::GetTopology => waiter(Form::Written).answer(&ReplyBody::Topology(admin::topology(shard))),
+        RequestBody::GetStatus => waiter(Form::Written).answer(&ReplyBody::Status(Box::new(admin::status(shard)))),
         RequestBody::RingAdd { .. }
         | RequestBody::RingPromote { .. }
         | RequestBody::RingRemove { .. }
         | RequestBody::RingTransfer { .. } => {
             // Rare and slow: a task of its own, which parses its frame again.
-            E::spawn(admin::change_ring(shard.clone(), frame.clone(), waiter(false)));
+            E::spawn(admin::change_ring(shard.clone(), frame.clone(), waiter(Form::Written)));
         }
         // Handled before.
         RequestBody::Hello(_) => {}
+    }
+}
+
+/// A transaction, in the form that the log keeps.
+fn transact_in<E: Env>(shard: &Shard<E>, transact: &Transact<'_>, waiter: Waiter) {
+    let settings = &shard.settings;
+    let namespace = limits::check_namespace(transact.namespace);
+    if let Err(refusal) = namespace.and_then(|()| transact.check(settings.value_bytes_max as u32, settings.shards)) {
+        return waiter.answer(&ReplyBody::Refused(refusal));
+    }
+    let bytes = transaction::encode(transact);
+    match Transaction::parse(&bytes) {
+        Ok(transaction) => {
+            let command = Write {
+                namespace: transact.namespace,
+                session: transact.session,
+                sequence: transact.sequence,
+                answered_below: transact.answered_below,
+                op: Op::Transact(transaction),
+            };
+            write::offer(shard, &command, waiter);
+        }
+        Err(why) => waiter.answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why.to_string()))),
     }
 }
 

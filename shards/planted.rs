@@ -87,6 +87,8 @@ bugs! {
     SnapshotSaysMore "snapshot-says-more",
     /// A snapshot's index is read before its state was frozen: it holds more than it says.
     SnapshotHoldsMore "snapshot-holds-more",
+    /// A transaction's compares hold, whatever is there.
+    ComparesIgnored "compares-ignored",
     /// A tie-breaker drops what its snapshot covers, whoever has it.
     TieBreakerForgets "tie-breaker-forgets",
 }

@@ -203,11 +203,16 @@ pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) 
     let Some(host) = current_host() else { return };
     RAN.with_borrow_mut(|ran| {
         for ((position, write), answer) in (0..).zip(batch.iter()).zip(answers) {
-            let (Op::Put { key, .. } | Op::Delete { key }) = write.op else { continue };
+            // A transaction that found another state than it expected wrote nothing.
+            let (key, ran_it) = match write.op {
+                Op::Put { key, .. } | Op::Delete { key } => (key, true),
+                Op::Transact(transaction) => (transaction.keys().next().unwrap_or_default(), answer.existed),
+                Op::OpenSession | Op::CloseSession => continue,
+            };
             if write.session == 0 {
                 continue;
             }
-            let answer = answer.outcome.is_ok().then_some((answer.revision, answer.duplicate));
+            let answer = (answer.outcome.is_ok() && ran_it).then_some((answer.revision, answer.duplicate));
             let (session, sequence) = (write.session, write.sequence);
             ran.push(Ran { host, dir: dir.to_string(), index, position, session, sequence, key: key.to_vec(), answer });
         }

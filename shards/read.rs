@@ -1,4 +1,4 @@
-//! THE WAY OF A READ.
+//! THE WAY OF A READ: a get, several keys at once, a page of a range.
 //!
 //! | consistency | who answers | what it waits for |
 //! |---|---|---|
@@ -8,6 +8,8 @@
 //! **Invariant**: a linearizable read reflects every write that was acknowledged anywhere before the read arrived: the round that
 //! serves it began after its arrival.
 //!
+//! An answer is as of one log index, and bounded: it is made without a pause, and a page ends where a bound is reached.
+//!
 //! **Caveat**: a local read is served by whatever this node has applied, and a follower hears of a commit after the client does, with
 //! the next append (`limits::COMMIT_UPDATE_WAIT`). When the leader dies in between, its followers have the entry and cannot know
 //! that it was acknowledged: local reads lack it until a quorum has elected a leader, for as long as that takes.
@@ -15,7 +17,8 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Consistency, Get, ReplyBody, RequestBody, Revision, Value};
+use ringbeam_wire::client::{self, Consistency, Get, GetMany, Item, Items, ReplyBody, RequestBody, Revision, Scan, Value};
+use ringbeam_wire::limits::{ITEMS_BYTES_MAX, SCAN_ITEMS_MAX};
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::Reason;
@@ -25,8 +28,9 @@ use crate::io::Env;
 use crate::limits::READS_WAITING_MAX;
 use crate::raft::replica::NotApplied;
 use crate::shard::Shard;
+use crate::state::{Found, State};
 
-/// A linearizable read that waits for its round. The key stays in the frame.
+/// A linearizable read that waits for its round. What it asks stays in the frame.
 pub(crate) struct Reading {
     pub frame: Bytes,
     pub waiter: Waiter,
@@ -34,18 +38,20 @@ pub(crate) struct Reading {
     pub promised: usize,
 }
 
-/// Answers a get, now or after the next round.
-pub(crate) fn get<E: Env>(shard: &Shard<E>, get: &Get<'_>, frame: &Bytes, waiter: Waiter) {
-    if let Err(refusal) = may_read(shard, get) {
+/// Answers a read, now or after the next round. `body` is one that [`consistency`] knows.
+pub(crate) fn arrive<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, frame: &Bytes, waiter: Waiter) {
+    if let Err(refusal) = may_read(shard, body) {
         return waiter.answer(&ReplyBody::Refused(refusal));
     }
-    match get.consistency {
-        Consistency::Local => answer(shard, get, waiter),
-        Consistency::Linearizable if planted!(FollowerReads) && shard.keeps_state() => answer(shard, get, waiter),
+    match consistency(body) {
+        Consistency::Local => answer(shard, body, waiter),
+        Consistency::Linearizable if planted!(FollowerReads) && shard.keeps_state() => answer(shard, body, waiter),
         Consistency::Linearizable => {
-            // The value may change until the answer; a connection's bound need not be exact.
-            let state = shard.replica.machine();
-            let promised = state.with_state(|s| s.get(get.namespace, get.key).map_or(0, |found| found.value.len()));
+            // The answer may change until then; a connection's bound need not be exact.
+            let promised = shard.replica.machine().with_state(|state| match body {
+                RequestBody::Get(get) => state.get(get.namespace, get.key).map_or(0, |found| found.value.len()),
+                _ => ITEMS_BYTES_MAX as usize,
+            });
             waiter.outbox.promise(promised);
             shard.readings.borrow_mut().push(Reading { frame: frame.clone(), waiter, promised });
             shard.reads.notify_one();
@@ -53,12 +59,31 @@ pub(crate) fn get<E: Env>(shard: &Shard<E>, get: &Get<'_>, frame: &Bytes, waiter
     }
 }
 
-fn may_read<E: Env>(shard: &Shard<E>, get: &Get<'_>) -> Result<(), Refusal> {
-    shard.names().check(get.namespace, get.key).map_err(|(code, why)| Refusal::new(code, why))?;
+fn consistency(body: &RequestBody<'_>) -> Consistency {
+    match body {
+        RequestBody::Get(get) => get.consistency,
+        RequestBody::Scan(scan) => scan.consistency,
+        RequestBody::GetMany(many) => many.consistency,
+        _ => Consistency::Linearizable,
+    }
+}
+
+fn may_read<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>) -> Result<(), Refusal> {
+    let names = shard.names();
+    let check = |namespace, key| names.check(namespace, key).map_err(|(code, why)| Refusal::new(code, why));
+    match body {
+        RequestBody::Get(get) => check(get.namespace, get.key)?,
+        RequestBody::Scan(scan) => scan.check()?,
+        RequestBody::GetMany(many) => {
+            many.check()?;
+            many.keys.iter().try_for_each(|key| check(many.namespace, key))?;
+        }
+        _ => {}
+    }
     if let Some(why) = shard.fault() {
         return Err(shard.explain(Reason::Fault(why)));
     }
-    if get.consistency == Consistency::Linearizable {
+    if consistency(body) == Consistency::Linearizable {
         if !shard.replica.leads() && !planted!(FollowerReads) {
             return Err(shard.explain(Reason::NotLeader));
         }
@@ -72,20 +97,61 @@ fn may_read<E: Env>(shard: &Shard<E>, get: &Get<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn answer<E: Env>(shard: &Shard<E>, get: &Get<'_>, waiter: Waiter) {
+fn answer<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: Waiter) {
     shard.replica.machine().with_state(|state| {
-        let index = state.applied();
-        let value = match state.get(get.namespace, get.key) {
-            Some(found) => Value {
-                found: true,
-                value: found.value,
-                revision: Revision { index: found.revision.index, position: found.revision.position },
-                index,
-            },
-            None => Value { found: false, value: &[], revision: Revision::default(), index },
+        let body = match body {
+            RequestBody::Get(get) => ReplyBody::Value(value(state, get)),
+            RequestBody::GetMany(many) => ReplyBody::Items(many_items(state, many)),
+            RequestBody::Scan(scan) => ReplyBody::Items(page(state, scan)),
+            _ => ReplyBody::Refused(internal("not a read")),
         };
-        waiter.answer(&ReplyBody::Value(value));
+        waiter.answer(&body);
     });
+}
+
+fn value<'a>(state: &'a State, get: &Get<'_>) -> Value<'a> {
+    let index = state.applied();
+    match state.get(get.namespace, get.key) {
+        Some(Found { value, revision }) => Value { found: true, value, revision: revision.into(), index },
+        None => Value { found: false, value: &[], revision: Revision::default(), index },
+    }
+}
+
+fn item<'a>(key: &'a [u8], found: Option<Found<'a>>) -> Item<'a> {
+    match found {
+        Some(Found { value, revision }) => Item { key, found: true, value, revision: revision.into() },
+        None => Item { key, ..Item::default() },
+    }
+}
+
+/// As many of the keys as an answer may hold; `more` when that is not all.
+fn many_items<'a>(state: &'a State, many: &GetMany<'_>) -> Items<'a> {
+    let found = many.keys.iter().map(|key| item(&[], state.get(many.namespace, key)));
+    bounded(state, found, many.keys.len())
+}
+
+fn page<'a>(state: &'a State, scan: &Scan<'_>) -> Items<'a> {
+    let limit = match scan.limit {
+        0 => SCAN_ITEMS_MAX,
+        limit => limit.min(SCAN_ITEMS_MAX),
+    };
+    let range = state.range(scan.namespace, scan.from, scan.until, scan.backward);
+    let items = range.map(|(key, found)| item(key, Some(found)));
+    let items = items.map(|item| if scan.keys_only { Item { value: &[], ..item } } else { item });
+    bounded(state, items, limit as usize)
+}
+
+/// The first items, up to `limit` and to the bytes that an answer may have.
+fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: usize) -> Items<'a> {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while page.len() < limit && bytes < ITEMS_BYTES_MAX as usize {
+        let Some(item) = items.next() else {
+            return Items { items: page, index: state.applied(), more: false };
+        };
+        bytes += item.key.len() + item.value.len();
+        page.push(item);
+    }
+    Items { items: page, index: state.applied(), more: items.next().is_some() }
 }
 
 /// One round: confirms leadership once for all reads that wait now.
@@ -100,8 +166,8 @@ pub(crate) async fn round<E: Env>(shard: &Rc<Shard<E>>) {
         waiter.outbox.redeem(promised);
         match &confirmed {
             Ok(()) => match client::parse_request(&frame).map(|r| r.body) {
-                Ok(RequestBody::Get(get)) => answer(shard, &get, waiter),
-                _ => waiter.answer(&ReplyBody::Refused(internal("a read's frame changed"))),
+                Ok(body) => answer(shard, &body, waiter),
+                Err(_) => waiter.answer(&ReplyBody::Refused(internal("a read's frame changed"))),
             },
             Err(NotApplied::NotLeader) => waiter.answer(&ReplyBody::Refused(shard.explain(Reason::NotLeader))),
             Err(NotApplied::Unknown(why)) => {

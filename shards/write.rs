@@ -22,17 +22,18 @@
 
 use std::rc::Rc;
 
-use ringbeam_wire::client::{Breakdown, ReplyBody, Revision, Written};
+use ringbeam_wire::client::{Breakdown, Item, ReplyBody, Transacted, Written};
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::{self, Reason};
-use crate::batcher::{Batch, Waiter};
+use crate::batcher::{Batch, Form, Waiter};
 use crate::error::{denied, internal, outcome_unknown};
 use crate::io::{Env, Instant};
 use crate::raft::replica::NotApplied;
 use crate::raft::{Applied, Claim};
 use crate::shard::Shard;
 use crate::state::command::Write;
+use crate::state::{Answer, Found};
 
 /// Steps 2 and 3: takes a write that has just arrived, or refuses it at once.
 pub(crate) fn offer<E: Env>(shard: &Shard<E>, write: &Write<'_>, waiter: Waiter) {
@@ -70,20 +71,34 @@ fn acknowledge<E: Env>(shard: &Shard<E>, batch: &Batch, applied: &Applied, taken
         if let Err(why) = answer.outcome {
             return ReplyBody::Refused(denied(why));
         }
-        if waiter.opens_session {
-            return shard.session_opened(answer);
+        let breakdown = Breakdown {
+            queue_us: taken.micros_since(waiter.arrived),
+            fsync_us: flushed.micros_since(taken),
+            quorum_us: applied.began.micros_since(taken),
+            apply_us: acked.micros_since(applied.began),
+        };
+        match waiter.form {
+            Form::SessionOpened => shard.session_opened(answer),
+            Form::Transacted => transacted(answer, breakdown),
+            Form::Written => ReplyBody::Written(Written {
+                revision: answer.revision.into(),
+                ring_time_ms: answer.ring_time_ms,
+                existed: answer.existed,
+                duplicate: answer.duplicate,
+                breakdown,
+            }),
         }
-        ReplyBody::Written(Written {
-            revision: Revision { index: answer.revision.index, position: answer.revision.position },
-            ring_time_ms: answer.ring_time_ms,
-            existed: answer.existed,
-            duplicate: answer.duplicate,
-            breakdown: Breakdown {
-                queue_us: taken.micros_since(waiter.arrived),
-                fsync_us: flushed.micros_since(taken),
-                quorum_us: applied.began.micros_since(taken),
-                apply_us: acked.micros_since(applied.began),
-            },
-        })
     });
+}
+
+fn transacted(answer: &Answer, breakdown: Breakdown) -> ReplyBody<'_> {
+    let item = |Found { value, revision }| Item { key: &[], found: true, value, revision: revision.into() };
+    ReplyBody::Transacted(Box::new(Transacted {
+        revision: answer.revision.into(),
+        ring_time_ms: answer.ring_time_ms,
+        succeeded: answer.existed,
+        duplicate: answer.duplicate,
+        breakdown,
+        gets: answer.found().map(|found| found.map_or(Item::default(), item)).collect(),
+    }))
 }

@@ -23,7 +23,7 @@ const LONG_FILES: [(&str, &str); 1] = [("wire/schema_generated.rs", "flatc write
 
 /// Lines of code of the hot path in formatted sources, counted as in [`hot_path_lines`]: what they were when the first version
 /// was done, and room for mending. The budget is 2,500; docs/architecture.md says what stands between the two.
-const HOT_PATH_LINES_MAX: usize = 6_400;
+const HOT_PATH_LINES_MAX: usize = 6_780;
 
 /// What a file of `shards` may name, of `shards`: a room, or a file at its top, and its neighbours.
 const MAY_IMPORT: [(&str, &[&str]); 15] = [

@@ -7,12 +7,16 @@
 //! configuration and the refusal is the node's: sizes of keys, values and namespaces (`limits::check_*`).
 
 mod build;
+mod items;
 mod parse;
+mod transaction;
 
 pub use crate::member::{Member, Role};
 use crate::refusal::Refusal;
 pub use build::Encoder;
+pub use items::{GetMany, Item, Items, Scan};
 pub use parse::{parse_reply, parse_request};
+pub use transaction::{Compare, Relation, Step, Target, Transact, Transacted, written_twice};
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +77,12 @@ pub enum RequestBody<'a> {
         /// Node id; 0: any eligible voter.
         to: u64,
     },
+    /// Compares, then one of two lists of steps, over keys of one shard.
+    Transact(Box<Transact<'a>>),
+    /// Reads a page of a range.
+    Scan(Scan<'a>),
+    /// Reads several keys at one moment.
+    GetMany(Box<GetMany<'a>>),
 }
 
 /// Opens a connection.
@@ -179,6 +189,10 @@ pub enum ReplyBody<'a> {
         /// What was done, for people.
         message: String,
     },
+    /// To `Transact`: durable on a quorum and applied.
+    Transacted(Box<Transacted<'a>>),
+    /// To `Scan` and `GetMany`.
+    Items(Items<'a>),
 }
 
 /// The node's side of the agreement.

@@ -21,16 +21,36 @@ pub const SHARDS_MAX: u32 = 256;
 /// Most members in one message. Seven vote; the rest are observers, each of which costs the leader a stream.
 pub const MEMBERS_MAX: u32 = 1024;
 
+/// Most compares and steps of a transaction, both lists together. One write of the log holds the core while it is applied.
+pub const TRANSACTION_PARTS_MAX: u32 = 128;
+
+/// What the gets of one transaction may find, bytes of values and 16 for each. The answer is replicated state until the client has it.
+pub const TRANSACTION_RESULT_BYTES_MAX: u32 = 64 << 10;
+
+/// Most keys of one `GetMany`. It is answered without a pause.
+pub const GET_MANY_KEYS_MAX: u32 = 128;
+
+/// All keys of one `GetMany` together, bytes: it fits the frames of a ring whose values are short.
+pub const GET_MANY_KEY_BYTES_MAX: u32 = 8 << 10;
+
+/// Most items of one page of a `Scan`. It is answered without a pause.
+pub const SCAN_ITEMS_MAX: u32 = 1000;
+
+/// Keys and values of one page of a `Scan` or one answer to `GetMany`, bytes; one item more may go beyond.
+pub const ITEMS_BYTES_MAX: u32 = 256 << 10;
+
 /// What a request's frame may need beyond its namespace, key and value, bytes: header, tables, alignment (about 130), or a
-/// `Hello` with the client's name, or an address.
-pub const FRAME_OVERHEAD_BYTES_MAX: u32 = 1024;
+/// `Hello` with the client's name, or an address; or the tables of a transaction of [`TRANSACTION_PARTS_MAX`] parts, or the keys of a
+/// `GetMany` beyond one.
+pub const FRAME_OVERHEAD_BYTES_MAX: u32 = 16 << 10;
 
 /// Longest payload of a peer frame, bytes. One entry holds at least one write of the largest value, and an append is allowed to
 /// gather as much again before it is cut.
 pub const PEER_FRAME_BYTES_MAX: u32 = 2 * (VALUE_BYTES_HARD_MAX + KEY_BYTES_MAX + NAMESPACE_BYTES_MAX) + (1 << 20);
 
-/// Longest payload of a reply, bytes: the largest value, or a topology of [`MEMBERS_MAX`] members.
-pub const REPLY_FRAME_BYTES_MAX: u32 = VALUE_BYTES_HARD_MAX + FRAME_OVERHEAD_BYTES_MAX;
+/// Longest payload of a reply, bytes: a page and the largest value behind it, or a topology of [`MEMBERS_MAX`] members.
+pub const REPLY_FRAME_BYTES_MAX: u32 =
+    VALUE_BYTES_HARD_MAX + KEY_BYTES_MAX + ITEMS_BYTES_MAX + SCAN_ITEMS_MAX * 64 + FRAME_OVERHEAD_BYTES_MAX;
 
 const _: () = assert!(VALUE_BYTES_DEFAULT_MAX <= VALUE_BYTES_HARD_MAX);
 const _: () = assert!(REPLY_FRAME_BYTES_MAX >= MEMBERS_MAX * 2048, "a member is five short strings and three numbers");
@@ -93,16 +113,32 @@ mod tests {
 
     #[test]
     fn the_largest_write_fits_the_largest_frame() {
-        use crate::client::{Encoder, Put, RequestBody};
+        use crate::client::{Encoder, GetMany, Put, RequestBody, Step, Transact};
         let (key, namespace) = (vec![b'k'; KEY_BYTES_MAX as usize], "n".repeat(NAMESPACE_BYTES_MAX as usize));
         for value_bytes_max in [1, VALUE_BYTES_DEFAULT_MAX, VALUE_BYTES_HARD_MAX] {
             let value = vec![1; value_bytes_max as usize];
             let (session, sequence, answered_below) = (u64::MAX, u64::MAX, u64::MAX);
             let put = Put { namespace: &namespace, key: &key, value: &value, session, sequence, answered_below };
-            let mut frame = Vec::new();
-            Encoder::new().request(&mut frame, u64::MAX, u32::MAX, &RequestBody::Put(put));
-            let payload_bytes = frame.len() - crate::frame::HEADER_BYTES;
-            assert!(payload_bytes <= request_frame_bytes_max(value_bytes_max) as usize, "{payload_bytes}");
+            let parts = TRANSACTION_PARTS_MAX as usize;
+            let names: Vec<String> = (1000..1000 + parts).map(|n| n.to_string()).collect();
+            let get = GET_MANY_KEY_BYTES_MAX as usize / GET_MANY_KEYS_MAX as usize;
+            let keys = vec![&key[..get]; GET_MANY_KEYS_MAX as usize];
+            let many = GetMany { namespace: &namespace, keys, ..GetMany::default() };
+            assert_eq!(many.check(), Ok(()));
+            let mut bodies = vec![RequestBody::Put(put), RequestBody::GetMany(Box::new(many))];
+            if let Some(each) = (value_bytes_max as usize).checked_sub(parts * 12).map(|bytes| bytes / parts) {
+                let then = names.iter().map(|name| Step::Put { key: name.as_bytes(), value: &value[..each] }).collect();
+                let transact =
+                    Transact { namespace: &namespace, then, session, sequence, answered_below, ..Transact::default() };
+                assert_eq!(transact.check(value_bytes_max, 1), Ok(()));
+                bodies.push(RequestBody::Transact(Box::new(transact)));
+            }
+            for body in bodies {
+                let mut frame = Vec::new();
+                Encoder::new().request(&mut frame, u64::MAX, u32::MAX, &body);
+                let payload_bytes = frame.len() - crate::frame::HEADER_BYTES;
+                assert!(payload_bytes <= request_frame_bytes_max(value_bytes_max) as usize, "{payload_bytes}");
+            }
         }
     }
 }

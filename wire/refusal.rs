@@ -77,6 +77,14 @@ codes! {
     SequenceReused = 24,
     /// A defect of the node; the message is for its makers.
     Internal = 25,
+    /// The keys of a transaction are of several shards.
+    CrossShard = 26,
+    /// A transaction of too many parts or bytes.
+    TransactionTooLarge = 27,
+    /// A transaction writes a key twice.
+    DuplicateKey = 28,
+    /// The gets of a transaction found more than its answer may have; it changed nothing.
+    ResultTooLarge = 29,
 }
 
 impl fmt::Display for Code {

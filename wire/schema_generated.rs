@@ -183,12 +183,276 @@ impl<'a> ::flatbuffers::Verifiable for Consistency {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Consistency {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+pub const ENUM_MIN_TARGET: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 13;
+pub const ENUM_MAX_TARGET: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 14] = [
+pub const ENUM_VALUES_TARGET: [Target; 2] = [
+  Target::Revision,
+  Target::Value,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Target(pub u8);
+#[allow(non_upper_case_globals)]
+impl Target {
+  pub const Revision: Self = Self(0);
+  pub const Value: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Revision,
+    Self::Value,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Revision => Some("Revision"),
+      Self::Value => Some("Value"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Target {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Target {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Target {
+    type Output = Target;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Target {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Target {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Target {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_RELATION: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_RELATION: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_RELATION: [Relation; 4] = [
+  Relation::Equal,
+  Relation::NotEqual,
+  Relation::Less,
+  Relation::Greater,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Relation(pub u8);
+#[allow(non_upper_case_globals)]
+impl Relation {
+  pub const Equal: Self = Self(0);
+  pub const NotEqual: Self = Self(1);
+  pub const Less: Self = Self(2);
+  pub const Greater: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Equal,
+    Self::NotEqual,
+    Self::Less,
+    Self::Greater,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Equal => Some("Equal"),
+      Self::NotEqual => Some("NotEqual"),
+      Self::Less => Some("Less"),
+      Self::Greater => Some("Greater"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Relation {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Relation {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Relation {
+    type Output = Relation;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Relation {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Relation {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Relation {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_STEP_KIND: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_STEP_KIND: u8 = 2;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_STEP_KIND: [StepKind; 3] = [
+  StepKind::Get,
+  StepKind::Put,
+  StepKind::Delete,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct StepKind(pub u8);
+#[allow(non_upper_case_globals)]
+impl StepKind {
+  pub const Get: Self = Self(0);
+  pub const Put: Self = Self(1);
+  pub const Delete: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Get,
+    Self::Put,
+    Self::Delete,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Get => Some("Get"),
+      Self::Put => Some("Put"),
+      Self::Delete => Some("Delete"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for StepKind {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for StepKind {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for StepKind {
+    type Output = StepKind;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for StepKind {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for StepKind {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for StepKind {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_REQUEST_BODY: u8 = 16;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 17] = [
   RequestBody::NONE,
   RequestBody::Hello,
   RequestBody::Put,
@@ -203,6 +467,9 @@ pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 14] = [
   RequestBody::RingPromote,
   RequestBody::RingRemove,
   RequestBody::RingTransfer,
+  RequestBody::Transact,
+  RequestBody::Scan,
+  RequestBody::GetMany,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -224,9 +491,12 @@ impl RequestBody {
   pub const RingPromote: Self = Self(11);
   pub const RingRemove: Self = Self(12);
   pub const RingTransfer: Self = Self(13);
+  pub const Transact: Self = Self(14);
+  pub const Scan: Self = Self(15);
+  pub const GetMany: Self = Self(16);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 13;
+  pub const ENUM_MAX: u8 = 16;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Hello,
@@ -242,6 +512,9 @@ impl RequestBody {
     Self::RingPromote,
     Self::RingRemove,
     Self::RingTransfer,
+    Self::Transact,
+    Self::Scan,
+    Self::GetMany,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -260,6 +533,9 @@ impl RequestBody {
       Self::RingPromote => Some("RingPromote"),
       Self::RingRemove => Some("RingRemove"),
       Self::RingTransfer => Some("RingTransfer"),
+      Self::Transact => Some("Transact"),
+      Self::Scan => Some("Scan"),
+      Self::GetMany => Some("GetMany"),
       _ => None,
     }
   }
@@ -319,10 +595,10 @@ pub struct RequestBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REPLY_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REPLY_BODY: u8 = 8;
+pub const ENUM_MAX_REPLY_BODY: u8 = 10;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 9] = [
+pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 11] = [
   ReplyBody::NONE,
   ReplyBody::Welcome,
   ReplyBody::Written,
@@ -332,6 +608,8 @@ pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 9] = [
   ReplyBody::Status,
   ReplyBody::Refused,
   ReplyBody::Done,
+  ReplyBody::Transacted,
+  ReplyBody::Items,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -348,9 +626,11 @@ impl ReplyBody {
   pub const Status: Self = Self(6);
   pub const Refused: Self = Self(7);
   pub const Done: Self = Self(8);
+  pub const Transacted: Self = Self(9);
+  pub const Items: Self = Self(10);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 8;
+  pub const ENUM_MAX: u8 = 10;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Welcome,
@@ -361,6 +641,8 @@ impl ReplyBody {
     Self::Status,
     Self::Refused,
     Self::Done,
+    Self::Transacted,
+    Self::Items,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -374,6 +656,8 @@ impl ReplyBody {
       Self::Status => Some("Status"),
       Self::Refused => Some("Refused"),
       Self::Done => Some("Done"),
+      Self::Transacted => Some("Transacted"),
+      Self::Items => Some("Items"),
       _ => None,
     }
   }
@@ -3396,6 +3680,922 @@ impl ::core::fmt::Debug for RingTransfer<'_> {
       ds.finish()
   }
 }
+pub enum CompareOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Compare<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Compare<'a> {
+  type Inner = Compare<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Compare<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TARGET: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RELATION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 10;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Compare { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CompareArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Compare<'bldr>> {
+    let mut builder = CompareBuilder::new(_fbb);
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_relation(args.relation);
+    builder.add_target(args.target);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Compare::VT_KEY, None)}
+  }
+  #[inline]
+  pub fn target(&self) -> Target {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Target>(Compare::VT_TARGET, Some(Target::Revision)).unwrap()}
+  }
+  #[inline]
+  pub fn relation(&self) -> Relation {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Relation>(Compare::VT_RELATION, Some(Relation::Equal)).unwrap()}
+  }
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Compare::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Compare::VT_VALUE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Compare<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
+     .visit_field::<Target>("target", Self::VT_TARGET, false)?
+     .visit_field::<Relation>("relation", Self::VT_RELATION, false)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CompareArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub target: Target,
+    pub relation: Relation,
+    pub revision: Option<&'a Revision>,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for CompareArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CompareArgs {
+      key: None,
+      target: Target::Revision,
+      relation: Relation::Equal,
+      revision: None,
+      value: None,
+    }
+  }
+}
+
+pub struct CompareBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CompareBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Compare::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_target(&mut self, target: Target) {
+    self.fbb_.push_slot::<Target>(Compare::VT_TARGET, target, Target::Revision);
+  }
+  #[inline]
+  pub fn add_relation(&mut self, relation: Relation) {
+    self.fbb_.push_slot::<Relation>(Compare::VT_RELATION, relation, Relation::Equal);
+  }
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Compare::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Compare::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CompareBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CompareBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Compare<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Compare<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Compare");
+      ds.field("key", &self.key());
+      ds.field("target", &self.target());
+      ds.field("relation", &self.relation());
+      ds.field("revision", &self.revision());
+      ds.field("value", &self.value());
+      ds.finish()
+  }
+}
+pub enum StepOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Step<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Step<'a> {
+  type Inner = Step<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Step<'a> {
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Step { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args StepArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Step<'bldr>> {
+    let mut builder = StepBuilder::new(_fbb);
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_kind(args.kind);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn kind(&self) -> StepKind {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<StepKind>(Step::VT_KIND, Some(StepKind::Get)).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Step::VT_KEY, None)}
+  }
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Step::VT_VALUE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Step<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<StepKind>("kind", Self::VT_KIND, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct StepArgs<'a> {
+    pub kind: StepKind,
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for StepArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    StepArgs {
+      kind: StepKind::Get,
+      key: None,
+      value: None,
+    }
+  }
+}
+
+pub struct StepBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StepBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_kind(&mut self, kind: StepKind) {
+    self.fbb_.push_slot::<StepKind>(Step::VT_KIND, kind, StepKind::Get);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Step::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Step::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StepBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    StepBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Step<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Step<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Step");
+      ds.field("kind", &self.kind());
+      ds.field("key", &self.key());
+      ds.field("value", &self.value());
+      ds.finish()
+  }
+}
+pub enum TransactOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Transact<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Transact<'a> {
+  type Inner = Transact<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Transact<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_COMPARES: ::flatbuffers::VOffsetT = 6;
+  pub const VT_THEN: ::flatbuffers::VOffsetT = 8;
+  pub const VT_OTHERWISE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Transact { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TransactArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Transact<'bldr>> {
+    let mut builder = TransactBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    if let Some(x) = args.otherwise { builder.add_otherwise(x); }
+    if let Some(x) = args.then { builder.add_then(x); }
+    if let Some(x) = args.compares { builder.add_compares(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Transact::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn compares(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Compare<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Compare>>>>(Transact::VT_COMPARES, None)}
+  }
+  #[inline]
+  pub fn then(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Step<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Step>>>>(Transact::VT_THEN, None)}
+  }
+  #[inline]
+  pub fn otherwise(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Step<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Step>>>>(Transact::VT_OTHERWISE, None)}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Transact::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Transact::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Transact::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Transact<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Compare>>>>("compares", Self::VT_COMPARES, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Step>>>>("then", Self::VT_THEN, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Step>>>>("otherwise", Self::VT_OTHERWISE, false)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TransactArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub compares: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Compare<'a>>>>>,
+    pub then: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Step<'a>>>>>,
+    pub otherwise: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Step<'a>>>>>,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for TransactArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TransactArgs {
+      namespace: None,
+      compares: None,
+      then: None,
+      otherwise: None,
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct TransactBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TransactBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Transact::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_compares(&mut self, compares: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Compare<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Transact::VT_COMPARES, compares);
+  }
+  #[inline]
+  pub fn add_then(&mut self, then: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Step<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Transact::VT_THEN, then);
+  }
+  #[inline]
+  pub fn add_otherwise(&mut self, otherwise: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Step<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Transact::VT_OTHERWISE, otherwise);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(Transact::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(Transact::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(Transact::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TransactBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TransactBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Transact<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Transact<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Transact");
+      ds.field("namespace", &self.namespace());
+      ds.field("compares", &self.compares());
+      ds.field("then", &self.then());
+      ds.field("otherwise", &self.otherwise());
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum ScanOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Scan<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Scan<'a> {
+  type Inner = Scan<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Scan<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_UNTIL: ::flatbuffers::VOffsetT = 8;
+  pub const VT_BACKWARD: ::flatbuffers::VOffsetT = 10;
+  pub const VT_KEYS_ONLY: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Scan { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ScanArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Scan<'bldr>> {
+    let mut builder = ScanBuilder::new(_fbb);
+    builder.add_limit(args.limit);
+    if let Some(x) = args.until { builder.add_until(x); }
+    if let Some(x) = args.from { builder.add_from(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_consistency(args.consistency);
+    builder.add_keys_only(args.keys_only);
+    builder.add_backward(args.backward);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Scan::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn from(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Scan::VT_FROM, None)}
+  }
+  #[inline]
+  pub fn until(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Scan::VT_UNTIL, None)}
+  }
+  #[inline]
+  pub fn backward(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_BACKWARD, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn keys_only(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_KEYS_ONLY, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn limit(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Scan::VT_LIMIT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn consistency(&self) -> Consistency {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Consistency>(Scan::VT_CONSISTENCY, Some(Consistency::Linearizable)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Scan<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("from", Self::VT_FROM, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("until", Self::VT_UNTIL, false)?
+     .visit_field::<bool>("backward", Self::VT_BACKWARD, false)?
+     .visit_field::<bool>("keys_only", Self::VT_KEYS_ONLY, false)?
+     .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
+     .visit_field::<Consistency>("consistency", Self::VT_CONSISTENCY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ScanArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub from: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub until: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub backward: bool,
+    pub keys_only: bool,
+    pub limit: u32,
+    pub consistency: Consistency,
+}
+impl<'a> Default for ScanArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ScanArgs {
+      namespace: None,
+      from: None,
+      until: None,
+      backward: false,
+      keys_only: false,
+      limit: 0,
+      consistency: Consistency::Linearizable,
+    }
+  }
+}
+
+pub struct ScanBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_FROM, from);
+  }
+  #[inline]
+  pub fn add_until(&mut self, until: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Scan::VT_UNTIL, until);
+  }
+  #[inline]
+  pub fn add_backward(&mut self, backward: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_BACKWARD, backward, false);
+  }
+  #[inline]
+  pub fn add_keys_only(&mut self, keys_only: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_KEYS_ONLY, keys_only, false);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: u32) {
+    self.fbb_.push_slot::<u32>(Scan::VT_LIMIT, limit, 0);
+  }
+  #[inline]
+  pub fn add_consistency(&mut self, consistency: Consistency) {
+    self.fbb_.push_slot::<Consistency>(Scan::VT_CONSISTENCY, consistency, Consistency::Linearizable);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ScanBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Scan<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Scan<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Scan");
+      ds.field("namespace", &self.namespace());
+      ds.field("from", &self.from());
+      ds.field("until", &self.until());
+      ds.field("backward", &self.backward());
+      ds.field("keys_only", &self.keys_only());
+      ds.field("limit", &self.limit());
+      ds.field("consistency", &self.consistency());
+      ds.finish()
+  }
+}
+pub enum GetManyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GetMany<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GetMany<'a> {
+  type Inner = GetMany<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GetMany<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEYS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GetMany { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GetManyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<GetMany<'bldr>> {
+    let mut builder = GetManyBuilder::new(_fbb);
+    if let Some(x) = args.keys { builder.add_keys(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_consistency(args.consistency);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(GetMany::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn keys(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Key<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Key>>>>(GetMany::VT_KEYS, None)}
+  }
+  #[inline]
+  pub fn consistency(&self) -> Consistency {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Consistency>(GetMany::VT_CONSISTENCY, Some(Consistency::Linearizable)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GetMany<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Key>>>>("keys", Self::VT_KEYS, false)?
+     .visit_field::<Consistency>("consistency", Self::VT_CONSISTENCY, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GetManyArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Key<'a>>>>>,
+    pub consistency: Consistency,
+}
+impl<'a> Default for GetManyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    GetManyArgs {
+      namespace: None,
+      keys: None,
+      consistency: Consistency::Linearizable,
+    }
+  }
+}
+
+pub struct GetManyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetManyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GetMany::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_keys(&mut self, keys: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Key<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(GetMany::VT_KEYS, keys);
+  }
+  #[inline]
+  pub fn add_consistency(&mut self, consistency: Consistency) {
+    self.fbb_.push_slot::<Consistency>(GetMany::VT_CONSISTENCY, consistency, Consistency::Linearizable);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetManyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GetManyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GetMany<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GetMany<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GetMany");
+      ds.field("namespace", &self.namespace());
+      ds.field("keys", &self.keys());
+      ds.field("consistency", &self.consistency());
+      ds.finish()
+  }
+}
+pub enum KeyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Key<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Key<'a> {
+  type Inner = Key<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Key<'a> {
+  pub const VT_BYTES: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Key { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args KeyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Key<'bldr>> {
+    let mut builder = KeyBuilder::new(_fbb);
+    if let Some(x) = args.bytes { builder.add_bytes(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn bytes(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Key::VT_BYTES, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Key<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("bytes", Self::VT_BYTES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct KeyArgs<'a> {
+    pub bytes: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for KeyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    KeyArgs {
+      bytes: None,
+    }
+  }
+}
+
+pub struct KeyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> KeyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_bytes(&mut self, bytes: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Key::VT_BYTES, bytes);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> KeyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    KeyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Key<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Key<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Key");
+      ds.field("bytes", &self.bytes());
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3645,6 +4845,48 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_transact(&self) -> Option<Transact<'a>> {
+    if self.body_type() == RequestBody::Transact {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Transact::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_scan(&self) -> Option<Scan<'a>> {
+    if self.body_type() == RequestBody::Scan {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Scan::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_get_many(&self) -> Option<GetMany<'a>> {
+    if self.body_type() == RequestBody::GetMany {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { GetMany::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -3670,6 +4912,9 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::RingPromote => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RingPromote>>("RequestBody::RingPromote", pos),
           RequestBody::RingRemove => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RingRemove>>("RequestBody::RingRemove", pos),
           RequestBody::RingTransfer => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RingTransfer>>("RequestBody::RingTransfer", pos),
+          RequestBody::Transact => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Transact>>("RequestBody::Transact", pos),
+          RequestBody::Scan => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Scan>>("RequestBody::Scan", pos),
+          RequestBody::GetMany => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GetMany>>("RequestBody::GetMany", pos),
           _ => Ok(()),
         }
      })?
@@ -3825,6 +5070,27 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::RingTransfer => {
           if let Some(x) = self.body_as_ring_transfer() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Transact => {
+          if let Some(x) = self.body_as_transact() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Scan => {
+          if let Some(x) = self.body_as_scan() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::GetMany => {
+          if let Some(x) = self.body_as_get_many() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -5637,6 +6903,464 @@ impl ::core::fmt::Debug for Done<'_> {
       ds.finish()
   }
 }
+pub enum ItemOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Item<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Item<'a> {
+  type Inner = Item<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Item<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FOUND: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Item { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ItemArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Item<'bldr>> {
+    let mut builder = ItemBuilder::new(_fbb);
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_found(args.found);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn key(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Item::VT_KEY, None)}
+  }
+  #[inline]
+  pub fn found(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Item::VT_FOUND, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Item::VT_VALUE, None)}
+  }
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Item::VT_REVISION, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Item<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
+     .visit_field::<bool>("found", Self::VT_FOUND, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ItemArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub found: bool,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub revision: Option<&'a Revision>,
+}
+impl<'a> Default for ItemArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ItemArgs {
+      key: None,
+      found: false,
+      value: None,
+      revision: None,
+    }
+  }
+}
+
+pub struct ItemBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ItemBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Item::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_found(&mut self, found: bool) {
+    self.fbb_.push_slot::<bool>(Item::VT_FOUND, found, false);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Item::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Item::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ItemBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ItemBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Item<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Item<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Item");
+      ds.field("key", &self.key());
+      ds.field("found", &self.found());
+      ds.field("value", &self.value());
+      ds.field("revision", &self.revision());
+      ds.finish()
+  }
+}
+pub enum TransactedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Transacted<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Transacted<'a> {
+  type Inner = Transacted<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Transacted<'a> {
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_RING_TIME_MS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SUCCEEDED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DUPLICATE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_BREAKDOWN: ::flatbuffers::VOffsetT = 12;
+  pub const VT_GETS: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Transacted { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TransactedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Transacted<'bldr>> {
+    let mut builder = TransactedBuilder::new(_fbb);
+    builder.add_ring_time_ms(args.ring_time_ms);
+    if let Some(x) = args.gets { builder.add_gets(x); }
+    if let Some(x) = args.breakdown { builder.add_breakdown(x); }
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    builder.add_duplicate(args.duplicate);
+    builder.add_succeeded(args.succeeded);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Transacted::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn ring_time_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Transacted::VT_RING_TIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn succeeded(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Transacted::VT_SUCCEEDED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn duplicate(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Transacted::VT_DUPLICATE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn breakdown(&self) -> Option<&'a Breakdown> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Breakdown>(Transacted::VT_BREAKDOWN, None)}
+  }
+  #[inline]
+  pub fn gets(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item>>>>(Transacted::VT_GETS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Transacted<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<u64>("ring_time_ms", Self::VT_RING_TIME_MS, false)?
+     .visit_field::<bool>("succeeded", Self::VT_SUCCEEDED, false)?
+     .visit_field::<bool>("duplicate", Self::VT_DUPLICATE, false)?
+     .visit_field::<Breakdown>("breakdown", Self::VT_BREAKDOWN, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Item>>>>("gets", Self::VT_GETS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TransactedArgs<'a> {
+    pub revision: Option<&'a Revision>,
+    pub ring_time_ms: u64,
+    pub succeeded: bool,
+    pub duplicate: bool,
+    pub breakdown: Option<&'a Breakdown>,
+    pub gets: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>>>,
+}
+impl<'a> Default for TransactedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TransactedArgs {
+      revision: None,
+      ring_time_ms: 0,
+      succeeded: false,
+      duplicate: false,
+      breakdown: None,
+      gets: None,
+    }
+  }
+}
+
+pub struct TransactedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TransactedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Transacted::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_ring_time_ms(&mut self, ring_time_ms: u64) {
+    self.fbb_.push_slot::<u64>(Transacted::VT_RING_TIME_MS, ring_time_ms, 0);
+  }
+  #[inline]
+  pub fn add_succeeded(&mut self, succeeded: bool) {
+    self.fbb_.push_slot::<bool>(Transacted::VT_SUCCEEDED, succeeded, false);
+  }
+  #[inline]
+  pub fn add_duplicate(&mut self, duplicate: bool) {
+    self.fbb_.push_slot::<bool>(Transacted::VT_DUPLICATE, duplicate, false);
+  }
+  #[inline]
+  pub fn add_breakdown(&mut self, breakdown: &Breakdown) {
+    self.fbb_.push_slot_always::<&Breakdown>(Transacted::VT_BREAKDOWN, breakdown);
+  }
+  #[inline]
+  pub fn add_gets(&mut self, gets: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Item<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Transacted::VT_GETS, gets);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TransactedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TransactedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Transacted<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Transacted<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Transacted");
+      ds.field("revision", &self.revision());
+      ds.field("ring_time_ms", &self.ring_time_ms());
+      ds.field("succeeded", &self.succeeded());
+      ds.field("duplicate", &self.duplicate());
+      ds.field("breakdown", &self.breakdown());
+      ds.field("gets", &self.gets());
+      ds.finish()
+  }
+}
+pub enum ItemsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Items<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Items<'a> {
+  type Inner = Items<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Items<'a> {
+  pub const VT_ITEMS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 6;
+  pub const VT_MORE: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Items { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ItemsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Items<'bldr>> {
+    let mut builder = ItemsBuilder::new(_fbb);
+    builder.add_index(args.index);
+    if let Some(x) = args.items { builder.add_items(x); }
+    builder.add_more(args.more);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn items(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item>>>>(Items::VT_ITEMS, None)}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Items::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn more(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Items::VT_MORE, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Items<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Item>>>>("items", Self::VT_ITEMS, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<bool>("more", Self::VT_MORE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ItemsArgs<'a> {
+    pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>>>,
+    pub index: u64,
+    pub more: bool,
+}
+impl<'a> Default for ItemsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ItemsArgs {
+      items: None,
+      index: 0,
+      more: false,
+    }
+  }
+}
+
+pub struct ItemsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ItemsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_items(&mut self, items: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Item<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Items::VT_ITEMS, items);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(Items::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_more(&mut self, more: bool) {
+    self.fbb_.push_slot::<bool>(Items::VT_MORE, more, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ItemsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ItemsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Items<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Items<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Items");
+      ds.field("items", &self.items());
+      ds.field("index", &self.index());
+      ds.field("more", &self.more());
+      ds.finish()
+  }
+}
 pub enum ReplyOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -5807,6 +7531,34 @@ impl<'a> Reply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_transacted(&self) -> Option<Transacted<'a>> {
+    if self.body_type() == ReplyBody::Transacted {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Transacted::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_items(&self) -> Option<Items<'a>> {
+    if self.body_type() == ReplyBody::Items {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Items::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Reply<'_> {
@@ -5826,6 +7578,8 @@ impl ::flatbuffers::Verifiable for Reply<'_> {
           ReplyBody::Status => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Status>>("ReplyBody::Status", pos),
           ReplyBody::Refused => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refused>>("ReplyBody::Refused", pos),
           ReplyBody::Done => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Done>>("ReplyBody::Done", pos),
+          ReplyBody::Transacted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Transacted>>("ReplyBody::Transacted", pos),
+          ReplyBody::Items => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Items>>("ReplyBody::Items", pos),
           _ => Ok(()),
         }
      })?
@@ -5939,6 +7693,20 @@ impl ::core::fmt::Debug for Reply<'_> {
         },
         ReplyBody::Done => {
           if let Some(x) = self.body_as_done() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Transacted => {
+          if let Some(x) = self.body_as_transacted() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Items => {
+          if let Some(x) = self.body_as_items() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

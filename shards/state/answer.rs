@@ -1,8 +1,10 @@
 //! What applying a write answers.
 
 use std::fmt;
+use std::rc::Rc;
 
 use super::limits::{INDEX_MAX, POSITION_BITS, POSITIONS_MAX};
+use super::{Found, transaction};
 
 /// When a key last changed: log index and position in its batch. Totally ordered within a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +24,12 @@ impl Revision {
     }
 }
 
+impl From<Revision> for ringbeam_wire::client::Revision {
+    fn from(Revision { index, position }: Revision) -> Self {
+        ringbeam_wire::client::Revision { index, position }
+    }
+}
+
 /// Why a write in the log changed nothing. Deterministic: every node denies the same writes.
 ///
 /// The numbers are those of the wire's refusals and never change.
@@ -38,6 +46,8 @@ pub enum Denied {
     TooManySessions = 16,
     /// The session has used this sequence for another command.
     SequenceReused = 24,
+    /// The gets of a transaction found more than an answer may hold.
+    ResultTooLarge = 29,
 }
 
 impl Denied {
@@ -53,6 +63,7 @@ impl Denied {
             Denied::SessionWindowFull => "the session has too many unacknowledged writes; raise answered_below",
             Denied::TooManySessions => "the shard has as many sessions as it may; close some or retry later",
             Denied::SequenceReused => "the session used this sequence for another command; use the next sequence",
+            Denied::ResultTooLarge => "the gets of the transaction found more than 65536 bytes; read those keys by themselves",
         }
     }
 }
@@ -64,7 +75,7 @@ impl fmt::Display for Denied {
 }
 
 /// What became of one write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Applied (now or, for a duplicate, the first time), or denied without a change to any key.
     pub outcome: Result<(), Denied>,
@@ -72,8 +83,17 @@ pub struct Answer {
     pub revision: Revision,
     /// Ring time at `revision`, in milliseconds.
     pub ring_time_ms: u64,
-    /// The key had a value before; for `CloseSession`, the session was open.
+    /// The key had a value before; for `CloseSession`, the session was open; for a transaction, its compares held.
     pub existed: bool,
     /// This is the answer of an earlier, identical write of the session; nothing was applied again.
     pub duplicate: bool,
+    /// What a transaction's gets found; see [`Answer::found`].
+    pub(super) gets: Option<Rc<[u8]>>,
+}
+
+impl Answer {
+    /// What a transaction's gets found, in their order.
+    pub fn found(&self) -> impl Iterator<Item = Option<Found<'_>>> {
+        transaction::found(self.gets.as_deref().unwrap_or_default())
+    }
 }

@@ -11,7 +11,8 @@
 //! | u8   | bytes u8  | bytes   | bytes u32 | u64     | u64      | u64            |           |     |       |
 //! |      |           | u16     |           | only if the op's bit 0x80 is set    |
 //!
-//! ops: 1 put, 2 delete, 3 open session, 4 close session             all integers little-endian
+//! ops: 1 put, 2 delete, 3 open session, 4 close session,             all integers little-endian
+//!      5 transaction (no key; its value is that of transaction.rs)
 //! ```
 //!
 //! The log checks a CRC before anybody reads a batch, so bytes that do not parse mean a bug or another version, and the shard
@@ -26,6 +27,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::limits::{KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, POSITIONS_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
+use super::transaction::Transaction;
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 16;
@@ -67,6 +69,8 @@ pub enum Op<'a> {
     OpenSession,
     /// Closes `session`.
     CloseSession,
+    /// Compares, then one of two lists of gets, puts and deletes.
+    Transact(Transaction<'a>),
 }
 
 impl<'a> Op<'a> {
@@ -76,6 +80,7 @@ impl<'a> Op<'a> {
             Op::Delete { .. } => 2,
             Op::OpenSession => 3,
             Op::CloseSession => 4,
+            Op::Transact(_) => 5,
         }
     }
     fn key_and_value(&self) -> (&'a [u8], &'a [u8]) {
@@ -83,6 +88,7 @@ impl<'a> Op<'a> {
             Op::Put { key, value } => (key, value),
             Op::Delete { key } => (key, &[]),
             Op::OpenSession | Op::CloseSession => (&[], &[]),
+            Op::Transact(transaction) => (&[], transaction.bytes()),
         }
     }
 }
@@ -285,7 +291,8 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<Write<'a>, Malformed> {
         2 => Op::Delete { key },
         3 => Op::OpenSession,
         4 => Op::CloseSession,
-        other => return Err(reader.malformed(format!("op {other}, known are 1 to 4"))),
+        5 => Op::Transact(Transaction::parse(value).map_err(|e| reader.malformed(format!("its transaction: {e}")))?),
+        other => return Err(reader.malformed(format!("op {other}, known are 1 to 5"))),
     };
     let write = Write { namespace, session, sequence, answered_below, op };
     if op.key_and_value() != (key, value) {

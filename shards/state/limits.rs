@@ -30,13 +30,20 @@ pub const VISIT_COST_BYTES: usize = 128;
 pub const SLICE_BUDGET_BYTES: (usize, usize) = (4 << 10, 4 << 20);
 /// Longest payload of one slice, in bytes: a whole budget and then the largest thing there is.
 pub const SLICE_PAYLOAD_BYTES_MAX: usize = 24 << 20;
-/// Largest `session_window` that can be set: a session goes into a snapshot in one piece.
+/// Bytes of a kept answer, and of each further place that what its gets found takes.
+pub const PLACE_BYTES: usize = 32;
+/// Places that the largest result of a transaction takes.
+pub const RESULT_PLACES_MAX: u64 = (wire::TRANSACTION_RESULT_BYTES_MAX as u64).div_ceil(PLACE_BYTES as u64);
+/// Places that one session's kept answers may take: 4 MiB, as a session goes into a snapshot in one piece.
+pub const SESSION_PLACES_MAX: u64 = 1 << 17;
+/// Largest `session_window` that can be set, for the same reason.
 pub const SESSION_WINDOW_HARD_MAX: u32 = 1 << 16;
 
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(NAMESPACE_BYTES_MAX <= u8::MAX as usize);
 const _: () = assert!(VALUE_BYTES_HARD_MAX + KEY_BYTES_MAX + 1024 + SLICE_BUDGET_BYTES.1 <= SLICE_PAYLOAD_BYTES_MAX);
-const _: () = assert!(64 * SESSION_WINDOW_HARD_MAX as usize + SLICE_BUDGET_BYTES.1 <= SLICE_PAYLOAD_BYTES_MAX);
+const _: () = assert!(SESSION_WINDOW_HARD_MAX as u64 + RESULT_PLACES_MAX < SESSION_PLACES_MAX);
+const _: () = assert!(2 * PLACE_BYTES * SESSION_PLACES_MAX as usize + SLICE_BUDGET_BYTES.1 <= SLICE_PAYLOAD_BYTES_MAX);
 
 /// The bounds that a ring chooses; equal on all its nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +52,8 @@ pub struct Limits {
     pub sessions_max: u32,
     /// Answers that one session may leave unacknowledged (not below its `answered_below`) at once.
     pub session_window: u32,
-    /// Answers of all sessions together; at 32 bytes each this bounds their memory.
+    /// Answers of all sessions together; at 32 bytes each this bounds their memory. What a transaction's gets found counts as so many
+    /// answers as it takes.
     pub answers_max: u32,
     /// Ring time after which an unused session is forgotten, in milliseconds. Rounded up to whole seconds of last use.
     pub session_lifetime_ms: u64,

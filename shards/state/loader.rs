@@ -7,15 +7,19 @@
 //! **Invariants**: never panics, for any bytes. Holds at most one slice that is not whole yet. After an error, every call
 //! returns that error. A state comes out only if it equals the frozen one.
 
+use ringbeam_wire::limits::TRANSACTION_RESULT_BYTES_MAX;
+
 use super::answer::Revision;
 use super::digest::Digest;
 use super::limits::{
-    INDEX_MAX, KEY_BYTES_MAX, Limits, NAMESPACE_BYTES_MAX, POSITION_BITS, POSITIONS_MAX, VALUE_BYTES_HARD_MAX,
+    INDEX_MAX, KEY_BYTES_MAX, Limits, NAMESPACE_BYTES_MAX, POSITION_BITS, POSITIONS_MAX, SESSION_PLACES_MAX,
+    VALUE_BYTES_HARD_MAX,
 };
 use super::reader::{Malformed, Reader};
-use super::sessions::{Kept, Session};
+use super::sessions::{HAS_GETS, Kept, Session};
 use super::slice::{First, HEAD_BYTES, Kind, Parsed, parse, parse_first, slice_bytes};
 use super::table::Table;
+use super::transaction::check_found;
 use super::{State, digest_moment, record};
 
 /// See the module.
@@ -185,19 +189,29 @@ impl Loader {
         let mut session = Session { floor, last_use_s, changed_at: 0, ..Session::default() };
         let mut sequence_min = floor;
         for _ in 0..answers {
-            let kept = Kept {
+            let mut kept = Kept {
                 sequence: payload.u64()?,
                 index: payload.u64()?,
                 ring_time_ms: payload.u64()?,
                 position_and_existed: payload.u32()?,
                 command_crc: payload.u32()?,
+                gets: None,
             };
+            if kept.position_and_existed & HAS_GETS != 0 {
+                let bytes = payload.u32()?;
+                let gets = payload.take(bytes as usize)?;
+                if bytes > TRANSACTION_RESULT_BYTES_MAX {
+                    return Err(payload.malformed(format!("an answer of session {id} with {bytes} bytes that gets found")));
+                }
+                check_found(gets).map_err(|e| payload.malformed(format!("what gets of session {id} found: {e}")))?;
+                kept.gets = Some(gets.into());
+            }
             let fits = kept.sequence >= sequence_min && kept.index <= applied && kept.ring_time_ms <= ring_time_ms;
-            if !fits || kept.position_and_existed >= POSITIONS_MAX * 2 {
+            if !fits || kept.position_and_existed >= POSITIONS_MAX * 4 || session.places > SESSION_PLACES_MAX {
                 return Err(payload.malformed(format!("an answer of session {id} out of order or bounds: {kept:?}")));
             }
             sequence_min = kept.sequence.saturating_add(1);
-            session.window.push_back(kept);
+            session.push_last(kept);
         }
         session.digest(id, &mut self.digest);
         self.last_session = id;

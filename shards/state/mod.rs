@@ -11,6 +11,7 @@
 //!   table.rs    the keys of a namespace         slice.rs    the bytes of a slice
 //!   run.rs      neighbours, searched fast       loader.rs   slices back into a state
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
+//!   transaction.rs  compares, then reads and writes, as one
 //! ```
 //!
 //! Everything here is a function of the log alone: no clock (ring time comes with the batch), no I/O, no randomness, no hasher
@@ -19,7 +20,8 @@
 //! **Invariants**
 //! - The applied index only grows. Ring time never goes back: a batch with an older time is applied at the time already reached.
 //! - Apply is total: any batch that [`command::parse`] accepts gets one answer for each write, and a denied write changes no key.
-//! - A record's revision is that of the last write that changed it; revisions of one shard are unique and ascend with the log.
+//! - A record's revision is that of the last write that changed it; revisions of one shard ascend with the log, and only the keys
+//!   of one transaction share one.
 //! - A namespace without keys does not exist.
 //! - What was frozen is what the slices carry, whatever is applied between them.
 //!
@@ -38,6 +40,7 @@ mod run;
 mod sessions;
 mod slice;
 mod table;
+pub mod transaction;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +54,7 @@ use freeze::Frozen;
 pub use limits::Limits;
 pub use loader::Loader;
 pub use reader::Malformed;
+use record::Record;
 use sessions::{Admission, Moment, Sessions};
 use table::{Before, FETCH_KEYS, Table};
 
@@ -81,6 +85,9 @@ pub struct Found<'a> {
     /// Of the last change.
     pub revision: Revision,
 }
+
+/// Keys with what they have.
+pub type Range<'a, 'b> = Box<dyn Iterator<Item = (&'a [u8], Found<'a>)> + 'b>;
 
 /// How much there is; for status and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,17 +161,18 @@ impl State {
     fn apply_write(&mut self, revision: Revision, write: &Write<'_>, now: Moment) -> Answer {
         let State { limits, contents, sessions, frozen, .. } = self;
         let mut frozen = frozen.as_mut();
-        let mut answer = Answer { outcome: Ok(()), revision, ring_time_ms: now.ring_time_ms, existed: false, duplicate: false };
+        let ring_time_ms = now.ring_time_ms;
+        let mut answer = Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, duplicate: false, gets: None };
         match write.op {
             Op::OpenSession => answer.outcome = sessions.open(revision, now, limits, frozen),
             Op::CloseSession => answer.existed = sessions.close(write.session, now, limits, frozen),
-            Op::Put { .. } | Op::Delete { .. } if write.session == 0 => {
-                answer.existed = contents.change(revision, write, frozen);
-            }
-            Op::Put { .. } | Op::Delete { .. } => match sessions.admit(write, now, limits, frozen.as_deref_mut()) {
+            _ if write.session == 0 => contents.run(write, frozen, &mut answer),
+            _ => match sessions.admit(write, now, limits, frozen.as_deref_mut()) {
                 Admission::Apply(seat) => {
-                    answer.existed = contents.change(revision, write, frozen);
-                    seat.keep(&answer);
+                    contents.run(write, frozen, &mut answer);
+                    if answer.outcome.is_ok() {
+                        seat.keep(&answer);
+                    }
                 }
                 Admission::Answered(first) => return first,
                 Admission::Denied(denied) => answer.outcome = Err(denied),
@@ -175,9 +183,20 @@ impl State {
 
     /// A key's value.
     pub fn get(&self, namespace: &str, key: &[u8]) -> Option<Found<'_>> {
-        let record = self.contents.tables.get(namespace)?.get(key)?;
-        Some(Found { value: record.value(), revision: record.revision() })
+        self.contents.get(namespace, key)
     }
+    /// The keys of a namespace from `from` on (empty: the first) and before `until` (empty: to the last), in order, or `backward`.
+    pub fn range<'a: 'b, 'b>(&'a self, namespace: &str, from: &'b [u8], until: &'b [u8], backward: bool) -> Range<'a, 'b> {
+        let Some(table) = self.contents.tables.get(namespace) else { return Box::new(std::iter::empty()) };
+        let found = |record: &'a Record| (record.key(), Found { value: record.value(), revision: record.revision() });
+        if backward {
+            let down = table.before(until).take_while(move |record| record.key() >= from);
+            return Box::new(down.map(found));
+        }
+        let up = table.starting(from).take_while(move |record| until.is_empty() || record.key() < until);
+        Box::new(up.map(found))
+    }
+
     /// The answer that a session's write got, as long as it is kept. `None`: not applied (yet), or acknowledged, or the
     /// session is gone.
     pub fn outcome(&self, session: u64, sequence: u64) -> Option<Answer> {
@@ -271,11 +290,28 @@ impl Contents {
         let keys = ahead.take(FETCH_KEYS).filter(|write| write.namespace == namespace);
         let keys = keys.filter_map(|write| match write.op {
             Op::Put { key, .. } | Op::Delete { key } => Some(key),
-            Op::OpenSession | Op::CloseSession => None,
+            Op::OpenSession | Op::CloseSession | Op::Transact(_) => None,
         });
         match self.tables.get(namespace) {
             Some(table) => table.fetch(keys),
             None => keys.for_each(drop),
+        }
+    }
+
+    fn get(&self, namespace: &str, key: &[u8]) -> Option<Found<'_>> {
+        let record = self.tables.get(namespace)?.get(key)?;
+        Some(Found { value: record.value(), revision: record.revision() })
+    }
+
+    /// Runs a write of keys at the revision of its answer, and says in there what came of it.
+    fn run(&mut self, write: &Write<'_>, frozen: Option<&mut Frozen>, answer: &mut Answer) {
+        let Op::Transact(transaction) = write.op else {
+            answer.existed = self.change(answer.revision, write, frozen);
+            return;
+        };
+        match transaction.run(self, answer.revision, write.namespace, frozen) {
+            Ok(done) => (answer.existed, answer.gets) = (done.succeeded, done.gets),
+            Err(denied) => answer.outcome = Err(denied),
         }
     }
 
@@ -303,7 +339,7 @@ impl Contents {
                 }
                 before
             }
-            Op::OpenSession | Op::CloseSession => return false,
+            Op::OpenSession | Op::CloseSession | Op::Transact(_) => return false,
         };
         let bytes = match before {
             Before::Absent => return false,

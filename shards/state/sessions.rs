@@ -20,20 +20,25 @@
 //!
 //! A denied write changes no key and is not kept, but it has been heard: it counts as use, and it raises the floor.
 //!
+//! What a transaction's gets found is kept with its answer and counts as so many answers more, 32 bytes each, against the bound of
+//! all sessions and against that of its own.
+//!
 //! Use is noted in whole seconds of ring time, so that the order by last use changes once a second and session and not with
 //! every write. A session lives for its lifetime after the end of its last second of use. From then on it is refused; its
 //! memory is freed a bounded number of sessions at a time, oldest first, by the batches that follow.
 //!
-//! **Invariants**: `by_last_use` has exactly one entry for each session. `answers` is the sum of all windows. A window is
+//! **Invariants**: `by_last_use` has exactly one entry for each session. `answers` is the sum of all sessions' `places`, and
+//! these what their windows take. A window is
 //! strictly ascending by sequence, and none is below the floor.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use super::answer::{Answer, Denied, Revision};
-use super::command::Write;
+use super::command::{Op, Write};
 use super::digest::Digest;
 use super::freeze::Frozen;
-use super::limits::{EXPIRED_PER_BATCH_MAX, Limits, POSITIONS_MAX};
+use super::limits::{EXPIRED_PER_BATCH_MAX, Limits, PLACE_BYTES, POSITIONS_MAX, RESULT_PLACES_MAX, SESSION_PLACES_MAX};
 
 /// One session. `changed_at` is not replicated state: it is 0 for what a snapshot brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,30 +47,40 @@ pub(super) struct Session {
     pub last_use_s: u64,
     pub changed_at: u64,
     pub window: VecDeque<Kept>,
+    /// What the window takes: one for each answer, and what gets found.
+    pub places: u64,
 }
 
-/// The answer of an applied write, in 32 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The answer of an applied write, in 32 bytes and what its gets found.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     pub sequence: u64,
     pub index: u64,
     pub ring_time_ms: u64,
-    /// The position; the bit above all positions says that the key existed.
+    /// The position; the bit above all positions says that the key existed, the next one that there is what gets found.
     pub position_and_existed: u32,
     pub command_crc: u32,
+    pub gets: Option<Rc<[u8]>>,
 }
 
 const EXISTED: u32 = POSITIONS_MAX;
+/// See [`Kept::position_and_existed`].
+pub(super) const HAS_GETS: u32 = POSITIONS_MAX << 1;
 
 impl Kept {
     fn answer(&self) -> Answer {
         Answer {
             outcome: Ok(()),
-            revision: Revision { index: self.index, position: self.position_and_existed & !EXISTED },
+            revision: Revision { index: self.index, position: self.position_and_existed & (POSITIONS_MAX - 1) },
             ring_time_ms: self.ring_time_ms,
             existed: self.position_and_existed & EXISTED != 0,
             duplicate: true,
+            gets: self.gets.clone(),
         }
+    }
+
+    fn places(&self) -> u64 {
+        1 + self.gets.as_ref().map_or(0, |gets| gets.len().div_ceil(PLACE_BYTES) as u64)
     }
 }
 
@@ -107,11 +122,15 @@ impl Seat<'_> {
             sequence: self.sequence,
             index: answer.revision.index,
             ring_time_ms: answer.ring_time_ms,
-            position_and_existed: answer.revision.position | if answer.existed { EXISTED } else { 0 },
+            position_and_existed: answer.revision.position
+                | if answer.existed { EXISTED } else { 0 }
+                | if answer.gets.is_some() { HAS_GETS } else { 0 },
             command_crc: self.command_crc,
+            gets: answer.gets.clone(),
         };
+        *self.answers += kept.places();
+        self.session.places += kept.places();
         self.session.window.insert(self.at, kept);
-        *self.answers += 1;
     }
 }
 
@@ -123,7 +142,8 @@ impl Sessions {
             if let Some((id, session)) = oldest.and_then(|(_, id)| Some((*id, self.by_id.get_mut(id)?))) {
                 frozen.as_deref_mut().into_iter().for_each(|frozen| frozen.keep_session(id, session));
                 session.changed_at = now.index;
-                self.answers -= std::mem::take(&mut session.window).len() as u64;
+                session.window.clear();
+                self.answers -= std::mem::take(&mut session.places);
             }
         }
         let Some(session) = self.by_id.get_mut(&write.session) else {
@@ -150,8 +170,9 @@ impl Sessions {
         let command_crc = write.command_crc();
         let at = match session.find(write.sequence) {
             Ok(at) if planted!(RetryAppliedTwice) => {
-                session.window.remove(at);
-                self.answers -= 1;
+                let places = session.window.remove(at).map_or(0, |kept| kept.places());
+                session.places -= places;
+                self.answers -= places;
                 at
             }
             Ok(at) if session.window[at].command_crc == command_crc => {
@@ -160,7 +181,14 @@ impl Sessions {
             Ok(_) => return Admission::Denied(Denied::SequenceReused),
             Err(at) => at,
         };
-        let full = session.window.len() >= limits.session_window as usize || self.answers >= u64::from(limits.answers_max);
+        // Before it runs nobody knows what its gets will find.
+        let needs = match write.op {
+            Op::Transact(transaction) if transaction.reads() => 1 + RESULT_PLACES_MAX,
+            _ => 1,
+        };
+        let full = session.window.len() >= limits.session_window as usize
+            || session.places + needs > SESSION_PLACES_MAX
+            || self.answers + needs > u64::from(limits.answers_max);
         if full {
             return Admission::Denied(Denied::SessionWindowFull);
         }
@@ -179,8 +207,7 @@ impl Sessions {
             return Err(Denied::TooManySessions);
         }
         let id = revision.session_id();
-        let session =
-            Session { floor: 1, last_use_s: now.ring_time_ms / 1_000, changed_at: now.index, window: VecDeque::new() };
+        let session = Session { floor: 1, last_use_s: now.ring_time_ms / 1_000, changed_at: now.index, ..Session::default() };
         assert!(self.insert(id, session), "session ids are unique, being revisions");
         Ok(())
     }
@@ -213,7 +240,7 @@ impl Sessions {
         if self.by_id.contains_key(&id) {
             return false;
         }
-        self.answers += session.window.len() as u64;
+        self.answers += session.places;
         self.by_last_use.insert((session.last_use_s, id));
         self.by_id.insert(id, session);
         true
@@ -246,7 +273,7 @@ impl Sessions {
             return;
         };
         assert!(self.by_last_use.remove(&(session.last_use_s, id)), "each session is in the order by last use");
-        self.answers -= session.window.len() as u64;
+        self.answers -= session.places;
         if let Some(frozen) = frozen {
             frozen.keep_removed_session(id, session);
         }
@@ -261,17 +288,24 @@ impl Session {
         }
     }
 
-    /// Drops the answers below `answered_below`; how many.
+    /// Adds an answer behind all others, as a snapshot has it.
+    pub fn push_last(&mut self, kept: Kept) {
+        self.places += kept.places();
+        self.window.push_back(kept);
+    }
+
+    /// Drops the answers below `answered_below`; what they took.
     fn raise_floor(&mut self, answered_below: u64) -> u64 {
         if answered_below <= self.floor {
             return 0;
         }
         self.floor = answered_below;
         let mut dropped = 0;
-        while self.window.front().is_some_and(|kept| kept.sequence < answered_below) {
+        while let Some(kept) = self.window.front().filter(|kept| kept.sequence < answered_below) {
+            dropped += kept.places();
             self.window.pop_front();
-            dropped += 1;
         }
+        self.places -= dropped;
         if self.window.capacity() > 64 && self.window.len() < self.window.capacity() / 8 {
             self.window.shrink_to(self.window.len() * 2); // a burst is over
         }
@@ -287,6 +321,7 @@ impl Session {
             digest.word(kept.index);
             digest.word(kept.ring_time_ms);
             digest.word(u64::from(kept.position_and_existed) << 32 | u64::from(kept.command_crc));
+            kept.gets.iter().for_each(|gets| digest.bytes(gets));
         }
     }
 }

@@ -10,7 +10,8 @@
 //!   | session_lifetime_ms u64
 //! kind 2, sessions, ascending by id; each:
 //!   id u64 | floor u64 | last use s u64 | answers u32 | 0 u32 | answers, ascending by sequence, each:
-//!     sequence u64 | index u64 | ring time ms u64 | position and existed << 20 u32 | command crc u32
+//!     sequence u64 | index u64 | ring time ms u64 | position, existed << 20, has gets << 21 u32 | command crc u32
+//!     and if it has gets: bytes u32 | what a transaction's gets found (transaction.rs)
 //! kind 3, records, ascending by namespace and key; a namespace's name, then its records:
 //!   0 u16 | name bytes u8 | name                                                   every such slice begins with a name,
 //!   key bytes u16 (not 0) | value bytes u32 | index u64 | position u32 | key | value      unless it has no records
@@ -90,6 +91,10 @@ impl Slice {
             [kept.sequence, kept.index, kept.ring_time_ms].into_iter().for_each(|v| self.u64(v));
             self.u32(kept.position_and_existed);
             self.u32(kept.command_crc);
+            if let Some(gets) = &kept.gets {
+                self.u32(gets.len() as u32);
+                self.0.extend_from_slice(gets);
+            }
         }
     }
     pub fn namespace(&mut self, name: &str) {

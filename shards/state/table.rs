@@ -55,6 +55,14 @@ impl Keyed for Record {
     }
 }
 
+/// Where a record is: in which trunk, branch and leaf.
+#[derive(Clone, Copy)]
+struct Place {
+    trunk: usize,
+    branch: usize,
+    at: usize,
+}
+
 /// What was at a key before a change.
 #[derive(Debug)]
 pub(super) enum Before {
@@ -178,15 +186,53 @@ impl Table {
 
     /// The records after `key`, in order.
     pub fn after<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = &'a Record> + use<'a> {
-        let (at_trunk, trunk) = self.top.floor(key);
-        let (at_branch, branch) = trunk.run.floor(key);
-        let at = match branch.run.find(key) {
-            Ok(at) => at + 1,
-            Err(at) => at,
+        let (place, found) = self.place(key);
+        self.up(Place { at: place.at + usize::from(found), ..place })
+    }
+
+    /// The records from `key` on, in order.
+    pub fn starting<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = &'a Record> + use<'a> {
+        self.up(self.place(key).0)
+    }
+
+    /// The records before `key` (empty: all), from the last one down.
+    pub fn before<'a>(&'a self, key: &[u8]) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let last = || {
+            let trunk = self.top.len() - 1;
+            let branch = self.top.items()[trunk].run.len() - 1;
+            Place { trunk, branch, at: self.top.items()[trunk].run.items()[branch].run.len() }
         };
-        let later_trunks = self.top.items()[at_trunk + 1..].iter();
-        let later_branches = trunk.run.items()[at_branch + 1..].iter().chain(later_trunks.flat_map(|trunk| trunk.run.items()));
-        branch.run.items()[at..].iter().chain(later_branches.flat_map(|branch| branch.run.items()))
+        let place = if key.is_empty() { last() } else { self.place(key).0 };
+        let (trunk, branch) = self.leaf_at(place);
+        let earlier_trunks = self.top.items()[..place.trunk].iter().rev();
+        let earlier_branches = trunk.run.items()[..place.branch].iter().rev();
+        let earlier_branches = earlier_branches.chain(earlier_trunks.flat_map(|trunk| trunk.run.items().iter().rev()));
+        let earlier = earlier_branches.flat_map(|branch| branch.run.items().iter().rev());
+        branch.run.items()[..place.at].iter().rev().chain(earlier)
+    }
+
+    /// The records from a place on, in order.
+    fn up(&self, place: Place) -> impl Iterator<Item = &Record> {
+        let (trunk, branch) = self.leaf_at(place);
+        let later_trunks = self.top.items()[place.trunk + 1..].iter();
+        let later_branches = trunk.run.items()[place.branch + 1..].iter();
+        let later_branches = later_branches.chain(later_trunks.flat_map(|trunk| trunk.run.items()));
+        branch.run.items()[place.at..].iter().chain(later_branches.flat_map(|branch| branch.run.items()))
+    }
+
+    fn leaf_at(&self, place: Place) -> (&Trunk, &Branch) {
+        let trunk = &self.top.items()[place.trunk];
+        (trunk, &trunk.run.items()[place.branch])
+    }
+
+    /// Where `key` is or would be, and whether it is there.
+    fn place(&self, key: &[u8]) -> (Place, bool) {
+        let (trunk, branches) = self.top.floor(key);
+        let (branch, leaf) = branches.run.floor(key);
+        match leaf.run.find(key) {
+            Ok(at) => (Place { trunk, branch, at }, true),
+            Err(at) => (Place { trunk, branch, at }, false),
+        }
     }
 
     /// All records, in order.

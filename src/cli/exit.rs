@@ -8,7 +8,7 @@ use ringbeam_sdk::Error;
 pub const HELP: &str = "\
 Exit codes:
   0  done
-  1  get: the key has no value; serve: the node cannot start or go on
+  1  get: the key has no value; cas, txn: what was expected does not hold; serve: the node cannot start or go on
   2  wrong arguments, configuration or local file; nothing was asked of the ring
   3  the ring refused, and nothing happened
   4  the outcome is unknown: it may have happened, read to see
@@ -19,8 +19,8 @@ Exit codes:
 pub enum Exit {
     /// As asked.
     Done = 0,
-    /// The key has no value.
-    NotFound = 1,
+    /// The key has no value, or is not as expected.
+    No = 1,
     /// The arguments, the configuration or a local file are wrong.
     Usage = 2,
     /// The ring said no.

@@ -61,12 +61,22 @@ pub struct DeleteArgs {
     reach: Reach,
 }
 
+/// How fresh a read must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Freshness {
+pub enum Freshness {
     /// Sees every write that was acknowledged before.
     Linearizable,
     /// What the nearest node has; may be old.
     Local,
+}
+
+impl From<Freshness> for Consistency {
+    fn from(freshness: Freshness) -> Consistency {
+        match freshness {
+            Freshness::Linearizable => Consistency::Linearizable,
+            Freshness::Local => Consistency::Local,
+        }
+    }
 }
 
 pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
@@ -82,14 +92,10 @@ pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
 }
 
 pub async fn get(args: GetArgs) -> Result<Exit, Failure> {
-    let consistency = match args.consistency {
-        Freshness::Linearizable => Consistency::Linearizable,
-        Freshness::Local => Consistency::Local,
-    };
     let client = args.reach.connect().await?.namespace(&args.namespace);
-    let options = GetOptions { consistency, ..GetOptions::default() };
+    let options = GetOptions { consistency: args.consistency.into(), ..GetOptions::default() };
     let found = client.get_with(args.key.as_bytes(), &options).await?;
-    let exit = if found.is_some() { Exit::Done } else { Exit::NotFound };
+    let exit = if found.is_some() { Exit::Done } else { Exit::No };
     match found {
         found if args.reach.json => print_json(&found_json(found.as_ref()))?,
         Some(found) => {
@@ -146,11 +152,11 @@ fn read_value(from: impl Read, name: &str) -> Result<Vec<u8>, Failure> {
 }
 
 /// Log index and position in the batch, as in `12.0`.
-fn revision(revision: Revision) -> String {
+pub fn revision(revision: Revision) -> String {
     format!("{}.{}", revision.index, revision.position)
 }
 
-fn revision_json(revision: Revision) -> serde_json::Value {
+pub fn revision_json(revision: Revision) -> serde_json::Value {
     json!({ "index": revision.index, "position": revision.position })
 }
 
@@ -164,14 +170,19 @@ fn written_json(written: &Written) -> serde_json::Value {
     })
 }
 
-fn found_json(found: Option<&Value>) -> serde_json::Value {
+/// Bytes as text if they are, else in base64; and which of the two.
+pub fn bytes_json(bytes: &[u8]) -> (String, &'static str) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_string(), "utf8"),
+        Err(_) => (STANDARD.encode(bytes), "base64"),
+    }
+}
+
+pub fn found_json(found: Option<&Value>) -> serde_json::Value {
     let Some(found) = found else {
         return json!({ "found": false });
     };
-    let (value, encoding) = match std::str::from_utf8(&found.value) {
-        Ok(text) => (text.to_string(), "utf8"),
-        Err(_) => (STANDARD.encode(&found.value), "base64"),
-    };
+    let (value, encoding) = bytes_json(&found.value);
     json!({
         "found": true,
         "value": value,

@@ -6,6 +6,7 @@
 //! **Not here**: arguments of a node. A node has a file (`config.rs`).
 
 pub mod bench;
+mod data;
 pub mod dev;
 mod exit;
 mod keys;
@@ -52,6 +53,14 @@ enum Command {
     /// Remove a key; prints the revision.
     #[command(after_help = exit::HELP)]
     Delete(keys::DeleteArgs),
+    /// Set a key if it is as expected; prints the revision, exits with 1 if it is not.
+    #[command(after_help = exit::HELP)]
+    Cas(data::CasArgs),
+    /// Carry out a transaction: compares, then one of two lists of gets, puts and deletes, all at once.
+    Txn(data::TxnArgs),
+    /// Print keys and values in the order of the keys.
+    #[command(after_help = exit::HELP)]
+    Scan(data::ScanArgs),
     /// Show how the ring is.
     #[command(after_help = exit::HELP)]
     Status(status::StatusArgs),
@@ -104,6 +113,9 @@ pub fn run() -> ExitCode {
         Command::Put(args) => block_on(keys::put(args)),
         Command::Get(args) => block_on(keys::get(args)),
         Command::Delete(args) => block_on(keys::delete(args)),
+        Command::Cas(args) => block_on(data::cas(args)),
+        Command::Txn(args) => block_on(data::txn(args)),
+        Command::Scan(args) => block_on(data::scan(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Ring(args) => block_on(ring::run(args)),
     };

@@ -65,12 +65,12 @@ fn every_way_to_fail_has_its_exit_code() {
     assert_eq!(code(Error::Connect("x".into())), 5);
     assert_eq!(code(Error::Protocol("x".into())), 5);
     assert_eq!(Failure::usage("x").exit as u8, 2);
-    assert_eq!((Exit::Done as u8, Exit::NotFound as u8), (0, 1));
+    assert_eq!((Exit::Done as u8, Exit::No as u8), (0, 1));
 }
 
 #[test]
 fn help_documents_every_exit_code() {
-    for exit in [Exit::Done, Exit::NotFound, Exit::Usage, Exit::Refused, Exit::Unknown, Exit::NoConnection] {
+    for exit in [Exit::Done, Exit::No, Exit::Usage, Exit::Refused, Exit::Unknown, Exit::NoConnection] {
         assert!(exit::HELP.lines().any(|line| line.starts_with(&format!("  {}  ", exit as u8))), "{exit:?}");
     }
     for command in ["put", "get", "delete", "status"] {

@@ -2,7 +2,7 @@
 //! tokio.
 //!
 //! ```text
-//!   put, delete, get ─▶ ticket ─▶ attempt ─▶ Effort::after ─▶ again there, elsewhere, or an outcome
+//!   put, delete, swap, get ─▶ ticket ─▶ attempt ─▶ Effort::after ─▶ again there, elsewhere, or an outcome
 //!                                                               └─ nobody is named: all are asked who leads, the latest wins
 //! ```
 //! Its first request goes to any node, as that of a client whose topology is old. One call at a time: whoever wants several in flight
@@ -28,7 +28,8 @@ use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter};
 use ringbeam_shards::io::{Env, Instant, Net, Reader, Writer};
 use ringbeam_shards::raft::runtime::timeout;
 use ringbeam_wire::client::{
-    Consistency, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Topology, Written,
+    Compare, Consistency, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Step, Topology, Transact,
+    Written,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
@@ -63,9 +64,20 @@ pub struct Read {
     pub index: u64,
 }
 
+/// What a transaction of one key came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swapped {
+    pub succeeded: bool,
+    pub duplicate: bool,
+    pub revision: Revision,
+    /// What was there before.
+    pub found: Option<Found>,
+}
+
 /// An answer as far as calls need it.
 enum Answer {
     Written(Written),
+    Swapped(Swapped),
     Value(Read),
     Opened(u64),
     Refused(Refusal),
@@ -115,13 +127,36 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 enum Write<'a> {
     Put(&'a [u8], &'a [u8]),
+    /// A put if the key has this revision; reads the key in any case.
+    Swap(&'a [u8], &'a [u8], Revision),
     Delete(&'a [u8]),
+}
+
+impl<T> Outcome<T> {
+    /// The same of what `take` finds in it; where it finds nothing, nobody knows what became of the call.
+    fn map<U>(self, take: impl FnOnce(T) -> Option<U>) -> Outcome<U> {
+        match self {
+            Outcome::Done(done) => take(done).map_or(Outcome::Unknown, Outcome::Done),
+            Outcome::Refused(refusal) => Outcome::Refused(refusal),
+            Outcome::Timeout => Outcome::Timeout,
+            Outcome::Unknown => Outcome::Unknown,
+        }
+    }
+}
+
+impl Outcome<Answer> {
+    fn written(self) -> Outcome<Written> {
+        self.map(|answer| match answer {
+            Answer::Written(written) => Some(written),
+            _ => None,
+        })
+    }
 }
 
 impl Write<'_> {
     fn key(&self) -> &[u8] {
         match self {
-            Write::Put(key, _) | Write::Delete(key) => key,
+            Write::Put(key, _) | Write::Swap(key, ..) | Write::Delete(key) => key,
         }
     }
 
@@ -129,6 +164,15 @@ impl Write<'_> {
         let Ticket { session, sequence, answered_below } = ticket;
         match self {
             Write::Put(key, value) => RequestBody::Put(Put { namespace: "", key, value, session, sequence, answered_below }),
+            Write::Swap(key, value, revision) => RequestBody::Transact(Box::new(Transact {
+                compares: vec![Compare::revision(*key, *revision)],
+                then: vec![Step::Get { key }, Step::Put { key, value }],
+                otherwise: vec![Step::Get { key }],
+                session,
+                sequence,
+                answered_below,
+                ..Transact::default()
+            })),
             Write::Delete(key) => RequestBody::Delete(Delete { namespace: "", key, session, sequence, answered_below }),
         }
     }
@@ -151,12 +195,20 @@ impl Client {
 
     /// Sets a key, exactly once.
     pub async fn put(&mut self, key: &[u8], value: &[u8], limit: Duration) -> Outcome<Written> {
-        self.write(Write::Put(key, value), limit).await
+        self.write(Write::Put(key, value), limit).await.written()
     }
 
     /// Removes a key, exactly once.
     pub async fn delete(&mut self, key: &[u8], limit: Duration) -> Outcome<Written> {
-        self.write(Write::Delete(key), limit).await
+        self.write(Write::Delete(key), limit).await.written()
+    }
+
+    /// Sets a key if it is at `revision` (zero: it has no value), exactly once.
+    pub async fn swap(&mut self, key: &[u8], value: &[u8], revision: Revision, limit: Duration) -> Outcome<Swapped> {
+        self.write(Write::Swap(key, value, revision), limit).await.map(|answer| match answer {
+            Answer::Swapped(swapped) => Some(swapped),
+            _ => None,
+        })
     }
 
     /// Reads a key.
@@ -238,7 +290,7 @@ impl Client {
         shard_of(slot_of(key), self.shards)
     }
 
-    async fn write(&mut self, write: Write<'_>, limit: Duration) -> Outcome<Written> {
+    async fn write(&mut self, write: Write<'_>, limit: Duration) -> Outcome<Answer> {
         let (shard, end) = (self.shard_of(write.key()), Sim::now() + limit);
         let mut effort = Effort::new(Repeat::ExactlyOnce);
         self.last_write = None;
@@ -249,8 +301,8 @@ impl Client {
         let outcome = loop {
             self.last_write = Some((ticket.session, ticket.sequence));
             let attempt = self.attempt(shard, &write.body(ticket), end).await;
-            if let Attempt::Answered(Answer::Written(written)) = attempt {
-                break Outcome::Done(written);
+            if let Attempt::Answered(answer @ (Answer::Written(_) | Answer::Swapped(_))) = attempt {
+                break Outcome::Done(answer);
             }
             match self.after(shard, attempt, &mut effort, end).await {
                 Err(over) => break over,
@@ -474,6 +526,16 @@ impl Connection {
                 let found = value.found.then(|| Found { value: value.value.to_vec(), revision: value.revision });
                 Answer::Value(Read { found, index: value.index })
             }
+            ReplyBody::Transacted(transacted) => Answer::Swapped(Swapped {
+                succeeded: transacted.succeeded,
+                duplicate: transacted.duplicate,
+                revision: transacted.revision,
+                found: transacted
+                    .gets
+                    .first()
+                    .filter(|item| item.found)
+                    .map(|item| Found { value: item.value.to_vec(), revision: item.revision }),
+            }),
             ReplyBody::SessionOpened { session, .. } => Answer::Opened(session),
             ReplyBody::Refused(refusal) => Answer::Refused(refusal),
             _ => Answer::Other,

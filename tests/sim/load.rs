@@ -4,6 +4,9 @@
 //!   host "client-c" ─▶ tasks, as many as it has operations in flight ─▶ Client (exactly once), and one for local reads
 //!                        each operation: invoke in the history ─▶ ask ─▶ complete
 //! ```
+//! A swap is a put on the condition that the key is as the client has just read it: a transaction. One whose condition did not hold has
+//! certainly not happened; what it says of its condition is checked here.
+//!
 //! **Invariants**
 //! - Every put has a value that no other has.
 //! - An operation that its task did not see the end of stays open: its outcome is unknown.
@@ -27,6 +30,9 @@ use crate::world::Ring;
 
 /// Longest value that the simulated nodes take.
 const VALUE_BYTES_MAX: u64 = 16 << 10;
+
+/// One put in so many is a swap.
+const SWAPS_ONE_IN: u64 = 4;
 
 /// How often a client looks whether the load is on.
 const LOOK: Duration = Duration::from_millis(20);
@@ -138,6 +144,48 @@ impl Load {
         self.written(client, ticket, told)
     }
 
+    /// Reads the key, and sets it if it still is as it was read.
+    async fn swap(&self, client: &mut Client, id: u32, key: u32, bytes: usize, limit: Duration) {
+        let ticket = self.begin(client, id, key, Op::Get);
+        let name = key_bytes(key);
+        let read = client.get(name.as_bytes(), Consistency::Linearizable, limit).await;
+        let before = match read {
+            Told::Done(read) => {
+                let before = read.found.clone();
+                self.end(ticket, found(read.found, read.index));
+                before
+            }
+            Told::Refused(_) | Told::Timeout | Told::Unknown => return self.end(ticket, Outcome::Failed),
+        };
+        let expected = before.as_ref().map_or(Default::default(), |before| before.revision);
+        let value = self.next_value.get() + 1;
+        self.next_value.set(value);
+        let ticket = self.begin(client, id, key, Op::Put { value });
+        let told = client.swap(name.as_bytes(), &value_bytes(value, bytes), expected, limit).await;
+        if let Some((session, sequence)) = client.last_write() {
+            self.history.borrow_mut().tag(&ticket, Tag { session, sequence });
+        }
+        let outcome = match told {
+            Told::Done(swapped) if swapped.succeeded => {
+                assert_eq!(swapped.found, before, "client {id}: k{key} was set at {:?} on another condition", swapped.revision);
+                let (revision, existed) = (revision(swapped.revision), swapped.found.is_some());
+                Outcome::Written { revision, existed, duplicate: swapped.duplicate }
+            }
+            Told::Done(swapped) => {
+                let at = swapped.found.as_ref().map_or(Default::default(), |found| found.revision);
+                assert_ne!(
+                    at, expected,
+                    "client {id}: k{key} was not set at {:?}, though it was as expected",
+                    swapped.revision
+                );
+                Outcome::Failed
+            }
+            Told::Refused(_) | Told::Timeout => Outcome::Failed,
+            Told::Unknown => Outcome::Unknown,
+        };
+        self.end(ticket, outcome);
+    }
+
     async fn delete(&self, client: &mut Client, id: u32, key: u32, limit: Duration) -> bool {
         let ticket = self.begin(client, id, key, Op::Delete);
         let told = client.delete(key_bytes(key).as_bytes(), limit).await;
@@ -223,7 +271,11 @@ impl Slot {
             let Workload { puts, deletes, gets, value_bytes: (least, most), .. } = self.workload;
             if dice < puts {
                 let bytes = self.random.magnitude(least, most.min(VALUE_BYTES_MAX)) as usize;
-                shared.put(&mut client, self.id, key, bytes, limit).await;
+                if self.random.below(SWAPS_ONE_IN) == 0 {
+                    shared.swap(&mut client, self.id, key, bytes, limit).await;
+                } else {
+                    shared.put(&mut client, self.id, key, bytes, limit).await;
+                }
             } else if dice < puts + deletes {
                 shared.delete(&mut client, self.id, key, limit).await;
             } else if dice < puts + deletes + gets {

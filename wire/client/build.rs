@@ -89,10 +89,7 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
             let args = schema::GetArgs {
                 namespace: namespace(b, get.namespace),
                 key: bytes(b, get.key),
-                consistency: match get.consistency {
-                    Consistency::Linearizable => schema::Consistency::Linearizable,
-                    Consistency::Local => schema::Consistency::Local,
-                },
+                consistency: consistency(get.consistency),
             };
             (Type::Get, schema::Get::create(b, &args).as_union_value())
         }
@@ -122,7 +119,84 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
         &RequestBody::RingTransfer { to } => {
             (Type::RingTransfer, schema::RingTransfer::create(b, &schema::RingTransferArgs { to }).as_union_value())
         }
+        RequestBody::Transact(transact) => (Type::Transact, build_transact(b, transact)),
+        RequestBody::Scan(scan) => {
+            let args = schema::ScanArgs {
+                namespace: namespace(b, scan.namespace),
+                from: bytes(b, scan.from),
+                until: bytes(b, scan.until),
+                backward: scan.backward,
+                keys_only: scan.keys_only,
+                limit: scan.limit,
+                consistency: consistency(scan.consistency),
+            };
+            (Type::Scan, schema::Scan::create(b, &args).as_union_value())
+        }
+        RequestBody::GetMany(many) => {
+            let mut keys = Vec::with_capacity(many.keys.len());
+            for key in &many.keys {
+                let bytes = bytes(b, key);
+                keys.push(schema::Key::create(b, &schema::KeyArgs { bytes }));
+            }
+            let args = schema::GetManyArgs {
+                namespace: namespace(b, many.namespace),
+                keys: Some(b.create_vector(&keys)),
+                consistency: consistency(many.consistency),
+            };
+            (Type::GetMany, schema::GetMany::create(b, &args).as_union_value())
+        }
     }
+}
+
+fn consistency(consistency: Consistency) -> schema::Consistency {
+    match consistency {
+        Consistency::Linearizable => schema::Consistency::Linearizable,
+        Consistency::Local => schema::Consistency::Local,
+    }
+}
+
+fn build_transact(b: &mut Builder, transact: &Transact<'_>) -> Body {
+    let mut compares = Vec::with_capacity(transact.compares.len());
+    for compare in &transact.compares {
+        let (target, revision, value) = match compare.target {
+            Target::Revision(revision) => (schema::Target::Revision, Some(build_revision(revision)), None),
+            Target::Value(value) => (schema::Target::Value, None, bytes(b, value)),
+        };
+        let relation = match compare.relation {
+            Relation::Equal => schema::Relation::Equal,
+            Relation::NotEqual => schema::Relation::NotEqual,
+            Relation::Less => schema::Relation::Less,
+            Relation::Greater => schema::Relation::Greater,
+        };
+        let key = bytes(b, compare.key);
+        let args = schema::CompareArgs { key, target, relation, revision: revision.as_ref(), value };
+        compares.push(schema::Compare::create(b, &args));
+    }
+    let (then, otherwise) = (build_steps(b, &transact.then), build_steps(b, &transact.otherwise));
+    let args = schema::TransactArgs {
+        namespace: namespace(b, transact.namespace),
+        compares: Some(b.create_vector(&compares)),
+        then: Some(b.create_vector(&then)),
+        otherwise: Some(b.create_vector(&otherwise)),
+        session: transact.session,
+        sequence: transact.sequence,
+        answered_below: transact.answered_below,
+    };
+    schema::Transact::create(b, &args).as_union_value()
+}
+
+fn build_steps(b: &mut Builder, steps: &[Step<'_>]) -> Vec<WIPOffset<schema::Step<'static>>> {
+    let mut built = Vec::with_capacity(steps.len());
+    for step in steps {
+        let (kind, value) = match step {
+            Step::Get { .. } => (schema::StepKind::Get, None),
+            Step::Put { value, .. } => (schema::StepKind::Put, bytes(b, value)),
+            Step::Delete { .. } => (schema::StepKind::Delete, None),
+        };
+        let key = bytes(b, step.key());
+        built.push(schema::Step::create(b, &schema::StepArgs { kind, key, value }));
+    }
+    built
 }
 
 fn reply_body(b: &mut Builder, body: &ReplyBody<'_>) -> (schema::ReplyBody, Body) {
@@ -165,23 +239,64 @@ fn reply_body(b: &mut Builder, body: &ReplyBody<'_>) -> (schema::ReplyBody, Body
             let args = schema::DoneArgs { message: Some(b.create_string(message)) };
             (Type::Done, schema::Done::create(b, &args).as_union_value())
         }
+        ReplyBody::Transacted(transacted) => (Type::Transacted, build_transacted(b, transacted)),
+        ReplyBody::Items(items) => {
+            let built = build_items(b, &items.items);
+            let args = schema::ItemsArgs { items: Some(b.create_vector(&built)), index: items.index, more: items.more };
+            (Type::Items, schema::Items::create(b, &args).as_union_value())
+        }
     }
 }
 
+fn build_revision(revision: Revision) -> schema::Revision {
+    schema::Revision::new(revision.index, revision.position)
+}
+
+fn build_breakdown(breakdown: &Breakdown) -> schema::Breakdown {
+    schema::Breakdown::new(breakdown.queue_us, breakdown.fsync_us, breakdown.quorum_us, breakdown.apply_us)
+}
+
+fn build_items(b: &mut Builder, items: &[Item<'_>]) -> Vec<WIPOffset<schema::Item<'static>>> {
+    let mut built = Vec::with_capacity(items.len());
+    for item in items {
+        let revision = build_revision(item.revision);
+        let args = schema::ItemArgs {
+            key: if item.key.is_empty() { None } else { bytes(b, item.key) },
+            found: item.found,
+            value: if item.found && !item.value.is_empty() { bytes(b, item.value) } else { None },
+            revision: item.found.then_some(&revision),
+        };
+        built.push(schema::Item::create(b, &args));
+    }
+    built
+}
+
+fn build_transacted(b: &mut Builder, transacted: &Transacted<'_>) -> Body {
+    let gets = build_items(b, &transacted.gets);
+    let args = schema::TransactedArgs {
+        revision: Some(&build_revision(transacted.revision)),
+        ring_time_ms: transacted.ring_time_ms,
+        succeeded: transacted.succeeded,
+        duplicate: transacted.duplicate,
+        breakdown: Some(&build_breakdown(&transacted.breakdown)),
+        gets: Some(b.create_vector(&gets)),
+    };
+    schema::Transacted::create(b, &args).as_union_value()
+}
+
 fn build_written(b: &mut Builder, written: &Written) -> Body {
-    let Breakdown { queue_us, fsync_us, quorum_us, apply_us } = written.breakdown;
     let args = schema::WrittenArgs {
-        revision: Some(&schema::Revision::new(written.revision.index, written.revision.position)),
+        revision: Some(&build_revision(written.revision)),
         ring_time_ms: written.ring_time_ms,
         existed: written.existed,
         duplicate: written.duplicate,
-        breakdown: Some(&schema::Breakdown::new(queue_us, fsync_us, quorum_us, apply_us)),
+        breakdown: Some(&build_breakdown(&written.breakdown)),
     };
     schema::Written::create(b, &args).as_union_value()
 }
 
 fn build_value(b: &mut Builder, value: &Value<'_>) -> Body {
-    let revision = schema::Revision::new(value.revision.index, value.revision.position);
+    let revision = build_revision(value.revision);
     let args = schema::ValueArgs {
         found: value.found,
         value: if value.found { bytes(b, value.value) } else { None },

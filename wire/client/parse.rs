@@ -39,6 +39,18 @@ fn request_body<'a>(request: &schema::Request<'a>, id: u64) -> Result<RequestBod
             request.body_as_ring_remove().map(|body| RequestBody::RingRemove { node: body.node(), force: body.force() })
         }
         Type::RingTransfer => request.body_as_ring_transfer().map(|body| RequestBody::RingTransfer { to: body.to() }),
+        Type::Transact => match request.body_as_transact() {
+            Some(transact) => Some(RequestBody::Transact(Box::new(parse_transact(transact, id)?))),
+            None => None,
+        },
+        Type::Scan => match request.body_as_scan() {
+            Some(scan) => Some(RequestBody::Scan(parse_scan(scan, id)?)),
+            None => None,
+        },
+        Type::GetMany => match request.body_as_get_many() {
+            Some(many) => Some(RequestBody::GetMany(Box::new(parse_get_many(many, id)?))),
+            None => None,
+        },
         _ => None,
     };
     body.ok_or_else(|| {
@@ -79,16 +91,91 @@ fn parse_delete(delete: schema::Delete<'_>) -> Delete<'_> {
 }
 
 fn parse_get(get: schema::Get<'_>, id: u64) -> Result<Get<'_>, Malformed> {
-    let consistency = match get.consistency() {
-        schema::Consistency::Linearizable => Consistency::Linearizable,
-        schema::Consistency::Local => Consistency::Local,
-        schema::Consistency(other) => {
-            let known = "known are 0 (linearizable), 1 (local)";
-            return Err(Malformed::new(id, format!("request.body.consistency is {other}, {known}")));
-        }
-    };
+    let consistency = parse_consistency(get.consistency(), id)?;
     let key = get.key().map_or(&[][..], |key| key.bytes());
     Ok(Get { namespace: get.namespace().unwrap_or_default(), key, consistency })
+}
+
+fn parse_consistency(consistency: schema::Consistency, id: u64) -> Result<Consistency, Malformed> {
+    match consistency {
+        schema::Consistency::Linearizable => Ok(Consistency::Linearizable),
+        schema::Consistency::Local => Ok(Consistency::Local),
+        schema::Consistency(other) => {
+            let known = "known are 0 (linearizable), 1 (local)";
+            Err(Malformed::new(id, format!("request.body.consistency is {other}, {known}")))
+        }
+    }
+}
+
+fn parse_scan(scan: schema::Scan<'_>, id: u64) -> Result<Scan<'_>, Malformed> {
+    Ok(Scan {
+        namespace: scan.namespace().unwrap_or_default(),
+        from: scan.from().map_or(&[], |from| from.bytes()),
+        until: scan.until().map_or(&[], |until| until.bytes()),
+        backward: scan.backward(),
+        keys_only: scan.keys_only(),
+        limit: scan.limit(),
+        consistency: parse_consistency(scan.consistency(), id)?,
+    })
+}
+
+fn parse_get_many(many: schema::GetMany<'_>, id: u64) -> Result<GetMany<'_>, Malformed> {
+    let keys = many.keys().into_iter().flatten().map(|key| key.bytes().map_or(&[][..], |bytes| bytes.bytes()));
+    Ok(GetMany {
+        namespace: many.namespace().unwrap_or_default(),
+        keys: keys.collect(),
+        consistency: parse_consistency(many.consistency(), id)?,
+    })
+}
+
+fn parse_transact(transact: schema::Transact<'_>, id: u64) -> Result<Transact<'_>, Malformed> {
+    let compares = transact.compares().into_iter().flatten().enumerate();
+    Ok(Transact {
+        namespace: transact.namespace().unwrap_or_default(),
+        compares: compares.map(|(at, compare)| parse_compare(compare, id, at)).collect::<Result<_, _>>()?,
+        then: parse_steps(transact.then(), id, "then")?,
+        otherwise: parse_steps(transact.otherwise(), id, "otherwise")?,
+        session: transact.session(),
+        sequence: transact.sequence(),
+        answered_below: transact.answered_below(),
+    })
+}
+
+fn parse_compare(compare: schema::Compare<'_>, id: u64, at: usize) -> Result<Compare<'_>, Malformed> {
+    let odd =
+        |field, is, known| Err(Malformed::new(id, format!("request.body.compares[{at}].{field} is {is}, known are {known}")));
+    let relation = match compare.relation() {
+        schema::Relation::Equal => Relation::Equal,
+        schema::Relation::NotEqual => Relation::NotEqual,
+        schema::Relation::Less => Relation::Less,
+        schema::Relation::Greater => Relation::Greater,
+        schema::Relation(other) => return odd("relation", other, "0 (equal), 1 (not equal), 2 (less), 3 (greater)"),
+    };
+    let target = match compare.target() {
+        schema::Target::Revision => Target::Revision(compare.revision().map_or_else(Revision::default, parse_revision)),
+        schema::Target::Value => Target::Value(compare.value().map_or(&[], |value| value.bytes())),
+        schema::Target(other) => return odd("target", other, "0 (revision), 1 (value)"),
+    };
+    Ok(Compare { key: compare.key().map_or(&[], |key| key.bytes()), relation, target })
+}
+
+type StepVector<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<schema::Step<'a>>>;
+
+fn parse_steps<'a>(steps: Option<StepVector<'a>>, id: u64, list: &str) -> Result<Vec<Step<'a>>, Malformed> {
+    steps.into_iter().flatten().enumerate().map(|(at, step)| parse_step(step, id, list, at)).collect()
+}
+
+fn parse_step<'a>(step: schema::Step<'a>, id: u64, list: &str, at: usize) -> Result<Step<'a>, Malformed> {
+    let key = step.key().map_or(&[][..], |key| key.bytes());
+    match step.kind() {
+        schema::StepKind::Get => Ok(Step::Get { key }),
+        schema::StepKind::Put => Ok(Step::Put { key, value: step.value().map_or(&[], |value| value.bytes()) }),
+        schema::StepKind::Delete => Ok(Step::Delete { key }),
+        schema::StepKind(other) => {
+            let why = format!("request.body.{list}[{at}].kind is {other}, known are 0 (get), 1 (put), 2 (delete)");
+            Err(Malformed::new(id, why))
+        }
+    }
 }
 
 /// Verifies and checks a reply. A refusal whose code this build does not know is [`Code::Internal`] with the number in its message.
@@ -123,6 +210,13 @@ fn reply_body<'a>(reply: &schema::Reply<'a>, id: u64) -> Result<ReplyBody<'a>, M
     if let Some(done) = reply.body_as_done() {
         return Ok(ReplyBody::Done { message: text(done.message()) });
     }
+    if let Some(transacted) = reply.body_as_transacted() {
+        return parse_transacted(transacted, id).map(|transacted| ReplyBody::Transacted(Box::new(transacted)));
+    }
+    if let Some(items) = reply.body_as_items() {
+        let (index, more) = (items.index(), items.more());
+        return Ok(ReplyBody::Items(Items { items: parse_items(items.items(), id)?, index, more }));
+    }
     let (kind, max) = (reply.body_type().0, schema::ReplyBody::ENUM_MAX);
     Err(Malformed::new(id, format!("reply.body is of type {kind}, known are 1 to {max}")))
 }
@@ -156,13 +250,45 @@ fn parse_written(written: schema::Written<'_>, id: u64) -> Result<Written, Malfo
         ring_time_ms: written.ring_time_ms(),
         existed: written.existed(),
         duplicate: written.duplicate(),
-        breakdown: written.breakdown().map_or_else(Breakdown::default, |breakdown| Breakdown {
-            queue_us: breakdown.queue_us(),
-            fsync_us: breakdown.fsync_us(),
-            quorum_us: breakdown.quorum_us(),
-            apply_us: breakdown.apply_us(),
-        }),
+        breakdown: written.breakdown().map_or_else(Breakdown::default, parse_breakdown),
     })
+}
+
+fn parse_breakdown(breakdown: &schema::Breakdown) -> Breakdown {
+    Breakdown {
+        queue_us: breakdown.queue_us(),
+        fsync_us: breakdown.fsync_us(),
+        quorum_us: breakdown.quorum_us(),
+        apply_us: breakdown.apply_us(),
+    }
+}
+
+fn parse_transacted(transacted: schema::Transacted<'_>, id: u64) -> Result<Transacted<'_>, Malformed> {
+    let revision = transacted.revision().ok_or_else(|| Malformed::absent(id, "reply.body.revision"))?;
+    Ok(Transacted {
+        revision: parse_revision(revision),
+        ring_time_ms: transacted.ring_time_ms(),
+        succeeded: transacted.succeeded(),
+        duplicate: transacted.duplicate(),
+        breakdown: transacted.breakdown().map_or_else(Breakdown::default, parse_breakdown),
+        gets: parse_items(transacted.gets(), id)?,
+    })
+}
+
+type ItemVector<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<schema::Item<'a>>>;
+
+fn parse_items<'a>(items: Option<ItemVector<'a>>, id: u64) -> Result<Vec<Item<'a>>, Malformed> {
+    items.into_iter().flatten().map(|item| parse_item(item, id)).collect()
+}
+
+fn parse_item(item: schema::Item<'_>, id: u64) -> Result<Item<'_>, Malformed> {
+    let key = item.key().map_or(&[][..], |key| key.bytes());
+    if !item.found() {
+        return Ok(Item { key, ..Item::default() });
+    }
+    let revision = item.revision().ok_or_else(|| Malformed::absent(id, "the revision of a found item"))?;
+    let value = item.value().map_or(&[][..], |value| value.bytes());
+    Ok(Item { key, found: true, value, revision: parse_revision(revision) })
 }
 
 fn parse_value(value: schema::Value<'_>, id: u64) -> Result<Value<'_>, Malformed> {

@@ -6,11 +6,15 @@ mod apply;
 mod model;
 mod sessions;
 mod snapshot;
+mod transactions;
 
 use bytes::Bytes;
+use ringbeam_wire::client::Transact;
 
 use super::command::{Builder, Op, Write, parse};
+use super::transaction::Transaction;
 use super::{Answer, Limits, State};
+use transactions::OwnedTransact;
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
 pub struct Random(pub u64);
@@ -49,6 +53,7 @@ pub enum OwnedOp {
     Delete(Vec<u8>),
     Open,
     Close,
+    Transact(OwnedTransact),
 }
 
 impl Owned {
@@ -63,6 +68,10 @@ impl Owned {
     }
     pub fn close(session: u64) -> Owned {
         Owned::of(OwnedOp::Close).by(session, 0, 0)
+    }
+    pub fn transact(transact: &Transact<'_>) -> Owned {
+        assert_eq!(transact.check(1 << 20, 1), Ok(()));
+        Owned::of(OwnedOp::Transact(OwnedTransact::of(transact)))
     }
     fn of(op: OwnedOp) -> Owned {
         Owned { namespace: String::new(), session: 0, sequence: 0, answered_below: 0, op }
@@ -79,6 +88,7 @@ impl Owned {
             OwnedOp::Delete(key) => Op::Delete { key },
             OwnedOp::Open => Op::OpenSession,
             OwnedOp::Close => Op::CloseSession,
+            OwnedOp::Transact(transact) => Op::Transact(Transaction::parse(&transact.bytes).expect("as encoded")),
         };
         let Owned { session, sequence, answered_below, .. } = *self;
         Write { namespace: &self.namespace, session, sequence, answered_below, op }
@@ -112,5 +122,5 @@ pub fn open(state: &mut State, ring_time_ms: u64) -> u64 {
 }
 
 pub fn small_limits() -> Limits {
-    Limits { sessions_max: 5, session_window: 4, answers_max: 1_000, session_lifetime_ms: 3_000 }
+    Limits { sessions_max: 5, session_window: 4, answers_max: 20_000, session_lifetime_ms: 3_000 }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::transactions::{self, OwnedStep};
 use super::{Owned, OwnedOp, Random};
 use crate::state::{Answer, Denied, Limits, Revision, State};
 
@@ -32,8 +33,9 @@ impl Model {
 
     fn apply_one(&mut self, limits: &Limits, position: u32, write: &Owned) -> Answer {
         let revision = Revision { index: self.applied, position };
-        let ok = Answer { outcome: Ok(()), revision, ring_time_ms: self.ring_time_ms, existed: false, duplicate: false };
-        let denied = |why| Answer { outcome: Err(why), ..ok };
+        let ring_time_ms = self.ring_time_ms;
+        let ok = || Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, duplicate: false, gets: None };
+        let denied = |why| Answer { outcome: Err(why), ..ok() };
         let last_use_s = self.ring_time_ms / 1_000;
         match write.op {
             OwnedOp::Open if self.sessions.len() >= limits.sessions_max as usize => {
@@ -42,12 +44,12 @@ impl Model {
             OwnedOp::Open => {
                 let session = ModelSession { floor: 1, last_use_s, answers: BTreeMap::new() };
                 self.sessions.insert(revision.index * (1 << 20) + u64::from(position), session);
-                return ok;
+                return ok();
             }
             OwnedOp::Close => {
-                return Answer { existed: self.sessions.remove(&write.session).is_some(), ..ok };
+                return Answer { existed: self.sessions.remove(&write.session).is_some(), ..ok() };
             }
-            OwnedOp::Put(..) | OwnedOp::Delete(..) => {}
+            OwnedOp::Put(..) | OwnedOp::Delete(..) | OwnedOp::Transact(_) => {}
         }
         if write.session != 0 {
             let Some(session) = self.sessions.get_mut(&write.session) else {
@@ -61,24 +63,47 @@ impl Model {
             }
             if let Some((first, command)) = session.answers.get(&write.sequence) {
                 let same = command.op == write.op && command.namespace == write.namespace;
-                return if same { Answer { duplicate: true, ..*first } } else { denied(Denied::SequenceReused) };
+                return if same { Answer { duplicate: true, ..first.clone() } } else { denied(Denied::SequenceReused) };
             }
             if session.answers.len() >= limits.session_window as usize {
                 return denied(Denied::SessionWindowFull);
             }
         }
+        let mut gets = None;
         let existed = match &write.op {
             OwnedOp::Put(key, value) => {
                 self.keys.insert((write.namespace.clone(), key.clone()), (revision, value.clone())).is_some()
             }
             OwnedOp::Delete(key) => self.keys.remove(&(write.namespace.clone(), key.clone())).is_some(),
+            OwnedOp::Transact(transact) => {
+                let held = transact.held(|key| self.found(&write.namespace, key));
+                let steps = transact.steps(held);
+                gets = transactions::gets(steps, |key| self.found(&write.namespace, key));
+                for step in steps {
+                    match step {
+                        OwnedStep::Get(_) => {}
+                        OwnedStep::Put(key, value) => {
+                            self.keys.insert((write.namespace.clone(), key.clone()), (revision, value.clone()));
+                        }
+                        OwnedStep::Delete(key) => {
+                            self.keys.remove(&(write.namespace.clone(), key.clone()));
+                        }
+                    }
+                }
+                held
+            }
             OwnedOp::Open | OwnedOp::Close => unreachable!("answered above"),
         };
-        let answer = Answer { existed, ..ok };
+        let answer = Answer { existed, gets, ..ok() };
         if let Some(session) = self.sessions.get_mut(&write.session) {
-            session.answers.insert(write.sequence, (answer, write.clone()));
+            session.answers.insert(write.sequence, (answer.clone(), write.clone()));
         }
         answer
+    }
+
+    fn found(&self, namespace: &str, key: &[u8]) -> Option<(Revision, &[u8])> {
+        let (revision, value) = self.keys.get(&(namespace.to_string(), key.to_vec()))?;
+        Some((*revision, value))
     }
 
     /// Panics unless `state` holds exactly what this model does.
@@ -104,7 +129,7 @@ impl Model {
         }
         for (id, session) in &self.sessions {
             for (sequence, (answer, _)) in &session.answers {
-                assert_eq!(state.outcome(*id, *sequence), Some(Answer { duplicate: true, ..*answer }), "seed {seed}");
+                assert_eq!(state.outcome(*id, *sequence), Some(Answer { duplicate: true, ..answer.clone() }), "seed {seed}");
             }
         }
     }
@@ -150,10 +175,14 @@ impl Work {
         }
         let namespace = *self.random.pick(&["", "", "a", "ab", "b\u{e9}"]);
         let key = self.key();
-        let write = match self.random.below(3) {
+        let write = match self.random.below(4) {
             0 => Owned::delete(key),
+            1 => {
+                let keys = [key, self.key(), self.key()];
+                transactions::random(&mut self.random, &keys)
+            }
             _ => {
-                let value = vec![self.random.next() as u8; *self.random.pick(&[0, 3, 3, 3, 40])];
+                let value = vec![self.random.below(3) as u8; *self.random.pick(&[0, 3, 3, 3, 40])];
                 Owned::put(key, value)
             }
         };

@@ -5,7 +5,7 @@ use crate::state::limits::EXPIRED_PER_BATCH_MAX;
 use crate::state::{Answer, Denied, Limits, State};
 
 fn one(state: &mut State, ring_time_ms: u64, write: Owned) -> Answer {
-    apply(state, ring_time_ms, &[write])[0]
+    apply(state, ring_time_ms, &[write]).remove(0)
 }
 
 fn value<'a>(state: &'a State, key: &str) -> Option<&'a [u8]> {
@@ -29,7 +29,7 @@ fn retry_gets_the_first_answer_and_is_not_applied_again() {
     let first = one(&mut state, 10, write.clone());
     one(&mut state, 20, Owned::put("k", "2"));
     let second = one(&mut state, 30, write);
-    assert_eq!(second, Answer { duplicate: true, ..first });
+    assert_eq!(second, Answer { duplicate: true, ..first.clone() });
     assert_eq!(value(&state, "k"), Some(&b"2"[..]));
     assert_eq!(state.outcome(session, 1), Some(second));
     assert_eq!(state.outcome(session, 2), None);
@@ -41,7 +41,7 @@ fn retry_in_the_same_batch_is_a_duplicate_too() {
     let session = open(&mut state, 0);
     let write = Owned::put("k", "1").by(session, 1, 1);
     let answers = apply(&mut state, 0, &[write.clone(), write]);
-    assert_eq!(answers[1], Answer { duplicate: true, ..answers[0] });
+    assert_eq!(answers[1], Answer { duplicate: true, ..answers[0].clone() });
 }
 
 #[test]

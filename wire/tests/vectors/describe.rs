@@ -31,6 +31,13 @@ object!(
     applied_index, snapshot_index, purged_index, keys, state_bytes, state_hash, log_bytes, sessions, connections, voters,
     voters_joint, fault, ring_time_ms,
 );
+object!(Scan<'_>; namespace, from, until, backward, keys_only, limit, consistency);
+object!(Item<'_>; key, found, value, revision);
+object!(Items<'_>; items, index, more);
+object!(Transacted<'_>; revision, ring_time_ms, succeeded, duplicate, breakdown, gets);
+object!(
+    Transact<'_>; namespace, compares, then, otherwise, session, sequence, answered_below,
+);
 object!(LogId; term, leader, index);
 object!(Vote; term, node, committed);
 object!(EntryRef<'_>; id, kind, payload);
@@ -44,9 +51,38 @@ macro_rules! number {
 }
 number!(Role; Voter = 0, TieBreaker = 1, Observer = 2);
 number!(Consistency; Linearizable = 0, Local = 1);
+number!(Relation; Equal = 0, NotEqual = 1, Less = 2, Greater = 3);
 number!(EntryKind; Blank = 0, Batch = 1, Membership = 2);
 number!(Purpose; Replication = 0, Heartbeat = 1, Election = 2, Snapshot = 3, Control = 4);
 number!(Standing; Unknown = 0, Known = 1, OtherIncarnation = 2);
+
+impl Json for Compare<'_> {
+    fn json(&self) -> String {
+        let (target, revision, value) = match self.target {
+            Target::Revision(revision) => (0u8, Some(revision), &b""[..]),
+            Target::Value(value) => (1, None, value),
+        };
+        fields!(key: self.key, target: target, relation: self.relation, revision: revision, value: value)
+    }
+}
+
+impl Json for Step<'_> {
+    fn json(&self) -> String {
+        let (kind, value) = match *self {
+            Step::Get { .. } => (0u8, &b""[..]),
+            Step::Put { value, .. } => (1, value),
+            Step::Delete { .. } => (2, &b""[..]),
+        };
+        fields!(kind: kind, key: self.key(), value: value)
+    }
+}
+
+impl Json for GetMany<'_> {
+    fn json(&self) -> String {
+        let keys: Vec<Raw> = self.keys.iter().map(|key| Raw(fields!(bytes: key))).collect();
+        fields!(namespace: self.namespace, keys: keys, consistency: self.consistency)
+    }
+}
 
 impl Json for Refusal {
     fn json(&self) -> String {
@@ -82,6 +118,9 @@ pub fn request(id: u64, deadline_ms: u32, body: &RequestBody<'_>) -> String {
         RequestBody::RingPromote { node } => ("RingPromote", fields!(node: node)),
         RequestBody::RingRemove { node, force } => ("RingRemove", fields!(node: node, force: force)),
         RequestBody::RingTransfer { to } => ("RingTransfer", fields!(to: to)),
+        RequestBody::Transact(transact) => ("Transact", transact.json()),
+        RequestBody::Scan(scan) => ("Scan", scan.json()),
+        RequestBody::GetMany(many) => ("GetMany", many.json()),
     };
     fields!(id: id, deadline_ms: deadline_ms, body_type: kind, body: Raw(body))
 }
@@ -98,6 +137,8 @@ pub fn reply(id: u64, body: &ReplyBody<'_>) -> String {
         ReplyBody::Status(status) => ("Status", status.json()),
         ReplyBody::Refused(refusal) => ("Refused", refusal.json()),
         ReplyBody::Done { message } => ("Done", fields!(message: message)),
+        ReplyBody::Transacted(transacted) => ("Transacted", transacted.json()),
+        ReplyBody::Items(items) => ("Items", items.json()),
     };
     fields!(id: id, body_type: kind, body: Raw(body))
 }

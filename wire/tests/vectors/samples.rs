@@ -41,7 +41,8 @@ fn members() -> Vec<Member> {
 
 /// Name and message; ids in frames are positions in this list.
 pub fn samples() -> Vec<(&'static str, Sample)> {
-    [requests(), replies(), peer_requests(), peer_replies(), later()].into_iter().flatten().collect()
+    let all = [requests(), replies(), peer_requests(), peer_replies(), later(), data_requests(), data_replies()];
+    all.into_iter().flatten().collect()
 }
 
 fn requests() -> Vec<(&'static str, Sample)> {
@@ -272,6 +273,63 @@ fn peer_replies() -> Vec<(&'static str, Sample)> {
         ("peer refused", peer(PeerReplyBody::Refused { code: 23, message: "node 4 has another incarnation".to_string() })),
         ("membership, joint", Sample::Membership(membership)),
         ("membership, empty", Sample::Membership(Membership::default())),
+    ]
+}
+
+fn data_requests() -> Vec<(&'static str, Sample)> {
+    let namespace = "sessions";
+    let revision = Revision { index: 1_000, position: 17 };
+    let compare = |relation, target| Compare { key: b"{user:17}.cart", relation, target };
+    let transact = Transact {
+        namespace,
+        compares: vec![
+            compare(Relation::Equal, Target::Revision(revision)),
+            compare(Relation::NotEqual, Target::Revision(Revision::default())),
+            compare(Relation::Less, Target::Value(b"\x00\x01two\xff")),
+            compare(Relation::Greater, Target::Value(b"")),
+        ],
+        then: vec![
+            Step::Put { key: b"{user:17}.cart", value: b"full" },
+            Step::Put { key: b"{user:17}.flag", value: b"" },
+            Step::Delete { key: b"{user:17}.old" },
+        ],
+        otherwise: vec![Step::Get { key: b"{user:17}.cart" }],
+        session: 4_294_967_297,
+        sequence: 3,
+        answered_below: 2,
+    };
+    let scan = Scan { namespace, from: b"a", until: b"b\xff", limit: 100, ..Scan::default() };
+    let back = Scan { backward: true, keys_only: true, consistency: Consistency::Local, ..scan };
+    let many = GetMany { namespace, keys: vec![b"{t}.a", b"{t}.b"], consistency: Consistency::Local };
+    let request = |body| Sample::Request(0, body);
+    vec![
+        ("transact", Sample::Request(2_500, RequestBody::Transact(Box::new(transact)))),
+        ("transact, empty", request(RequestBody::Transact(Box::default()))),
+        ("scan", request(RequestBody::Scan(scan))),
+        ("scan, backward, keys only, local", request(RequestBody::Scan(back))),
+        ("scan, everything", request(RequestBody::Scan(Scan::default()))),
+        ("get many", request(RequestBody::GetMany(Box::new(many)))),
+    ]
+}
+
+fn data_replies() -> Vec<(&'static str, Sample)> {
+    let revision = Revision { index: 1_000, position: 17 };
+    let found = Item { key: b"", found: true, value: b"full", revision };
+    let transacted = Transacted {
+        revision,
+        ring_time_ms: 86_400_000,
+        succeeded: true,
+        duplicate: true,
+        breakdown: Breakdown { queue_us: 40, fsync_us: 120, quorum_us: 310, apply_us: 3 },
+        gets: vec![found, Item::default(), Item { value: b"", ..found }],
+    };
+    let items = vec![Item { key: b"a", ..found }, Item { key: b"b", value: b"", ..found }];
+    let reply = Sample::Reply;
+    vec![
+        ("transacted", reply(ReplyBody::Transacted(Box::new(transacted)))),
+        ("transacted, all zero", reply(ReplyBody::Transacted(Box::default()))),
+        ("items", reply(ReplyBody::Items(Items { items, index: 1_001, more: true }))),
+        ("items, none", reply(ReplyBody::Items(Items { index: 1_001, ..Items::default() }))),
     ]
 }
 

@@ -1,10 +1,12 @@
 //! What a call can come to, owned: decoded by the driver, taken by the caller.
 
 use bytes::Bytes;
-use ringbeam_wire::client::{ReplyBody, Revision, Status, Topology, Written, parse_reply};
+use ringbeam_wire::client::{Item, Items, ReplyBody, Revision, Status, Topology, Written, parse_reply};
 use ringbeam_wire::refusal::Refusal;
 
 use crate::limits::VALUE_BYTES_COPIED_MAX;
+use crate::scan::{Entry, Page};
+use crate::txn::Transacted;
 
 /// A key's value, as a read found it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub(crate) enum Answer {
     Topology(Box<Topology>),
     Status(Box<Status>),
     Done(Box<str>),
+    Transacted(Box<Transacted>),
+    Items(Box<Page>),
     Refused(Box<Refusal>),
     /// A second Welcome.
     Welcome,
@@ -41,6 +45,8 @@ impl Answer {
             Answer::Topology(_) => "Topology",
             Answer::Status(_) => "Status",
             Answer::Done(_) => "Done",
+            Answer::Transacted(_) => "Transacted",
+            Answer::Items(_) => "Items",
             Answer::Refused(_) => "Refused",
             Answer::Welcome => "Welcome",
         }
@@ -78,6 +84,27 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
         ReplyBody::Refused(refusal) => Answer::Refused(Box::new(refusal)),
         ReplyBody::Done { message } => Answer::Done(message.into()),
         ReplyBody::Welcome(_) => Answer::Welcome,
+        ReplyBody::Transacted(transacted) => {
+            let index = transacted.revision.index;
+            let value = |item: &Item<'_>| Value { value: keep(payload, item.value), revision: item.revision, index };
+            Answer::Transacted(Box::new(Transacted {
+                revision: transacted.revision,
+                ring_time_ms: transacted.ring_time_ms,
+                succeeded: transacted.succeeded,
+                duplicate: transacted.duplicate,
+                breakdown: transacted.breakdown,
+                gets: transacted.gets.iter().map(|item| item.found.then(|| value(item))).collect(),
+            }))
+        }
+        ReplyBody::Items(Items { items, index, more }) => {
+            let entry = |item: &Item<'_>| Entry {
+                key: keep(payload, item.key),
+                value: keep(payload, item.value),
+                revision: item.revision,
+            };
+            let entries = items.iter().map(|item| item.found.then(|| entry(item))).collect();
+            Answer::Items(Box::new(Page { entries, index, more }))
+        }
     };
     Ok((reply.id, Outcome::Answer(answer)))
 }

@@ -13,23 +13,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringbeam_wire::client::{RequestBody, Written};
+use ringbeam_wire::client::RequestBody;
 
-use crate::answer::{Answer, Outcome, Value};
+use crate::answer::{Answer, Outcome};
 use crate::client::Inner;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::leader::NotFound;
-use crate::request::{Job, Time, What, Why, deadline_ms, odd};
+use crate::request::{Job, Time, What, Why, deadline_ms};
 use crate::retry::{Effort, Kind, Leader, Next, Seen, Verdict};
 use crate::routing::Address;
-use crate::shard::Turn;
+use crate::shard::{Shard, Turn};
 use crate::turn::NoTurn;
 
 type First<'a> = (Arc<Connection>, Option<Turn<'a>>, Outcome);
 
 impl Inner {
-    pub(crate) async fn write(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Written, Error> {
+    /// A write of `key`, which says which shard; its answer is `Written` or `Transacted`.
+    pub(crate) async fn write(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
         let time = Time::start(timeout);
         let (number, shard) = self.shard_of(key);
         let kind = if self.sessions { Kind::ExactlyOnce } else { Kind::AtMostOnce };
@@ -37,33 +38,33 @@ impl Inner {
         if let Some((leader, turn)) = shard.begin_write() {
             what.check(leader.welcome.value_bytes_max).map_err(Error::Refused)?;
             let outcome = leader.call(what.body(Some(turn.ticket)), time.deadline, deadline_ms(timeout)).await;
-            if let Outcome::Answer(Answer::Written(written)) = outcome {
-                return Ok(written);
+            if let Outcome::Answer(answer @ (Answer::Written(_) | Answer::Transacted(_))) = outcome {
+                return Ok(answer);
             }
             first = Some((leader, Some(turn), outcome));
         }
-        match Box::pin(self.carry_out(Job { number, shard, kind, what, time }, first)).await? {
-            Answer::Written(written) => Ok(written),
-            other => Err(odd(&other)),
-        }
+        Box::pin(self.carry_out(Job { number, shard, kind, what, time }, first)).await
     }
 
-    pub(crate) async fn read(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Option<Value>, Error> {
+    /// A read of the shard with this number; its answer is `Value` or `Items`.
+    pub(crate) async fn read(self: &Arc<Self>, number: u32, what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
         let time = Time::start(timeout);
-        let (number, shard) = self.shard_of(key);
+        let shard = self.shard(number)?;
         let mut first = None;
         if let Some(node) = if what.reads_anywhere() { shard.reader() } else { shard.leader() } {
             what.check(u32::MAX).map_err(Error::Refused)?;
             let outcome = node.call(what.body(None), time.deadline, deadline_ms(timeout)).await;
-            if let Outcome::Answer(Answer::Value(value)) = outcome {
-                return Ok(value);
+            if let Outcome::Answer(answer @ (Answer::Value(_) | Answer::Items(_))) = outcome {
+                return Ok(answer);
             }
             first = Some((node, None, outcome));
         }
-        match Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first)).await? {
-            Answer::Value(value) => Ok(value),
-            other => Err(odd(&other)),
-        }
+        Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first)).await
+    }
+
+    fn shard(&self, number: u32) -> Result<&Shard, Error> {
+        let none = || Error::Protocol(format!("there is no shard {number}, this ring has {}", self.shards.len()));
+        self.shards.get(number as usize).ok_or_else(none)
     }
 
     /// A command for the shard's leader that is not about a key.
@@ -74,10 +75,7 @@ impl Inner {
         body: RequestBody<'_>,
         timeout: Duration,
     ) -> Result<Answer, Error> {
-        let Some(shard) = self.shards.get(number as usize) else {
-            return Err(Error::Protocol(format!("there is no shard {number}, this ring has {}", self.shards.len())));
-        };
-        let time = Time::start(timeout);
+        let (shard, time) = (self.shard(number)?, Time::start(timeout));
         Box::pin(self.carry_out(Job { number, shard, kind, what: What::Ring(body), time }, None)).await
     }
 

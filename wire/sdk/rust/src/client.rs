@@ -4,7 +4,8 @@
 //! - One ring for life: every connection of a client is to nodes of the ring that its first endpoint belonged to.
 //! - One session per shard, so all clones together have one order of sequences per shard.
 //!
-//! **Not here**: how a call is carried out (`call.rs`), commands for operators (`admin.rs`).
+//! **Not here**: how a call is carried out (`call.rs`), transactions (`txn.rs`), reads of several keys (`scan.rs`), commands for operators
+//! (`admin.rs`).
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,11 +14,11 @@ use std::time::Duration;
 use ringbeam_wire::client::{RequestBody, Topology, Written};
 use ringbeam_wire::slots::slot_of;
 
-use crate::answer::Value;
+use crate::answer::{Answer, Value};
 use crate::builder::Builder;
 use crate::error::Error;
 use crate::pool::Pool;
-use crate::request::What;
+use crate::request::{What, odd};
 use crate::routing::Routes;
 use crate::shard::Shard;
 
@@ -31,7 +32,7 @@ pub struct Client {
     pub(crate) timeout: Duration,
 }
 
-/// How one put or delete differs from the client's settings.
+/// How one put, delete or transaction differs from the client's settings.
 #[derive(Clone, Debug, Default)]
 pub struct PutOptions {
     /// Deadline of this call; `None`: the client's.
@@ -40,7 +41,7 @@ pub struct PutOptions {
     pub namespace: Option<String>,
 }
 
-/// How one get differs from the client's settings.
+/// How one read differs from the client's settings.
 #[derive(Clone, Debug, Default)]
 pub struct GetOptions {
     /// How fresh the answer must be.
@@ -91,9 +92,7 @@ impl Client {
 
     /// Sets a key. Returns once it is durable on a quorum and applied.
     pub async fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Written, Error> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        let what = What::Put { namespace: &self.namespace, key, value };
-        self.inner.write(key, what, self.timeout).await
+        self.put_with(key, value, &PutOptions::default()).await
     }
 
     /// Sets a key, with options.
@@ -104,37 +103,53 @@ impl Client {
         options: &PutOptions,
     ) -> Result<Written, Error> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let namespace = options.namespace.as_deref().unwrap_or(&self.namespace);
-        let what = What::Put { namespace, key, value };
-        self.inner.write(key, what, options.timeout.unwrap_or(self.timeout)).await
+        let what = What::Put { namespace: self.name(&options.namespace), key, value };
+        written(self.inner.write(key, what, self.time(options.timeout)).await?)
     }
 
     /// Removes a key. [`Written::existed`] says whether it was there.
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<Written, Error> {
-        let key = key.as_ref();
-        self.inner.write(key, What::Delete { namespace: &self.namespace, key }, self.timeout).await
+        self.delete_with(key, &PutOptions::default()).await
     }
 
     /// Removes a key, with options.
     pub async fn delete_with(&self, key: impl AsRef<[u8]>, options: &PutOptions) -> Result<Written, Error> {
         let key = key.as_ref();
-        let namespace = options.namespace.as_deref().unwrap_or(&self.namespace);
-        self.inner.write(key, What::Delete { namespace, key }, options.timeout.unwrap_or(self.timeout)).await
+        let what = What::Delete { namespace: self.name(&options.namespace), key };
+        written(self.inner.write(key, what, self.time(options.timeout)).await?)
     }
 
     /// Reads a key, linearizably. `None`: it has no value.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, Error> {
-        let key = key.as_ref();
-        let what = What::Get { namespace: &self.namespace, key, consistency: Consistency::Linearizable };
-        self.inner.read(key, what, self.timeout).await
+        self.get_with(key, &GetOptions::default()).await
     }
 
     /// Reads a key, with options.
     pub async fn get_with(&self, key: impl AsRef<[u8]>, options: &GetOptions) -> Result<Option<Value>, Error> {
         let key = key.as_ref();
-        let namespace = options.namespace.as_deref().unwrap_or(&self.namespace);
-        let what = What::Get { namespace, key, consistency: options.consistency };
-        self.inner.read(key, what, options.timeout.unwrap_or(self.timeout)).await
+        let what = What::Get { namespace: self.name(&options.namespace), key, consistency: options.consistency };
+        let (number, _) = self.inner.shard_of(key);
+        match self.inner.read(number, what, self.time(options.timeout)).await? {
+            Answer::Value(value) => Ok(value),
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// The namespace of a call.
+    pub(crate) fn name<'a>(&'a self, of_call: &'a Option<String>) -> &'a str {
+        of_call.as_deref().unwrap_or(&self.namespace)
+    }
+
+    /// The time of a call.
+    pub(crate) fn time(&self, of_call: Option<Duration>) -> Duration {
+        of_call.unwrap_or(self.timeout)
+    }
+}
+
+fn written(answer: Answer) -> Result<Written, Error> {
+    match answer {
+        Answer::Written(written) => Ok(written),
+        other => Err(odd(&other)),
     }
 }
 

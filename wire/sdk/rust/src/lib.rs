@@ -50,7 +50,7 @@
 //!
 //! # Not here (yet)
 //!
-//! TLS, watches, transactions, session and bounded reads, a retry budget across calls, lookup of a lost write's outcome.
+//! TLS, watches, session and bounded reads, a retry budget across calls, lookup of a lost write's outcome.
 
 mod admin;
 mod answer;
@@ -67,15 +67,21 @@ mod pool;
 mod request;
 pub mod retry;
 pub mod routing;
+mod scan;
 pub mod session;
 mod shard;
 mod slab;
 mod turn;
+mod txn;
 
 pub use answer::Value;
 pub use builder::Builder;
 pub use bytes::Bytes;
 pub use client::{Client, Consistency, GetOptions, PutOptions};
 pub use error::Error;
-pub use ringbeam_wire::client::{Breakdown, Member, Progress, Revision, Role, SlotRange, Status, Topology, Written};
+pub use ringbeam_wire::client::{
+    Breakdown, Compare, Member, Progress, Relation, Revision, Role, SlotRange, Status, Step, Target, Topology, Written,
+};
 pub use ringbeam_wire::refusal::{Code, Refusal};
+pub use scan::{Entry, Range, Scan};
+pub use txn::{Expect, Transacted, Txn};

@@ -55,6 +55,9 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// another leader: it may be cut off from its quorum and not from us. Longer than a slow disk's usual hiccup.
 pub const STALL: Duration = Duration::from_secs(1);
 
+/// Requests of one `get_many` under way at once. Ten thousand keys are 80 of them.
+pub const BUNDLES_AT_ONCE_MAX: usize = 64;
+
 /// Calls in flight on one connection. Each costs about 150 bytes; more than this is a queue, not a pipeline.
 pub const IN_FLIGHT_MAX: u32 = 1 << 16;
 

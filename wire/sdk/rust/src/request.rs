@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{Delete, Get, Put, RequestBody};
+use ringbeam_wire::client::{Delete, Get, GetMany, Put, RequestBody, Scan, Transact};
 use ringbeam_wire::limits::{check_key, check_namespace, check_value};
 use ringbeam_wire::refusal::Refusal;
 
@@ -20,9 +20,27 @@ use crate::shard::{Shard, Turn};
 /// What is asked, without the ticket.
 #[derive(Clone)]
 pub(crate) enum What<'a> {
-    Put { namespace: &'a str, key: &'a [u8], value: &'a [u8] },
-    Delete { namespace: &'a str, key: &'a [u8] },
-    Get { namespace: &'a str, key: &'a [u8], consistency: Consistency },
+    Put {
+        namespace: &'a str,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        namespace: &'a str,
+        key: &'a [u8],
+    },
+    Get {
+        namespace: &'a str,
+        key: &'a [u8],
+        consistency: Consistency,
+    },
+    /// Without its ticket; `shards` of the ring.
+    Txn {
+        transact: &'a Transact<'a>,
+        shards: u32,
+    },
+    Scan(Scan<'a>),
+    GetMany(&'a GetMany<'a>),
     Ring(RequestBody<'a>),
 }
 
@@ -73,6 +91,11 @@ impl<'a> What<'a> {
                 RequestBody::Delete(Delete { namespace, key, session, sequence, answered_below })
             }
             &What::Get { namespace, key, consistency } => RequestBody::Get(Get { namespace, key, consistency }),
+            &What::Txn { transact, .. } => {
+                RequestBody::Transact(Box::new(Transact { session, sequence, answered_below, ..transact.clone() }))
+            }
+            &What::Scan(scan) => RequestBody::Scan(scan),
+            &What::GetMany(many) => RequestBody::GetMany(Box::new(many.clone())),
             What::Ring(body) => body.clone(),
         }
     }
@@ -86,12 +109,23 @@ impl<'a> What<'a> {
             What::Delete { namespace, key } | What::Get { namespace, key, .. } => {
                 check_namespace(namespace).and_then(|()| check_key(key))
             }
+            What::Txn { transact, shards } => {
+                check_namespace(transact.namespace).and_then(|()| transact.check(value_bytes_max, shards))
+            }
+            What::Scan(scan) => scan.check(),
+            What::GetMany(many) => check_namespace(many.namespace).and_then(|()| many.check()),
             What::Ring(_) => Ok(()),
         }
     }
 
     pub(crate) fn reads_anywhere(&self) -> bool {
-        matches!(self, What::Get { consistency: Consistency::Local, .. })
+        let consistency = match self {
+            What::Get { consistency, .. } => *consistency,
+            What::Scan(scan) => scan.consistency,
+            What::GetMany(many) => many.consistency,
+            _ => return false,
+        };
+        consistency == Consistency::Local
     }
 }
 

@@ -187,6 +187,10 @@ impl Effort {
             | Code::HelloFirst
             | Code::Incarnation
             | Code::SequenceReused
+            | Code::CrossShard
+            | Code::TransactionTooLarge
+            | Code::DuplicateKey
+            | Code::ResultTooLarge
             | Code::Internal => Next::Fail(self.out_of_time()),
         }
     }

@@ -1,0 +1,354 @@
+//! Reads of several keys: a list of them, or a range in order, over all shards.
+//!
+//! ```no_run
+//! # async fn example(client: ringbeam_sdk::Client) -> Result<(), ringbeam_sdk::Error> {
+//! use ringbeam_sdk::Range;
+//!
+//! let mut carts = client.scan(Range::prefix("cart:").limit(100));
+//! while let Some(entry) = carts.next().await? {
+//!     println!("{} = {} bytes", String::from_utf8_lossy(&entry.key), entry.value.len());
+//! }
+//! let both = client.get_many(["a", "b"]).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```text
+//!   shard 0: page ─▶ a  d  f │ page ..        each page is as of one log index of its shard
+//!   shard 1: page ─▶ b  c  g │ page ..
+//!                    └ the first of the shards' next keys ─▶ next()
+//! ```
+//!
+//! **What is consistent**: a page is of one moment of its shard (up to 1,000 entries, 256 KiB), and later pages are never older when they
+//! are read linearizably. Pages of one shard may be of different moments, and so are those of different shards: a key that is written
+//! while a long scan runs may be seen as it was or as it is.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use ringbeam_wire::client::{GetMany, Revision, Scan as Wanted};
+use ringbeam_wire::limits::{GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, SCAN_ITEMS_MAX, check_key};
+use ringbeam_wire::slots::tag_of;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::answer::{Answer, Value};
+use crate::client::{Client, GetOptions};
+use crate::error::Error;
+use crate::limits::BUNDLES_AT_ONCE_MAX;
+use crate::request::{What, odd};
+
+/// A key, its value and when it last changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The key.
+    pub key: Bytes,
+    /// The value; empty if only keys were asked for.
+    pub value: Bytes,
+    /// When the key last changed.
+    pub revision: Revision,
+}
+
+/// An answer to a scan, or to a list of keys, which has one place for each of them.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Option<Entry>>,
+    pub(crate) index: u64,
+    pub(crate) more: bool,
+}
+
+/// Which keys a scan is to give, and in which order.
+#[derive(Clone, Debug, Default)]
+pub struct Range {
+    from: Bytes,
+    until: Bytes,
+    backward: bool,
+    keys_only: bool,
+    limit: Option<u64>,
+    /// Begins with a tag: all its keys are of one shard.
+    tagged: bool,
+}
+
+impl Range {
+    /// All keys of the namespace.
+    pub fn all() -> Range {
+        Range::default()
+    }
+
+    /// The keys that begin with `prefix`.
+    pub fn prefix(prefix: impl AsRef<[u8]>) -> Range {
+        let prefix = prefix.as_ref();
+        let tagged = tag_of(prefix).len() < prefix.len();
+        Range { from: Bytes::copy_from_slice(prefix), until: after_prefix(prefix).into(), tagged, ..Range::default() }
+    }
+
+    /// The keys from `from` on (empty: the first) and before `until` (empty: to the last).
+    pub fn between(from: impl AsRef<[u8]>, until: impl AsRef<[u8]>) -> Range {
+        let [from, until] = [from.as_ref(), until.as_ref()].map(Bytes::copy_from_slice);
+        Range { from, until, ..Range::default() }
+    }
+
+    /// From the last key down.
+    pub fn backward(self) -> Range {
+        Range { backward: true, ..self }
+    }
+
+    /// Without values.
+    pub fn keys_only(self) -> Range {
+        Range { keys_only: true, ..self }
+    }
+
+    /// So many keys at most.
+    pub fn limit(self, keys: u64) -> Range {
+        Range { limit: Some(keys), ..self }
+    }
+}
+
+/// The first key after all that begin with `prefix`; empty: there is none.
+fn after_prefix(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+/// A scan under way: see [`Client::scan`].
+#[derive(Debug)]
+pub struct Scan {
+    client: Client,
+    options: GetOptions,
+    range: Range,
+    left: u64,
+    lanes: Vec<Lane>,
+}
+
+/// What a scan has of one shard, and what it has still to ask for.
+#[derive(Debug)]
+struct Lane {
+    waiting: VecDeque<Entry>,
+    from: Bytes,
+    until: Bytes,
+    ended: bool,
+}
+
+impl Lane {
+    fn is_due(&self) -> bool {
+        self.waiting.is_empty() && !self.ended
+    }
+
+    fn take(&mut self, page: Page, backward: bool) -> Result<(), Error> {
+        let entries: VecDeque<Entry> = page.entries.into_iter().flatten().collect();
+        let ordered = entries.iter().is_sorted_by(|a, b| if backward { a.key > b.key } else { a.key < b.key });
+        let within = |entry: &Entry| entry.key >= self.from && (self.until.is_empty() || entry.key < self.until);
+        if !ordered || !entries.iter().all(within) {
+            return Err(Error::Protocol("a node answered a scan with keys out of range or order".into()));
+        }
+        self.waiting = entries;
+        self.ended = !page.more;
+        match self.waiting.back() {
+            Some(last) if backward => self.until = last.key.clone(),
+            Some(last) => self.from = [&last.key, &b"\0"[..]].concat().into(),
+            None if page.more => {
+                return Err(Error::Protocol("a node answered a scan with an empty page before its end".into()));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl Scan {
+    /// The next key with its value; `None` at the end. After an error the scan can go on where it was.
+    pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.fill().await?;
+        let heads = self.lanes.iter().enumerate().filter_map(|(at, lane)| Some((&lane.waiting.front()?.key, at)));
+        let next = if self.range.backward { heads.max() } else { heads.min() };
+        let Some((_, lane)) = next else { return Ok(None) };
+        self.left -= 1;
+        Ok(self.lanes[lane].waiting.pop_front())
+    }
+
+    /// All that is left, at once.
+    pub async fn all(mut self) -> Result<Vec<Entry>, Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = self.next().await? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// Asks every shard whose next key is not known.
+    async fn fill(&mut self) -> Result<(), Error> {
+        let mut asking = JoinSet::new();
+        for (number, lane) in (0..).zip(&self.lanes).filter(|(_, lane)| lane.is_due()) {
+            let (client, options, range) = (self.client.clone(), self.options.clone(), self.range.clone());
+            let (from, until, limit) = (lane.from.clone(), lane.until.clone(), self.left.min(u64::from(SCAN_ITEMS_MAX)));
+            let range = Range { from, until, limit: Some(limit), ..range };
+            asking.spawn(async move { (number, client.page(number, &range, &options).await) });
+        }
+        while let Some(joined) = asking.join_next().await {
+            // A task that is gone: the runtime ends.
+            let Ok((number, page)) = joined else { return Err(Error::Connect("the runtime has ended".into())) };
+            self.lanes[number as usize].take(page?, self.range.backward)?;
+        }
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Reads a range in order, page by page, linearizably. The head of `scan.rs` says what is consistent.
+    pub fn scan(&self, range: Range) -> Scan {
+        self.scan_with(range, &GetOptions::default())
+    }
+
+    /// Reads a range, with options.
+    pub fn scan_with(&self, range: Range, options: &GetOptions) -> Scan {
+        let lane = || {
+            let (from, until) = (range.from.clone(), range.until.clone());
+            // A range that ends before it begins has nothing; the wire's empty `until` would mean the last key.
+            let ended = !until.is_empty() && from >= until;
+            Lane { waiting: VecDeque::new(), from, until, ended }
+        };
+        let only = range.tagged.then(|| self.inner.shard_of(&range.from).0);
+        let of_shard = |shard: u32| Lane { ended: only.is_some_and(|only| only != shard), ..lane() };
+        let lanes = (0..self.inner.shards.len() as u32).map(of_shard).collect();
+        Scan { client: self.clone(), options: options.clone(), left: range.limit.unwrap_or(u64::MAX), range, lanes }
+    }
+
+    async fn page(&self, shard: u32, range: &Range, options: &GetOptions) -> Result<Page, Error> {
+        let what = What::Scan(Wanted {
+            namespace: self.name(&options.namespace),
+            from: &range.from,
+            until: &range.until,
+            backward: range.backward,
+            keys_only: range.keys_only,
+            limit: range.limit.map_or(0, |limit| limit.min(u64::from(SCAN_ITEMS_MAX)) as u32),
+            consistency: options.consistency,
+        });
+        self.items(shard, what, options).await
+    }
+
+    async fn items(&self, shard: u32, what: What<'_>, options: &GetOptions) -> Result<Page, Error> {
+        match self.inner.read(shard, what, self.time(options.timeout)).await? {
+            Answer::Items(page) => Ok(*page),
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// Reads several keys, linearizably: what each has, in the order of the keys. Those of one shard are as of one moment, as long as
+    /// they are no more than 128 with 8 KiB, and their values 256 KiB.
+    pub async fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Value>>, Error> {
+        self.get_many_with(keys, &GetOptions::default()).await
+    }
+
+    /// Reads several keys, with options.
+    pub async fn get_many_with<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        options: &GetOptions,
+    ) -> Result<Vec<Option<Value>>, Error> {
+        let keys: Vec<Bytes> = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
+        keys.iter().try_for_each(|key| check_key(key)).map_err(Error::Refused)?;
+        let mut asking = JoinSet::new();
+        let mut values = vec![None; keys.len()];
+        for (shard, places) in self.bundles(&keys) {
+            if asking.len() == BUNDLES_AT_ONCE_MAX {
+                take(&mut values, asking.join_next().await)?;
+            }
+            let (client, options) = (self.clone(), options.clone());
+            let keys: Vec<Bytes> = places.iter().map(|place| keys[*place].clone()).collect();
+            asking.spawn(async move { (places, client.bundle(shard, &keys, &options).await) });
+        }
+        while !asking.is_empty() {
+            take(&mut values, asking.join_next().await)?;
+        }
+        Ok(values)
+    }
+
+    /// The places of keys that go into one request each, by their shard.
+    fn bundles(&self, keys: &[Bytes]) -> Vec<(u32, Vec<usize>)> {
+        let mut bundles: Vec<(u32, Vec<usize>)> = Vec::new();
+        let mut open: Vec<Option<(usize, usize)>> = vec![None; self.inner.shards.len()];
+        for (place, key) in keys.iter().enumerate() {
+            let (shard, _) = self.inner.shard_of(key);
+            let fits = |(at, bytes): &(usize, usize)| {
+                bundles[*at].1.len() < GET_MANY_KEYS_MAX as usize && bytes + key.len() <= GET_MANY_KEY_BYTES_MAX as usize
+            };
+            let (at, bytes) = open[shard as usize].filter(fits).unwrap_or((bundles.len(), 0));
+            if at == bundles.len() {
+                bundles.push((shard, Vec::new()));
+            }
+            bundles[at].1.push(place);
+            open[shard as usize] = Some((at, bytes + key.len()));
+        }
+        bundles
+    }
+
+    /// The keys of one request; what does not fit into its answer is asked for again.
+    async fn bundle(&self, shard: u32, keys: &[Bytes], options: &GetOptions) -> Result<Vec<Option<Value>>, Error> {
+        let mut values = Vec::with_capacity(keys.len());
+        while values.len() < keys.len() {
+            let due = keys[values.len()..].iter().map(|key| &key[..]).collect();
+            let many = GetMany { namespace: self.name(&options.namespace), keys: due, consistency: options.consistency };
+            let page = self.items(shard, What::GetMany(&many), options).await?;
+            let enough = page.more || page.entries.len() == many.keys.len();
+            if page.entries.is_empty() || !enough || page.entries.len() > many.keys.len() {
+                let why = format!("a node answered {} keys with {} values", many.keys.len(), page.entries.len());
+                return Err(Error::Protocol(why));
+            }
+            let index = page.index;
+            let value = |Entry { value, revision, .. }| Value { value, revision, index };
+            values.extend(page.entries.into_iter().map(|entry| entry.map(value)));
+        }
+        Ok(values)
+    }
+}
+
+type Bundle = (Vec<usize>, Result<Vec<Option<Value>>, Error>);
+
+/// Puts what a bundle's task has found to its places.
+fn take(values: &mut [Option<Value>], joined: Option<Result<Bundle, JoinError>>) -> Result<(), Error> {
+    // A task that is gone: the runtime ends.
+    let Some(Ok((places, found))) = joined else { return Err(Error::Connect("the runtime has ended".into())) };
+    for (place, value) in places.into_iter().zip(found?) {
+        values[place] = value;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        for (prefix, end) in
+            [(&b"a"[..], &b"b"[..]), (b"a\xff", b"b"), (b"\xff\xff", b""), (b"", b""), (b"a/\xfe\xff", b"a/\xff")]
+        {
+            assert_eq!(after_prefix(prefix), end, "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn the_next_page_begins_behind_the_last_entry() {
+        let entry = |key: &'static str| Some(Entry { key: key.into(), value: Bytes::new(), revision: Revision::default() });
+        let page = |keys: &[&'static str], more| Page { entries: keys.iter().copied().map(entry).collect(), index: 1, more };
+        let lane = || Lane { waiting: VecDeque::new(), from: "a".into(), until: "z".into(), ended: false };
+        let (mut up, mut down) = (lane(), lane());
+        up.take(page(&["b", "d"], true), false).expect("a good page");
+        down.take(page(&["f", "d"], false), true).expect("a good page");
+        assert_eq!((&up.from[..], &up.until[..], up.ended), (&b"d\0"[..], &b"z"[..], false));
+        assert_eq!((&down.from[..], &down.until[..], down.ended), (&b"a"[..], &b"d"[..], true));
+        for keys in [&["e", "e"][..], &["f", "e"], &["d"], &["z"]] {
+            assert!(up.take(page(keys, true), false).is_err(), "{keys:?} from d0 on and before z");
+        }
+        let nothing = Page { entries: Vec::new(), index: 1, more: true };
+        assert!(up.take(nothing, false).is_err(), "an empty page that is not the last would be asked for without end");
+    }
+}
