@@ -9,7 +9,7 @@ What it promises
 - Every call ends by its deadline (5 s unless said otherwise, kept to within 10 ms) with an answer or with an Error that
   says what is certain. Refused and Timeout: it did not happen. Unknown: it may have.
 - Exactly once. A write that is repeated after a lost connection carries the same session and sequence, and the shard
-  applies it once.
+  applies it once. A transaction is a write.
 - No configuration to keep. Leaders, members and redirects are followed; a dead leader is left as soon as its connection
   ends, one that has been deposed without noticing after one second, a silent one after two.
 - One client for all tasks. Calls from many tasks share one connection per (node, shard) and leave in as few sends as
@@ -21,12 +21,17 @@ The way of a call
        _client.py, _slots.py    _session.py, _shard.py       _call.py               _connection.py, _wire.py
     anything but success: _retry.py decides, _leader.py finds the leader, _pool.py connects
 
-Decisions are pure (_routing, _retry, _session: no asyncio, no clock, no randomness inside); the rest carries them out.
+Transactions go the same way (_transaction.py); reads of several keys go it once per shard or page (_reads.py).
+
+Decisions are pure (_routing, _retry, _session, _ranges: no asyncio, no clock, no randomness inside); the rest carries
+them out.
 """
 
 from ringbeam._answers import (
+    ABSENT,
     Breakdown,
     Consistency,
+    Item,
     Member,
     Progress,
     Revision,
@@ -34,6 +39,7 @@ from ringbeam._answers import (
     SlotRange,
     Status,
     Topology,
+    Transacted,
     Value,
     Written,
 )
@@ -41,6 +47,7 @@ from ringbeam._client import VERSION as __version__
 from ringbeam._client import Client, connect
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout, Unknown
 from ringbeam._refusal import Code
+from ringbeam._transaction import Compare, Delete, Get, Put, Relation, Txn, ValueIs
 
 __all__ = [
     "connect",
@@ -50,6 +57,16 @@ __all__ = [
     "Written",
     "Revision",
     "Breakdown",
+    "ABSENT",
+    "ValueIs",
+    "Txn",
+    "Compare",
+    "Relation",
+    "Get",
+    "Put",
+    "Delete",
+    "Transacted",
+    "Item",
     "Error",
     "Refused",
     "Code",

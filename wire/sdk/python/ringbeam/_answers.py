@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Final
 
 
 class Consistency(IntEnum):
@@ -37,6 +38,10 @@ class Revision:
     """Log index of the batch."""
     position: int = 0
     """Position in the batch."""
+
+
+ABSENT: Final = Revision()
+"""The revision of a key that has no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,37 @@ class Value:
     """When the key last changed."""
     index: int = 0
     """The applied log index of the shard that this answer reflects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transacted:
+    """A transaction is done: durable on a quorum and applied."""
+
+    revision: Revision = field(default_factory=Revision)
+    """Of every key that it wrote, and its place in the log."""
+    ring_time_ms: int = 0
+    """Ring time of the batch, milliseconds."""
+    succeeded: bool = False
+    """All compares held: `then` has run, not `otherwise`."""
+    duplicate: bool = False
+    """The answer of an earlier, identical request of this session: a repeated transaction that was applied once."""
+    breakdown: Breakdown = field(default_factory=Breakdown)
+    """Where the time went."""
+    gets: tuple[Value | None, ...] = ()
+    """What the gets found that ran, in their order, as it was before the transaction; None: no value. Their `index` is
+    that of the transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A key with what it has, as a scan found it."""
+
+    key: bytes
+    """The key."""
+    value: bytes = b""
+    """The bytes; empty also when only keys were asked for."""
+    revision: Revision = field(default_factory=Revision)
+    """When the key last changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +241,19 @@ class Absent:
     """A read's answer: the key has no value."""
 
     index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The answer to a page of a scan, or to a request for several keys; everything in it as of one log index."""
+
+    items: tuple[Item | None, ...] = ()
+    """Those of the range in the order asked for; or one for each key, in the order of the request and without it. None:
+    the key has no value."""
+    index: int = 0
+    """The applied log index that all of them reflect."""
+    more: bool = False
+    """The answer is full: what is behind its last item is to be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)

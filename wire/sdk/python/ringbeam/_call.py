@@ -12,7 +12,7 @@ Invariants
 - A ticket is settled exactly when nobody will send it again, however the call ends; a cancelled call counts.
 - Opening a session sends nothing of the write itself, whatever becomes of it.
 
-Not here: public names and arguments (`_client.py`).
+Not here: public names and arguments (`_client.py`), reads of several keys (`_reads.py`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from random import getrandbits
 
-from ringbeam._answers import Absent, Consistency, SessionOpened, Topology, Value, Written
+from ringbeam._answers import Absent, Consistency, SessionOpened, Topology, Transacted, Value, Written
 from ringbeam._connection import Connection, Outcome
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout, Unknown
 from ringbeam._leader import Finder, NotFound, deadline_ms
@@ -33,10 +33,29 @@ from ringbeam._routing import Routes
 from ringbeam._session import NoTicket, Ticket
 from ringbeam._shard import Shard
 from ringbeam._slots import slot_of
-from ringbeam._wire import Answer, Body, CloseSession, Delete, Get, GetTopology, OpenSession, Put
+from ringbeam._transaction import Get as GetStep
+from ringbeam._transaction import check_keys, check_size
+from ringbeam._wire import (
+    Answer,
+    Body,
+    CloseSession,
+    Delete,
+    Get,
+    GetMany,
+    GetTopology,
+    OpenSession,
+    Put,
+    Read,
+    Scan,
+    Transact,
+    Write,
+)
 
-What = Put | Delete | Get | GetTopology
+What = Write | Read | GetTopology
 """What is asked, without the ticket."""
+
+_FAILED = (Refusal, Lost, Trouble)
+"""An attempt that was not answered."""
 
 _WHY_CLOSED = "the client was closed"
 
@@ -53,7 +72,7 @@ class _Job:
 
     def body(self, ticket: Ticket | None) -> Body:
         what = self.what
-        if ticket is None or not isinstance(what, Put | Delete):
+        if ticket is None or not isinstance(what, Put | Delete | Transact):
             return what
         return _with_ticket(what, ticket)
 
@@ -75,44 +94,66 @@ class Core:
 
     async def write(self, what: Put | Delete, timeout: float) -> Written:
         deadline = self._loop.time() + timeout
-        _check(what)
-        shard = self._shards[self.routes.table[slot_of(what.key)]]
-        kind = Kind.EXACTLY_ONCE if self._sessions else Kind.AT_MOST_ONCE
-        ready = shard.begin_write()
-        if ready is None:
-            return _written(await self._carry_out(_Job(shard, kind, what, deadline, timeout)))
-        leader, ticket = ready
-        try:
-            _check_value(what, leader)
-            outcome = await leader.call(_with_ticket(what, ticket), deadline, deadline_ms(timeout))
-        except BaseException:
-            shard.settle(ticket)
-            raise
-        if isinstance(outcome, Written):
-            shard.settle(ticket)
-            return outcome
-        job = _Job(shard, kind, what, deadline, timeout)
-        return _written(await self._carry_out(job, (leader, ticket, outcome)))
+        refuse(check_namespace(what.namespace) or check_key(what.key))
+        answer = await self._write(what, self.routes.table[slot_of(what.key)], deadline, timeout)
+        if isinstance(answer, Written):
+            return answer
+        raise odd(answer)
+
+    async def transact(self, what: Transact, timeout: float) -> Transacted:
+        deadline = self._loop.time() + timeout
+        table, txn = self.routes.table, what.txn
+        refuse(check_namespace(what.namespace) or check_keys(txn, table))
+        answer = await self._write(what, table[slot_of(txn.keys[0])], deadline, timeout)
+        if not isinstance(answer, Transacted):
+            raise odd(answer)
+        ran = txn.then if answer.succeeded else txn.otherwise
+        asked = sum(isinstance(step, GetStep) for step in ran)
+        if len(answer.gets) != asked:
+            raise ProtocolError(f"a node answered a transaction of {asked} gets with what {len(answer.gets)} found")
+        return answer
 
     async def read(self, what: Get, timeout: float) -> Value | None:
         deadline = self._loop.time() + timeout
-        _check(what)
-        shard = self._shards[self.routes.table[slot_of(what.key)]]
-        node = shard.leader if what.consistency is Consistency.LINEARIZABLE else shard.reader
-        first = None
-        if node is not None:
-            outcome = await node.call(what, deadline, deadline_ms(timeout))
-            if isinstance(outcome, Value):
-                return outcome
-            if isinstance(outcome, Absent):
-                return None
-            first = (node, None, outcome)
-        answer = await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout), first)
+        refuse(check_namespace(what.namespace) or check_key(what.key))
+        answer = await self.ask(what, self.routes.table[slot_of(what.key)], deadline, timeout)
         if isinstance(answer, Value):
             return answer
         if isinstance(answer, Absent):
             return None
-        raise _odd(answer)
+        raise odd(answer)
+
+    async def ask(self, what: Read, number: int, deadline: float, timeout: float) -> Answer:
+        """Reads from shard `number`. What is asked has been checked."""
+        shard = self._shards[number]
+        node = shard.leader if what.consistency is Consistency.LINEARIZABLE else shard.reader
+        remaining = deadline - self._loop.time()
+        first = None
+        if node is not None and remaining > 0:
+            outcome = await node.call(what, deadline, deadline_ms(remaining))
+            if not isinstance(outcome, _FAILED):
+                return outcome
+            first = (node, None, outcome)
+        return await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout), first)
+
+    async def _write(self, what: Write, number: int, deadline: float, timeout: float) -> Answer:
+        shard = self._shards[number]
+        kind = Kind.EXACTLY_ONCE if self._sessions else Kind.AT_MOST_ONCE
+        ready = shard.begin_write()
+        if ready is None:
+            return await self._carry_out(_Job(shard, kind, what, deadline, timeout))
+        leader, ticket = ready
+        try:
+            _check_size(what, leader)
+            outcome = await leader.call(_with_ticket(what, ticket), deadline, deadline_ms(timeout))
+        except BaseException:
+            shard.settle(ticket)
+            raise
+        if not isinstance(outcome, _FAILED):
+            shard.settle(ticket)
+            return outcome
+        job = _Job(shard, kind, what, deadline, timeout)
+        return await self._carry_out(job, (leader, ticket, outcome))
 
     async def topology(self, shard: int, timeout: float) -> Topology:
         """A fresh topology, as the leader of `shard` sees it."""
@@ -122,7 +163,7 @@ class Core:
         job = _Job(self._shards[shard], Kind.READ, GetTopology(), deadline, timeout)
         answer = await self._carry_out(job)
         if not isinstance(answer, Topology):
-            raise _odd(answer)
+            raise odd(answer)
         self.finder.learn(answer)
         return answer
 
@@ -143,7 +184,7 @@ class Core:
                 if last is not None:
                     connection, outcome = last
                     last = None
-                    if not isinstance(outcome, Refusal | Lost | Trouble):
+                    if not isinstance(outcome, _FAILED):
                         return outcome
                     why = _why(connection, outcome)
                     step = effort.after(outcome, getrandbits(64))
@@ -171,7 +212,7 @@ class Core:
                         raise ConnectError(_WHY_CLOSED) from None
                     raise _error(effort.out_of_time(), (nobody.why, None), job, ticket) from None
                 if effort.out_of_time() is not Verdict.UNKNOWN:
-                    _check_value(job.what, connection)
+                    _check_size(job.what, connection)
                 if job.kind is Kind.EXACTLY_ONCE and ticket is None:
                     try:
                         taken = await self._take_ticket(job, connection)
@@ -193,7 +234,7 @@ class Core:
                 shard.settle(ticket)
 
     async def _find(self, job: _Job, avoid: str | None) -> Connection:
-        if isinstance(job.what, Get) and job.what.consistency is Consistency.LOCAL:
+        if isinstance(job.what, Get | GetMany | Scan) and job.what.consistency is Consistency.LOCAL:
             return await self.finder.reader(job.shard, avoid, job.deadline)
         return await self.finder.leader(job.shard, job.deadline)
 
@@ -239,7 +280,7 @@ class Core:
             return connection, replace(outcome, unknown=False)
         if isinstance(outcome, Lost | Trouble):
             return connection, Lost(sent=False)
-        raise _odd(outcome)
+        raise odd(outcome)
 
     def doubt(self, connection: Connection) -> None:
         """`connection` completes nothing: see whether another node leads."""
@@ -262,24 +303,27 @@ class Core:
         await self.pool.close(_WHY_CLOSED)
 
 
-def _with_ticket(what: Put | Delete, ticket: Ticket) -> Put | Delete:
+def _with_ticket(what: Write, ticket: Ticket) -> Write:
     session, sequence, below = ticket
     if isinstance(what, Put):
         return Put(what.namespace, what.key, what.value, session, sequence, below)
-    return Delete(what.namespace, what.key, session, sequence, below)
+    if isinstance(what, Delete):
+        return Delete(what.namespace, what.key, session, sequence, below)
+    return Transact(what.namespace, what.txn, session, sequence, below)
 
 
-def _check(what: Put | Delete | Get) -> None:
-    refusal = check_namespace(what.namespace) or check_key(what.key)
+def refuse(refusal: Refusal | None) -> None:
+    """Ends a call that would be refused, before anything of it is sent."""
     if refusal is not None:
         raise Refused(refusal)
 
 
-def _check_value(what: What, connection: Connection) -> None:
+def _check_size(what: What, connection: Connection) -> None:
+    """What depends on the node's own limit."""
     if isinstance(what, Put):
-        refusal = check_value(what.value, connection.welcome.value_bytes_max)
-        if refusal is not None:
-            raise Refused(refusal)
+        refuse(check_value(what.value, connection.welcome.value_bytes_max))
+    elif isinstance(what, Transact):
+        refuse(check_size(what.txn, connection.welcome.value_bytes_max))
 
 
 def _why(connection: Connection, outcome: Refusal | Lost | Trouble) -> tuple[str, Refusal | None]:
@@ -302,11 +346,6 @@ def _error(verdict: Verdict, why: tuple[str, Refusal | None], job: _Job, ticket:
     return Timeout(job.timeout, text)
 
 
-def _written(answer: Answer) -> Written:
-    if isinstance(answer, Written):
-        return answer
-    raise _odd(answer)
-
-
-def _odd(answer: Outcome) -> ProtocolError:
+def odd(answer: Outcome) -> ProtocolError:
+    """A node answered something else than was asked."""
     return ProtocolError(f"a node answered with {type(answer).__name__}, which is no answer to this request")

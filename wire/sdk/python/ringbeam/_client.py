@@ -13,22 +13,26 @@ Not here: how a call is carried out (`_call.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
-from ringbeam._answers import Consistency, Member, Role, Status, Topology, Value, Written
-from ringbeam._call import Core
+from ringbeam._answers import ABSENT, Consistency, Item, Member, Role, Status, Topology, Transacted, Value, Written
+from ringbeam._call import Core, refuse
 from ringbeam._connection import Connection
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout
 from ringbeam._leader import ask_topology, deadline_ms, forget
 from ringbeam._limits import CLIENT_NAME_BYTES_MAX, PROBE_TIMEOUT, TIMEOUT_DEFAULT, TIMEOUT_MAX
+from ringbeam._octets import octets
 from ringbeam._pool import OpenError, Pool
-from ringbeam._refusal import Refusal
+from ringbeam._ranges import prefix_end, shards_of_prefix
+from ringbeam._reads import get_many, scan
+from ringbeam._refusal import Refusal, check_bound, check_namespace
 from ringbeam._retry import Lost
 from ringbeam._routing import Misfit, Routes
-from ringbeam._wire import Delete, Get, GetStatus, Put
+from ringbeam._transaction import Target, Txn, compare_and_set
+from ringbeam._wire import Delete, Get, GetStatus, Put, Scan, Transact
 
 VERSION: Final = "0.1.0"
 _CLIENT_NAME: Final = f"ringbeam-sdk-python/{VERSION}"
@@ -60,7 +64,7 @@ async def connect(
     """
     addresses = _endpoints(endpoints)
     timeout = _seconds(timeout)
-    named = len(_octets(client_name, "client_name"))
+    named = len(octets(client_name, "client_name"))
     if named > CLIENT_NAME_BYTES_MAX:
         raise ValueError(f"client_name has {named} bytes, the limit is {CLIENT_NAME_BYTES_MAX}")
     core: Core | None = None
@@ -84,7 +88,7 @@ async def connect(
     if address is not None:
         pool.also_known_as(address, connection)
     core = Core(pool, routes, exactly_once)
-    return Client(core, _octets(namespace, "namespace"), timeout)
+    return Client(core, octets(namespace, "namespace"), timeout)
 
 
 class Client:
@@ -112,7 +116,7 @@ class Client:
 
     def namespace(self, name: str) -> Client:
         """The same client, working in another namespace: at most 64 bytes of UTF-8, "" is the default one."""
-        return Client(self._core, _octets(name, "namespace"), self._timeout)
+        return Client(self._core, octets(name, "namespace"), self._timeout)
 
     def with_timeout(self, timeout: float) -> Client:
         """The same client with another deadline per call, seconds."""
@@ -122,7 +126,7 @@ class Client:
         self, key: bytes | str, value: bytes | str, *, timeout: float | None = None, namespace: str | None = None
     ) -> Written:
         """Sets a key. Returns once it is durable on a quorum and applied. str is UTF-8."""
-        what = Put(self._namespace_of(namespace), _octets(key, "key"), _octets(value, "value"))
+        what = Put(self._namespace_of(namespace), octets(key, "key"), octets(value, "value"))
         return await self._core.write(what, self._timeout_of(timeout))
 
     async def get(
@@ -134,13 +138,98 @@ class Client:
         namespace: str | None = None,
     ) -> Value | None:
         """Reads a key. None: it has no value."""
-        what = Get(self._namespace_of(namespace), _octets(key, "key"), Consistency(consistency))
+        what = Get(self._namespace_of(namespace), octets(key, "key"), Consistency(consistency))
         return await self._core.read(what, self._timeout_of(timeout))
 
     async def delete(self, key: bytes | str, *, timeout: float | None = None, namespace: str | None = None) -> Written:
         """Removes a key. `Written.existed` says whether it was there."""
-        what = Delete(self._namespace_of(namespace), _octets(key, "key"))
+        what = Delete(self._namespace_of(namespace), octets(key, "key"))
         return await self._core.write(what, self._timeout_of(timeout))
+
+    async def cas(
+        self,
+        key: bytes | str,
+        expect: Target,
+        value: bytes | str,
+        *,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> Transacted:
+        """Compare-and-set: sets a key only if it has what is expected, which `Transacted.succeeded` says.
+
+        expect   a `Revision`: it last changed then; `ABSENT`: it has no value; `ValueIs(b"..")`: it has this value
+        """
+        return await self.txn(compare_and_set(key, expect, value), timeout=timeout, namespace=namespace)
+
+    async def create(
+        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None, namespace: str | None = None
+    ) -> Transacted:
+        """Sets a key only if it has no value, which `Transacted.succeeded` says."""
+        return await self.cas(key, ABSENT, value, timeout=timeout, namespace=namespace)
+
+    async def txn(self, txn: Txn, *, timeout: float | None = None, namespace: str | None = None) -> Transacted:
+        """Compares, then one of two lists of steps, over keys of one shard: all at once or not at all, and once like a
+        put. `Transacted.succeeded` says which list ran, `Transacted.gets` what its gets found."""
+        if not isinstance(txn, Txn):
+            raise TypeError(f"the transaction is of type {type(txn).__name__}, right is Txn")
+        what = Transact(self._namespace_of(namespace), txn)
+        return await self._core.transact(what, self._timeout_of(timeout))
+
+    async def get_many(
+        self,
+        keys: Iterable[bytes | str],
+        *,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> list[Value | None]:
+        """Reads several keys, in their order. None: the key has no value.
+
+        Any number of keys of any shards: one request per shard, or several where 128 keys, 8 KiB of keys or 256 KiB of
+        answer are not enough. What one request finds is of one moment, and has the same `Value.index`; what several
+        find need not be.
+        """
+        what = self._namespace_of(namespace), _keys(keys), Consistency(consistency)
+        return await get_many(self._core, *what, self._timeout_of(timeout))
+
+    def scan(
+        self,
+        *,
+        prefix: bytes | str | None = None,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        limit: int | None = None,
+        backward: bool = False,
+        keys_only: bool = False,
+        consistency: Consistency = Consistency.LINEARIZABLE,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> AsyncIterator[Item]:
+        """The keys of a range in the order of their bytes, over all shards: `async for item in client.scan(..)`.
+
+        prefix         of all keys; or instead of it:
+        start, end     the first key, and the first one that is not in the range; None or empty: no bound
+        limit          items at most; None: all
+        backward       from the last key down
+        keys_only      without values
+        timeout        of each page, seconds: how long the loop over the items takes does not matter
+
+        Pages are fetched as the items are asked for, up to 1000 items or 256 KiB from each shard. A page is as of one
+        log index of its shard. Pages of several shards are of different moments, and so are the pages of one: what is
+        written while the scan is under way may be in it or not, what was there all the time is in it once. With
+        `Consistency.LOCAL` a later page may come from a node that is further behind. A prefix with a whole `{tag}` is
+        on one shard, and only that is asked. An error ends the iteration.
+        """
+        if prefix is not None and (start is not None or end is not None):
+            raise ValueError("a scan is over a prefix, or from start to end, not both")
+        name, consistency = self._namespace_of(namespace), Consistency(consistency)
+        begin = octets(prefix if prefix is not None else start or b"", "prefix" if prefix is not None else "start")
+        until = prefix_end(begin) if prefix is not None else octets(end or b"", "end")
+        refuse(check_namespace(name) or check_bound(begin) or check_bound(until))
+        routes = self._core.routes
+        shards = list(range(routes.shards)) if prefix is None else shards_of_prefix(begin, routes.table, routes.shards)
+        what = Scan(name, begin, until, bool(backward), bool(keys_only), 0, consistency)
+        return scan(self._core, what, shards, _limit(limit), self._timeout_of(timeout))
 
     @property
     def shards(self) -> int:
@@ -202,7 +291,7 @@ class Client:
         return self._timeout if timeout is None else _seconds(timeout)
 
     def _namespace_of(self, namespace: str | None) -> bytes:
-        return self._namespace if namespace is None else _octets(namespace, "namespace")
+        return self._namespace if namespace is None else octets(namespace, "namespace")
 
 
 async def _first_contact(pool: Pool, addresses: list[str], timeout: float) -> tuple[Connection, Topology]:
@@ -254,11 +343,15 @@ def _seconds(timeout: float) -> float:
     return min(float(timeout), TIMEOUT_MAX)
 
 
-def _octets(text: bytes | bytearray | memoryview | str, what: str) -> bytes:
-    if isinstance(text, bytes):
-        return text
-    if isinstance(text, str):
-        return text.encode()
-    if isinstance(text, bytearray | memoryview):
-        return bytes(text)
-    raise TypeError(f"the {what} is of type {type(text).__name__}, right is bytes or str")
+def _keys(keys: Iterable[bytes | str]) -> list[bytes]:
+    if isinstance(keys, bytes | bytearray | memoryview | str) or not isinstance(keys, Iterable):
+        raise TypeError(f"`keys` is of type {type(keys).__name__}, right is a list of bytes or str")
+    return [octets(key, "key") for key in keys]
+
+
+def _limit(limit: int | None) -> int | None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise TypeError(f"limit is {limit!r}, right is a number of items, or None for all")
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit is {limit}, right is 0 or more, or None for all")
+    return limit

@@ -72,6 +72,10 @@ IN_FLIGHT_MAX: Final = 1 << 16
 OUT_BYTES_MAX: Final = 8 << 20
 """Bytes waiting for a socket that does not drain. Beyond it calls wait instead of memory growing."""
 
+GET_MANY_AT_ONCE_MAX: Final = 64
+"""Requests of one `get_many` in flight at once: a list of a million keys must not fill the queue in which the calls of
+others wait."""
+
 CLOSE_TIMEOUT: Final = 1.0
 """`Client.close` waits this long for its last words to leave. What is lost then is a session that expires by itself."""
 
@@ -98,11 +102,30 @@ SHARDS_MAX: Final = 256
 MEMBERS_MAX: Final = 1024
 """Most members in one message."""
 
-FRAME_OVERHEAD_BYTES_MAX: Final = 1024
-"""What a frame may need beyond its value, bytes."""
+TRANSACTION_PARTS_MAX: Final = 128
+"""Most compares and steps of a transaction, both lists together."""
 
-REPLY_FRAME_BYTES_MAX: Final = VALUE_BYTES_HARD_MAX + FRAME_OVERHEAD_BYTES_MAX
-"""Longest payload of a reply, bytes: the largest value, or a topology of MEMBERS_MAX members."""
+GET_MANY_KEYS_MAX: Final = 128
+"""Most keys of one request for several."""
+
+GET_MANY_KEY_BYTES_MAX: Final = 8 << 10
+"""All keys of one such request together, bytes."""
+
+SCAN_ITEMS_MAX: Final = 1000
+"""Most items of one page of a scan."""
+
+ITEMS_BYTES_MAX: Final = 256 << 10
+"""Keys and values of one page, bytes; one item more may go beyond."""
+
+FRAME_OVERHEAD_BYTES_MAX: Final = 16 << 10
+"""What a frame may need beyond its namespace, key and value, bytes."""
+
+REPLY_FRAME_BYTES_MAX: Final = (
+    VALUE_BYTES_HARD_MAX + KEY_BYTES_MAX + ITEMS_BYTES_MAX + SCAN_ITEMS_MAX * 64 + FRAME_OVERHEAD_BYTES_MAX
+)
+"""Longest payload of a reply, bytes: a page and the largest value behind it, or a topology of MEMBERS_MAX members."""
 
 assert BACKOFF_MS_MIN < BACKOFF_MS_MAX
 assert SILENCE_BEFORE_PING < SILENCE_MAX
+assert KEY_BYTES_MAX <= GET_MANY_KEY_BYTES_MAX, "the longest key can be asked for"
+assert GET_MANY_KEYS_MAX <= SCAN_ITEMS_MAX, "one bound for the items of an answer"

@@ -65,6 +65,14 @@ class Code(IntEnum):
     """The sequence was used before for another write."""
     INTERNAL = 25
     """A defect of the node."""
+    CROSS_SHARD = 26
+    """The keys of a transaction are of several shards."""
+    TRANSACTION_TOO_LARGE = 27
+    """A transaction of too many parts or bytes."""
+    DUPLICATE_KEY = 28
+    """A transaction writes a key twice."""
+    RESULT_TOO_LARGE = 29
+    """The gets of a transaction found more than its answer may have; it changed nothing."""
 
     @property
     def label(self) -> str:
@@ -106,6 +114,11 @@ def check_key(key: bytes) -> Refusal | None:
     if len(key) <= KEY_BYTES_MAX:
         return None
     return Refusal(Code.KEY_TOO_LARGE, message=f"the key has {len(key)} bytes, the limit is {KEY_BYTES_MAX}")
+
+
+def check_bound(bound: bytes) -> Refusal | None:
+    """Refuses a bound of a scan that is longer than any key. Empty: none."""
+    return check_key(bound) if bound else None
 
 
 def check_value(value: bytes, value_bytes_max: int) -> Refusal | None:

@@ -2,9 +2,9 @@
 
     request  ->  Request{id, deadline_ms, body}  ->  frame            frame  ->  Reply{id, body}  ->  answer
 
-Puts, gets, deletes and their answers are laid out in `_traffic.py`, all else by what flatc made. Neither has a
-verifier. What it reads beyond a payload raises, lengths are compared with their limits before anything is allocated,
-and a payload has its checksum: so a bad payload is `Malformed`, never a wrong answer.
+What there is much of is laid out in `_traffic.py`, all else by what flatc made. Neither has a verifier. What it reads
+beyond a payload raises, lengths are compared with their limits before anything is allocated, and a payload has its
+checksum: so a bad payload is `Malformed`, never a wrong answer.
 
 Not here: frames (`_frame.py`), what to do about an answer.
 """
@@ -22,6 +22,7 @@ from ringbeam._answers import (
     Absent,
     Consistency,
     Done,
+    Items,
     Member,
     Progress,
     Role,
@@ -29,6 +30,7 @@ from ringbeam._answers import (
     SlotRange,
     Status,
     Topology,
+    Transacted,
     Value,
     Welcome,
     Written,
@@ -37,6 +39,7 @@ from ringbeam._frame import frame
 from ringbeam._limits import MEMBERS_MAX, SLOTS
 from ringbeam._refusal import Code, Refusal
 from ringbeam._schema import schema_generated as schema
+from ringbeam._transaction import Txn
 
 NOBODY: Final = (1 << 64) - 1
 """A request id that no call has: its reply reaches nobody, but for the Welcome."""
@@ -81,6 +84,35 @@ class Get:
 
 
 @dataclass(frozen=True, slots=True)
+class Transact:
+    namespace: bytes
+    txn: Txn
+    session: int = 0
+    sequence: int = 0
+    answered_below: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GetMany:
+    namespace: bytes
+    keys: tuple[bytes, ...]
+    consistency: Consistency = Consistency.LINEARIZABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    namespace: bytes
+    start: bytes = b""
+    end: bytes = b""
+    """b"": to the last key."""
+    backward: bool = False
+    keys_only: bool = False
+    limit: int = 0
+    """0: as many items as a page may have."""
+    consistency: Consistency = Consistency.LINEARIZABLE
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSession:
     pass
 
@@ -105,11 +137,13 @@ class Ping:
     pass
 
 
-Rare = Hello | OpenSession | CloseSession | GetTopology | GetStatus | Ping
-Body = Put | Delete | Get | Rare
+Write = Put | Delete | Transact
+Read = Get | GetMany | Scan
+Rare = Hello | Scan | OpenSession | CloseSession | GetTopology | GetStatus | Ping
+Body = Write | Read | Rare
 """What a client asks."""
 
-Answer = Welcome | Written | Value | Absent | SessionOpened | Topology | Status | Refusal | Done
+Answer = Welcome | Written | Value | Absent | Transacted | Items | SessionOpened | Topology | Status | Refusal | Done
 """What a node answers."""
 
 
@@ -124,6 +158,11 @@ def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
         case Delete():
             ticket = (body.session, body.sequence, body.answered_below)
             return frame(_traffic.delete(id, deadline_ms, body.namespace, body.key, *ticket))
+        case Transact():
+            ticket = (body.session, body.sequence, body.answered_below)
+            return frame(_traffic.transact(id, deadline_ms, body.namespace, body.txn, *ticket))
+        case GetMany():
+            return frame(_traffic.get_many(id, deadline_ms, body.namespace, body.keys, body.consistency))
     b = Builder(128)
     kind, table = _build(b, body)
     schema.RequestStart(b)
@@ -146,6 +185,18 @@ def _build(b: Any, body: Rare) -> tuple[int, int]:
             schema.HelloAddRing(b, body.ring)
             schema.HelloAddClient(b, client)
             return schema.RequestBody.Hello, schema.HelloEnd(b)
+        case Scan():
+            namespace = b.CreateString(body.namespace)  # which takes UTF-8 as it is
+            start, end = b.CreateByteVector(body.start), b.CreateByteVector(body.end)
+            schema.ScanStart(b)
+            schema.ScanAddNamespace(b, namespace)
+            schema.ScanAddFrom(b, start)
+            schema.ScanAddUntil(b, end)
+            schema.ScanAddBackward(b, body.backward)
+            schema.ScanAddKeysOnly(b, body.keys_only)
+            schema.ScanAddLimit(b, body.limit)
+            schema.ScanAddConsistency(b, body.consistency)
+            return schema.RequestBody.Scan, schema.ScanEnd(b)
         case CloseSession():
             schema.CloseSessionStart(b)
             schema.CloseSessionAddSession(b, body.session)
@@ -180,8 +231,12 @@ def decode_reply(payload: bytes) -> tuple[int, Answer]:
             return id, _whole(_traffic.written(payload, at), "reply.body.revision")
         if kind == _traffic.VALUE:
             return id, _whole(_traffic.value(payload, at), "reply.body.revision of a found value")
+        if kind == _traffic.ITEMS:
+            return id, _traffic.items(payload, at)
+        if kind == _traffic.TRANSACTED:
+            return id, _whole(_traffic.transacted(payload, at), "reply.body.revision")
         if not 1 <= kind < len(_PARSERS):
-            raise Malformed(f"reply.body is of type {kind}, known are 1 to {len(_PARSERS) - 1}")
+            raise Malformed(f"reply.body is of type {kind}, known are 1 to {_traffic.ITEMS}")
         if not at:
             raise Malformed("reply.body is absent, it is required")
         table, parse = _PARSERS[kind]
@@ -206,7 +261,7 @@ def _welcome(m: Any) -> Welcome:
     )
 
 
-def _whole(answer: Written | Value | Absent | None, place: str) -> Answer:
+def _whole(answer: Written | Value | Absent | Transacted | None, place: str) -> Answer:
     if answer is None:
         raise Malformed(f"{place} is absent, it is required")
     return answer
@@ -335,7 +390,7 @@ def _string(octets: bytes | None) -> str:
 _PARSERS: Final[tuple[tuple[Any, Any], ...]] = (
     (None, None),
     (schema.Welcome, _welcome),
-    (None, None),  # Written and Value: `_traffic.py`
+    (None, None),  # Written and Value, and Transacted and Items behind the last: `_traffic.py`
     (None, None),
     (schema.SessionOpened, _session_opened),
     (schema.Topology, _topology),

@@ -3,7 +3,7 @@
 Every request is noted in `asked`. A test's `script` may answer it; what it leaves to the fake is answered as a good
 ring would: the leader writes into one map with exactly-once by (session, sequence), the others redirect.
 
-Not here: limits, expiry of sessions, floors: a script plays them.
+Not here: limits, namespaces, expiry of sessions, floors: a script plays them. Bytes: `fake_wire.py`.
 """
 
 from __future__ import annotations
@@ -14,25 +14,43 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
-from flatbuffers import Builder
+from fake_wire import encode_reply, parse_request
 
-from ringbeam import Code, Member, Revision, Role, SlotRange, Status, Topology, Value, Written
-from ringbeam._answers import Absent, Consistency, Done, SessionOpened, Welcome
-from ringbeam._frame import Decoder, frame
+import ringbeam
+from ringbeam import (
+    ABSENT,
+    Code,
+    Compare,
+    Member,
+    Relation,
+    Revision,
+    Role,
+    SlotRange,
+    Status,
+    Topology,
+    Value,
+    Written,
+)
+from ringbeam._answers import Absent, Consistency, Done, Item, Items, SessionOpened, Transacted, Welcome
+from ringbeam._frame import Decoder
 from ringbeam._refusal import Refusal
-from ringbeam._schema import schema_generated as schema
+from ringbeam._slots import slot_of
 from ringbeam._wire import (
     Answer,
     Body,
     CloseSession,
     Delete,
     Get,
+    GetMany,
     GetStatus,
     GetTopology,
     Hello,
     OpenSession,
     Ping,
     Put,
+    Scan,
+    Transact,
+    Write,
 )
 
 RING = 0xBEA4
@@ -102,7 +120,10 @@ class Ring:
     epoch: int = 1
     asked: list[tuple[At, Body]] = field(default_factory=list)
     store: dict[bytes, bytes] = field(default_factory=dict)
-    answers: dict[tuple[int, int], Written] = field(default_factory=dict)
+    revisions: dict[bytes, Revision] = field(default_factory=dict)
+    page: int = 1000
+    """Items at most in the answer to a scan or a multi-get."""
+    answers: dict[tuple[int, int], Written | Transacted] = field(default_factory=dict)
     connections: int = 0
     sessions: int = 0
     _servers: list[asyncio.Server] = field(default_factory=list)
@@ -157,6 +178,11 @@ class Ring:
         """All puts so far, as (node, session, sequence)."""
         return [(at.node, body.session, body.sequence) for at, body in self.asked if isinstance(body, Put)]
 
+    @property
+    def transactions(self) -> list[tuple[int, int, int]]:
+        """All transactions so far, as (node, session, sequence)."""
+        return [(at.node, body.session, body.sequence) for at, body in self.asked if isinstance(body, Transact)]
+
     def count(self, kind: type[Any], node: int = 0) -> int:
         return sum(1 for at, body in self.asked if isinstance(body, kind) and node in (0, at.node))
 
@@ -180,6 +206,11 @@ class Ring:
             case Get() if leads or body.consistency is Consistency.LOCAL:
                 value = self.store.get(body.key)
                 return Absent() if value is None else Value(value)
+            case GetMany() if leads or body.consistency is Consistency.LOCAL:
+                found = [self._item(key, b"") for key in body.keys[: self.page]]
+                return Items(tuple(found), len(self.answers), len(body.keys) > self.page)
+            case Scan() if leads or body.consistency is Consistency.LOCAL:
+                return self._scan(at.shard, body)
         if not leads:
             address = self.address(self.leader) if self.leader else ""
             return Refusal(Code.NOT_LEADER, message="not here", leader=self.leader, leader_address=address)
@@ -189,20 +220,77 @@ class Ring:
                 return SessionOpened(self.sessions, 60_000)
             case CloseSession():
                 return Written()
-            case Put():
-                return self._apply(body, body.key in self.store, lambda: self.store.update({body.key: body.value}))
-            case Delete():
-                return self._apply(body, body.key in self.store, lambda: self.store.pop(body.key, None))
+            case Put() | Delete() | Transact():
+                return self._apply(at, body)
         raise AssertionError(f"no usual answer to {body}")
 
-    def _apply(self, body: Put | Delete, existed: bool, act: Callable[[], object]) -> Written:
+    def _apply(self, at: At, body: Write) -> Written | Transacted:
         first = self.answers.get((body.session, body.sequence))
         if first is not None and body.session:
             return replace(first, duplicate=True)
-        act()
-        written = Written(Revision(len(self.answers) + 1, 0), existed=existed)
-        self.answers[(body.session, body.sequence or -len(self.answers))] = written
-        return written
+        revision = Revision(len(self.answers) + 1, 0)
+        answer: Written | Transacted
+        if isinstance(body, Transact):
+            answer = self._transact(at, body.txn, revision)
+        else:
+            answer = Written(revision, existed=body.key in self.store)
+            self._set(body.key, body.value if isinstance(body, Put) else None, revision)
+        self.answers[(body.session, body.sequence or -len(self.answers))] = answer
+        return answer
+
+    def _transact(self, at: At, txn: ringbeam.Txn, revision: Revision) -> Transacted:
+        assert all(self._is_on(at.shard, key) for key in txn.keys), "a transaction went to a shard without its keys"
+        succeeded = all(self._holds(compare) for compare in txn.when)
+        steps = txn.then if succeeded else txn.otherwise
+        before = [self._item(step.key, b"") for step in steps if isinstance(step, ringbeam.Get)]
+        for step in steps:
+            if not isinstance(step, ringbeam.Get):
+                self._set(step.key, step.value if isinstance(step, ringbeam.Put) else None, revision)
+        gets = tuple(None if item is None else Value(item.value, item.revision, revision.index) for item in before)
+        return Transacted(revision, succeeded=succeeded, gets=gets)
+
+    def _holds(self, compare: Compare) -> bool:
+        has: Any
+        given: Any
+        if isinstance(compare.target, Revision):
+            has, given = self.revisions.get(compare.key, ABSENT), compare.target
+        elif compare.key not in self.store:
+            return False
+        else:
+            has, given = self.store[compare.key], compare.target.value
+        match compare.relation:
+            case Relation.EQUAL:
+                return bool(has == given)
+            case Relation.NOT_EQUAL:
+                return bool(has != given)
+            case Relation.LESS:
+                return bool(has < given)
+            case Relation.GREATER:
+                return bool(has > given)
+
+    def _scan(self, shard: int, scan: Scan) -> Items:
+        within = [key for key in sorted(self.store) if scan.start <= key and (not scan.end or key < scan.end)]
+        here = [key for key in within if self._is_on(shard, key)]
+        most = min(scan.limit or self.page, self.page)
+        keys = (here[::-1] if scan.backward else here)[:most]
+        items = tuple(item for key in keys if (item := self._item(key, key)) is not None)
+        if scan.keys_only:
+            items = tuple(replace(item, value=b"") for item in items)
+        return Items(items, len(self.answers), len(here) > most)
+
+    def _item(self, key: bytes, named: bytes) -> Item | None:
+        return Item(named, self.store[key], self.revisions[key]) if key in self.store else None
+
+    def _is_on(self, shard: int, key: bytes) -> bool:
+        return slot_of(key) * self.shards // 4096 == shard
+
+    def _set(self, key: bytes, value: bytes | None, revision: Revision) -> None:
+        """None: removes it."""
+        if value is None:
+            self.store.pop(key, None)
+            self.revisions.pop(key, None)
+        else:
+            self.store[key], self.revisions[key] = value, revision
 
     async def _converse(self, node: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -247,163 +335,3 @@ async def nobody() -> str:
     port = server.sockets[0].getsockname()[1]
     server.close()
     return f"127.0.0.1:{port}"
-
-
-def parse_request(payload: bytes) -> tuple[int, int, Body]:
-    """What a node reads."""
-    request = schema.Request.GetRootAs(payload)
-    kind, table = request.BodyType(), request.Body()
-    names = {number: name for name, number in vars(schema.RequestBody).items() if isinstance(number, int)}
-    message = getattr(schema, names[kind])()
-    message.Init(table.Bytes, table.Pos)
-    body: Body
-    match names[kind]:
-        case "Hello":
-            name = (message.Client() or b"").decode()
-            body = Hello(message.VersionMin(), message.VersionMax(), message.Features(), message.Ring(), name)
-        case "Put":
-            parts = (message.Namespace() or b"", vector(message, 6), vector(message, 8))
-            body = Put(*parts, message.Session(), message.Sequence(), message.AnsweredBelow())
-        case "Delete":
-            pair = (message.Namespace() or b"", vector(message, 6))
-            body = Delete(*pair, message.Session(), message.Sequence(), message.AnsweredBelow())
-        case "Get":
-            body = Get(message.Namespace() or b"", vector(message, 6), Consistency(message.Consistency()))
-        case "OpenSession":
-            body = OpenSession()
-        case "CloseSession":
-            body = CloseSession(message.Session())
-        case "GetTopology":
-            body = GetTopology()
-        case "GetStatus":
-            body = GetStatus()
-        case "Ping":
-            body = Ping()
-        case other:
-            raise AssertionError(f"the SDK has no request {other}")
-    return request.Id(), request.DeadlineMs(), body
-
-
-def vector(message: Any, slot: int) -> bytes:
-    table = message._tab
-    offset = table.Offset(slot)
-    if not offset:
-        return b""
-    begin = table.Vector(offset)
-    return bytes(table.Bytes[begin : begin + table.VectorLen(offset)])
-
-
-def encode_reply(id: int, answer: Answer) -> bytes:
-    """What a node sends: a whole frame."""
-    b = Builder(128)
-    kind, table = _build(b, answer)
-    schema.ReplyStart(b)
-    schema.ReplyAddId(b, id)
-    schema.ReplyAddBodyType(b, kind)
-    schema.ReplyAddBody(b, table)
-    b.Finish(schema.ReplyEnd(b))
-    return frame(bytes(b.Output()))
-
-
-def _build(b: Any, answer: Answer) -> tuple[int, int]:
-    kinds = schema.ReplyBody
-    match answer:
-        case Written():
-            revision, spent = answer.revision, answer.breakdown
-            schema.WrittenStart(b)
-            schema.WrittenAddRevision(b, schema.CreateRevision(b, revision.index, revision.position))
-            schema.WrittenAddRingTimeMs(b, answer.ring_time_ms)
-            schema.WrittenAddExisted(b, answer.existed)
-            schema.WrittenAddDuplicate(b, answer.duplicate)
-            parts = (spent.queue_us, spent.fsync_us, spent.quorum_us, spent.apply_us)
-            schema.WrittenAddBreakdown(b, schema.CreateBreakdown(b, *parts))
-            return kinds.Written, schema.WrittenEnd(b)
-        case Value():
-            value = b.CreateByteVector(answer.value)
-            schema.ValueStart(b)
-            schema.ValueAddFound(b, True)
-            schema.ValueAddValue(b, value)
-            schema.ValueAddRevision(b, schema.CreateRevision(b, answer.revision.index, answer.revision.position))
-            schema.ValueAddIndex(b, answer.index)
-            return kinds.Value, schema.ValueEnd(b)
-        case Absent():
-            schema.ValueStart(b)
-            schema.ValueAddIndex(b, answer.index)
-            return kinds.Value, schema.ValueEnd(b)
-        case Refusal():
-            message, address = b.CreateString(answer.message), b.CreateString(answer.leader_address)
-            schema.RefusedStart(b)
-            schema.RefusedAddCode(b, answer.code)
-            schema.RefusedAddUnknown(b, answer.unknown)
-            schema.RefusedAddMessage(b, message)
-            schema.RefusedAddLeader(b, answer.leader)
-            schema.RefusedAddLeaderAddress(b, address)
-            schema.RefusedAddRetryAfterMs(b, answer.retry_after_ms)
-            return kinds.Refused, schema.RefusedEnd(b)
-        case SessionOpened():
-            schema.SessionOpenedStart(b)
-            schema.SessionOpenedAddSession(b, answer.session)
-            schema.SessionOpenedAddLifetimeMs(b, answer.lifetime_ms)
-            return kinds.SessionOpened, schema.SessionOpenedEnd(b)
-        case Done():
-            text = b.CreateString(answer.message)
-            schema.DoneStart(b)
-            schema.DoneAddMessage(b, text)
-            return kinds.Done, schema.DoneEnd(b)
-        case Welcome():
-            server = b.CreateString(answer.server)
-            schema.WelcomeStart(b)
-            schema.WelcomeAddVersion(b, answer.version)
-            schema.WelcomeAddFeatures(b, answer.features)
-            schema.WelcomeAddRing(b, answer.ring)
-            schema.WelcomeAddNode(b, answer.node)
-            schema.WelcomeAddShard(b, answer.shard)
-            schema.WelcomeAddKeyBytesMax(b, answer.key_bytes_max)
-            schema.WelcomeAddValueBytesMax(b, answer.value_bytes_max)
-            schema.WelcomeAddSessionWindow(b, answer.session_window)
-            schema.WelcomeAddServer(b, server)
-            return kinds.Welcome, schema.WelcomeEnd(b)
-        case Status():
-            version, state = b.CreateString(answer.version), b.CreateString(answer.raft_state)
-            schema.StatusStart(b)
-            schema.StatusAddNode(b, answer.node)
-            schema.StatusAddShard(b, answer.shard)
-            schema.StatusAddVersion(b, version)
-            schema.StatusAddRaftState(b, state)
-            return kinds.Status, schema.StatusEnd(b)
-        case Topology():
-            return kinds.Topology, _build_topology(b, answer)
-
-
-def _build_topology(b: Any, topology: Topology) -> int:
-    members = [_build_member(b, member) for member in topology.members]
-    schema.TopologyStartMembersVector(b, len(members))
-    for member in reversed(members):
-        b.PrependUOffsetTRelative(member)
-    members_at = b.EndVector()
-    schema.TopologyStartSlotsVector(b, len(topology.slots))
-    for part in reversed(topology.slots):
-        schema.CreateSlotRange(b, part.first, part.end, part.shard)
-    slots_at = b.EndVector()
-    schema.TopologyStart(b)
-    schema.TopologyAddEpoch(b, topology.epoch)
-    schema.TopologyAddRing(b, topology.ring)
-    schema.TopologyAddShard(b, topology.shard)
-    schema.TopologyAddLeader(b, topology.leader)
-    schema.TopologyAddTerm(b, topology.term)
-    schema.TopologyAddSlots(b, slots_at)
-    schema.TopologyAddMembers(b, members_at)
-    end: int = schema.TopologyEnd(b)
-    return end
-
-
-def _build_member(b: Any, member: Member) -> int:
-    client, region = b.CreateString(member.client), b.CreateString(member.region)
-    schema.MemberStart(b)
-    schema.MemberAddNode(b, member.node)
-    schema.MemberAddIncarnation(b, member.incarnation)
-    schema.MemberAddClient(b, client)
-    schema.MemberAddRegion(b, region)
-    schema.MemberAddRole(b, member.role)
-    end: int = schema.MemberEnd(b)
-    return end
