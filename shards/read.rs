@@ -8,7 +8,8 @@
 //! **Invariant**: a linearizable read reflects every write that was acknowledged anywhere before the read arrived: the round that
 //! serves it began after its arrival.
 //!
-//! An answer is as of one log index, and bounded: it is made without a pause, and a page ends where a bound is reached.
+//! An answer is as of one log index, and bounded: it is made without a pause, and a page ends where a bound is reached. Pages take as
+//! long as a hundred gets, so each is a task of its own: others run in between.
 //!
 //! **Caveat**: a local read is served by whatever this node has applied, and a follower hears of a commit after the client does, with
 //! the next append (`limits::COMMIT_UPDATE_WAIT`). When the leader dies in between, its followers have the entry and cannot know
@@ -30,32 +31,51 @@ use crate::raft::replica::NotApplied;
 use crate::shard::Shard;
 use crate::state::{Found, State};
 
-/// A linearizable read that waits for its round. What it asks stays in the frame.
+/// A read that waits for its round, or for its turn. What it asks stays in the frame.
 pub(crate) struct Reading {
     pub frame: Bytes,
     pub waiter: Waiter,
     /// Room that its connection keeps for the answer, bytes.
     pub promised: usize,
+    /// It asks for several keys.
+    pub is_page: bool,
 }
 
 /// Answers a read, now or after the next round. `body` is one that [`consistency`] knows.
-pub(crate) fn arrive<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, frame: &Bytes, waiter: Waiter) {
+pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame: &Bytes, waiter: Waiter) {
     if let Err(refusal) = may_read(shard, body) {
         return waiter.answer(&ReplyBody::Refused(refusal));
     }
-    match consistency(body) {
-        Consistency::Local => answer(shard, body, waiter),
-        Consistency::Linearizable if planted!(FollowerReads) && shard.keeps_state() => answer(shard, body, waiter),
-        Consistency::Linearizable => {
-            // The answer may change until then; a connection's bound need not be exact.
-            let promised = shard.replica.machine().with_state(|state| match body {
-                RequestBody::Get(get) => state.get(get.namespace, get.key).map_or(0, |found| found.value.len()),
-                _ => ITEMS_BYTES_MAX as usize,
-            });
-            waiter.outbox.promise(promised);
-            shard.readings.borrow_mut().push(Reading { frame: frame.clone(), waiter, promised });
-            shard.reads.notify_one();
-        }
+    let at_once = consistency(body) == Consistency::Local || planted!(FollowerReads) && shard.keeps_state();
+    let is_page = !matches!(body, RequestBody::Get(_));
+    if at_once && !is_page {
+        return answer(shard, body, waiter);
+    }
+    // The answer may change until then; a connection's bound need not be exact.
+    let promised = shard.replica.machine().with_state(|state| match body {
+        RequestBody::Get(get) => state.get(get.namespace, get.key).map_or(0, |found| found.value.len()),
+        _ => ITEMS_BYTES_MAX as usize,
+    });
+    waiter.outbox.promise(promised);
+    let reading = Reading { frame: frame.clone(), waiter, promised, is_page };
+    if at_once {
+        E::spawn(take_turn(shard.clone(), reading));
+    } else {
+        shard.readings.borrow_mut().push(reading);
+        shard.reads.notify_one();
+    }
+}
+
+async fn take_turn<E: Env>(shard: Rc<Shard<E>>, reading: Reading) {
+    serve(&shard, reading);
+}
+
+/// Answers a read whose time has come.
+fn serve<E: Env>(shard: &Shard<E>, Reading { frame, waiter, promised, .. }: Reading) {
+    waiter.outbox.redeem(promised);
+    match client::parse_request(&frame) {
+        Ok(request) => answer(shard, &request.body, waiter),
+        Err(_) => waiter.answer(&ReplyBody::Refused(internal("a read's frame changed"))),
     }
 }
 
@@ -162,18 +182,20 @@ pub(crate) async fn round<E: Env>(shard: &Rc<Shard<E>>) {
     }
     let confirmed = shard.replica.confirm_leadership().await;
     let late = if planted!(ReadJoinsRound) { std::mem::take(&mut *shard.readings.borrow_mut()) } else { Vec::new() };
-    for Reading { frame, waiter, promised } in readings.into_iter().chain(late) {
-        waiter.outbox.redeem(promised);
-        match &confirmed {
-            Ok(()) => match client::parse_request(&frame).map(|r| r.body) {
-                Ok(body) => answer(shard, &body, waiter),
-                Err(_) => waiter.answer(&ReplyBody::Refused(internal("a read's frame changed"))),
-            },
-            Err(NotApplied::NotLeader) => waiter.answer(&ReplyBody::Refused(shard.explain(Reason::NotLeader))),
-            Err(NotApplied::Unknown(why)) => {
-                let why = format!("leadership could not be confirmed: {why}");
-                waiter.answer(&ReplyBody::Refused(Refusal::new(Code::NotLeader, why)));
+    for reading in readings.into_iter().chain(late) {
+        let refusal = match &confirmed {
+            Ok(()) if reading.is_page => {
+                E::spawn(take_turn(shard.clone(), reading));
+                continue;
             }
-        }
+            Ok(()) => {
+                serve(shard, reading);
+                continue;
+            }
+            Err(NotApplied::NotLeader) => shard.explain(Reason::NotLeader),
+            Err(NotApplied::Unknown(why)) => Refusal::new(Code::NotLeader, format!("leadership could not be confirmed: {why}")),
+        };
+        reading.waiter.outbox.redeem(reading.promised);
+        reading.waiter.answer(&ReplyBody::Refused(refusal));
     }
 }

@@ -1,7 +1,7 @@
 //! The scenarios of `wire/sdk/vectors/behaviour.json` through the Rust SDK, on a real ring. Every SDK runs the same list.
 //!
 //! ```text
-//!   scenario ─▶ steps: put get delete  kill_leader restart sleep ─▶ what is expected of each answer
+//!   scenario ─▶ steps: put get delete cas txn get_many scan  kill_leader restart sleep ─▶ what is expected of each answer
 //! ```
 //! **Not here**: what a step means (`wire/sdk/vectors/README.md`).
 
@@ -11,7 +11,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ring::{Plan, Ring};
-use ringbeam_sdk::{Client, Consistency, Error, GetOptions, PutOptions, Revision};
+use ringbeam_sdk::{
+    Client, Compare, Consistency, Error, Expect, GetOptions, PutOptions, Range, Relation, Revision, Step, Target, Transacted,
+    Txn,
+};
 use serde_json::{Map, Value};
 
 const SCENARIOS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/wire/sdk/vectors/behaviour.json");
@@ -33,6 +36,9 @@ struct Answer {
     existed: Option<bool>,
     duplicate: Option<bool>,
     revision: Option<Revision>,
+    succeeded: Option<bool>,
+    keys: Option<Vec<Vec<u8>>>,
+    values: Option<Vec<Option<Vec<u8>>>>,
 }
 
 struct Scenario {
@@ -64,7 +70,7 @@ async fn the_sdk_behaves_as_every_sdk_does() {
 impl Scenario {
     async fn step(&mut self, step: &Value) -> Result<(), String> {
         match text(&step["do"])? {
-            "put" | "get" | "delete" => self.calls(step, None).await,
+            "put" | "get" | "delete" | "cas" | "txn" | "get_many" | "scan" => self.calls(step, None).await,
             "kill_leader" => {
                 let shard = number(&step["shard"]) as u32;
                 match &step["during"] {
@@ -115,14 +121,52 @@ impl Scenario {
 
     async fn call(&self, step: &Value) -> Result<Answer, Error> {
         let timeout = Some(Duration::from_millis(step["timeout_ms"].as_u64().unwrap_or(5_000)));
-        let namespace = Some(String::from_utf8(bytes(&step["namespace"])).expect("a namespace is text"));
+        let name = String::from_utf8(bytes(&step["namespace"])).expect("a namespace is text");
+        let namespace = Some(name.clone());
         let key = bytes(&step["key"]);
+        let consistency = match step["consistency"].as_str() {
+            Some("local") => Consistency::Local,
+            _ => Consistency::Linearizable,
+        };
         let written = match step["do"].as_str() {
-            Some("get") => {
-                let consistency = match step["consistency"].as_str() {
-                    Some("local") => Consistency::Local,
-                    _ => Consistency::Linearizable,
+            Some("cas") => {
+                let client = self.client.namespace(&name);
+                let value_is = bytes(&step["value_is"]);
+                let expect = match (step["absent"].as_bool(), step["revision"].as_str()) {
+                    (Some(true), _) => Expect::Absent,
+                    (_, Some(name)) => Expect::Revision(self.remembered[name]),
+                    _ => Expect::Value(&value_is),
                 };
+                return Ok(transacted(client.cas(&key, expect, bytes(&step["value"])).await?));
+            }
+            Some("txn") => return self.transact(step, &PutOptions { timeout, namespace }).await,
+            Some("get_many") => {
+                let keys: Vec<Vec<u8>> = list(&step["keys"]).iter().map(bytes).collect();
+                let options = GetOptions { consistency, timeout, namespace };
+                let found = self.client.get_many_with(keys, &options).await?;
+                let values = found.into_iter().map(|found| found.map(|found| found.value.to_vec())).collect();
+                return Ok(Answer { values: Some(values), ..Answer::default() });
+            }
+            Some("scan") => {
+                let mut range = match step.get("prefix") {
+                    Some(prefix) => Range::prefix(bytes(prefix)),
+                    None => Range::between(bytes(&step["start"]), bytes(&step["end"])),
+                };
+                if step["backward"] == true {
+                    range = range.backward();
+                }
+                if step["keys_only"] == true {
+                    range = range.keys_only();
+                }
+                if let Some(limit) = step["limit"].as_u64() {
+                    range = range.limit(limit);
+                }
+                let entries = self.client.scan_with(range, &GetOptions { consistency, timeout, namespace }).all().await?;
+                let keys = entries.iter().map(|entry| entry.key.to_vec()).collect();
+                let values = entries.iter().map(|entry| Some(entry.value.to_vec())).collect();
+                return Ok(Answer { keys: Some(keys), values: Some(values), ..Answer::default() });
+            }
+            Some("get") => {
                 let found = self.client.get_with(&key, &GetOptions { consistency, timeout, namespace }).await?;
                 let revision = found.as_ref().map(|found| found.revision);
                 let value = found.map(|found| found.value.to_vec());
@@ -133,6 +177,42 @@ impl Scenario {
         };
         let (existed, duplicate) = (Some(written.existed), Some(written.duplicate));
         Ok(Answer { existed, duplicate, revision: Some(written.revision), ..Answer::default() })
+    }
+
+    async fn transact(&self, step: &Value, options: &PutOptions) -> Result<Answer, Error> {
+        // What the transaction borrows.
+        let part = |part: &Value, name| (bytes(&part[name]), bytes(&part["value"]));
+        let when: Vec<_> = list(&step["when"]).iter().map(|compare| (part(compare, "key"), compare)).collect();
+        let named = |step: &Value| ["put", "delete", "get"].into_iter().find(|name| step.get(name).is_some()).expect("a step");
+        let steps =
+            |of: &str| -> Vec<_> { list(&step[of]).iter().map(|step| (named(step), part(step, named(step)))).collect() };
+        let (then, otherwise) = (steps("then"), steps("otherwise"));
+        let mut txn = Txn::new();
+        for ((key, value), compare) in &when {
+            let target = match (compare["absent"].as_bool(), compare["revision"].as_str()) {
+                (Some(true), _) => Target::Revision(Revision::default()),
+                (_, Some(name)) => Target::Revision(self.remembered[name]),
+                _ => Target::Value(value),
+            };
+            let relation = match compare["relation"].as_str() {
+                Some("not_equal") => Relation::NotEqual,
+                Some("less") => Relation::Less,
+                Some("greater") => Relation::Greater,
+                _ => Relation::Equal,
+            };
+            txn = txn.when(Compare { key, relation, target });
+        }
+        for (list, is_then) in [(&then, true), (&otherwise, false)] {
+            for (name, (key, value)) in list {
+                let step = match *name {
+                    "put" => Step::put(key, value),
+                    "delete" => Step::delete(key),
+                    _ => Step::get(key),
+                };
+                txn = if is_then { txn.then(step) } else { txn.otherwise(step) };
+            }
+        }
+        Ok(transacted(self.client.txn_with(&txn, options).await?))
     }
 
     fn holds(&self, expect: &Value, answer: &Result<Answer, Error>) -> Result<(), String> {
@@ -158,6 +238,12 @@ impl Scenario {
                 "existed" => wanted.as_bool() == answer.existed,
                 "duplicate" => wanted.as_bool() == answer.duplicate,
                 "value" => Some(bytes(wanted)) == answer.value,
+                "succeeded" => wanted.as_bool() == answer.succeeded,
+                "keys" => Some(list(wanted).iter().map(bytes).collect()) == answer.keys,
+                "values" => {
+                    let wanted = list(wanted).iter().map(|value| (!value.is_null()).then(|| bytes(value)));
+                    Some(wanted.collect()) == answer.values
+                }
                 "revision_is" => remembered().is_some() && remembered() == answer.revision,
                 "revision_after" => remembered().is_some_and(|before| answer.revision.is_some_and(|now| now > before)),
                 "refused" | "error" => false,
@@ -186,6 +272,17 @@ impl Scenario {
             tokio::time::sleep(AGAIN).await;
         }
     }
+}
+
+fn transacted(done: Transacted) -> Answer {
+    let values = done.gets.into_iter().map(|found| found.map(|found| found.value.to_vec())).collect();
+    let (succeeded, duplicate) = (Some(done.succeeded), Some(done.duplicate));
+    Answer { succeeded, duplicate, revision: Some(done.revision), values: Some(values), ..Answer::default() }
+}
+
+/// A list; nothing is an empty one.
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
 }
 
 /// The same with `n` for each `#` in a string of it.

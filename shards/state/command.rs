@@ -27,7 +27,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::limits::{KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, POSITIONS_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
-use super::transaction::Transaction;
+use super::transaction::{self, Transaction};
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 16;
@@ -132,8 +132,11 @@ impl Write<'_> {
         if key.len() > KEY_BYTES_MAX {
             return Err(format!("a key of {} bytes, at most {KEY_BYTES_MAX} are allowed", key.len()));
         }
-        if value.len() > VALUE_BYTES_HARD_MAX {
-            return Err(format!("a value of {} bytes, at most {VALUE_BYTES_HARD_MAX} are allowed", value.len()));
+        // A transaction's own head does not count against its bytes.
+        let value_bytes_max =
+            VALUE_BYTES_HARD_MAX + if matches!(self.op, Op::Transact(_)) { transaction::HEAD_BYTES } else { 0 };
+        if value.len() > value_bytes_max {
+            return Err(format!("a value of {} bytes, at most {value_bytes_max} are allowed", value.len()));
         }
         match self.op {
             Op::Put { .. } | Op::Delete { .. } if key.is_empty() => Err("an empty key".into()),

@@ -52,7 +52,7 @@ pub struct Limits {
     pub sessions_max: u32,
     /// Answers that one session may leave unacknowledged (not below its `answered_below`) at once.
     pub session_window: u32,
-    /// Answers of all sessions together; at 32 bytes each this bounds their memory. What a transaction's gets found counts as so many
+    /// Answers of all sessions together; at 48 bytes each this bounds their memory. What a transaction's gets found counts as so many
     /// answers as it takes.
     pub answers_max: u32,
     /// Ring time after which an unused session is forgotten, in milliseconds. Rounded up to whole seconds of last use.

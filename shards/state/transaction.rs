@@ -33,6 +33,9 @@ use super::limits::{KEY_BYTES_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
 use super::{Contents, Found};
 
+/// Bytes before the first part.
+pub(super) const HEAD_BYTES: usize = 8;
+
 /// Bytes of a transaction that have been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transaction<'a>(&'a [u8]);
@@ -52,7 +55,7 @@ enum Part<'a> {
 
 /// The bytes of a transaction that [`Transact::check`] has let through.
 pub fn encode(transact: &Transact<'_>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(8 + transact.bytes());
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + transact.bytes());
     for count in [transact.compares.len(), transact.then.len(), transact.otherwise.len(), 0] {
         bytes.extend_from_slice(&(count as u16).to_le_bytes());
     }
@@ -133,7 +136,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn parts(self) -> impl Iterator<Item = Part<'a>> {
-        let mut reader = Reader::new(self.0.get(8..).unwrap_or_default());
+        let mut reader = Reader::new(self.0.get(HEAD_BYTES..).unwrap_or_default());
         std::iter::from_fn(move || if reader.is_empty() { None } else { part(&mut reader).ok() })
     }
 

@@ -58,7 +58,7 @@ enum Command {
     Cas(data::CasArgs),
     /// Carry out a transaction: compares, then one of two lists of gets, puts and deletes, all at once.
     Txn(data::TxnArgs),
-    /// Print keys and values in the order of the keys.
+    /// Print keys in their order: each on a line with a tab and its value. --json tells bytes that are not text.
     #[command(after_help = exit::HELP)]
     Scan(data::ScanArgs),
     /// Show how the ring is.

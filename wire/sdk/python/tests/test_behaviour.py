@@ -13,7 +13,7 @@ import pytest
 from live import LiveRing, needs_ring
 
 import ringbeam
-from ringbeam import Consistency, Revision, Value, Written
+from ringbeam import ABSENT, Compare, Consistency, Item, Relation, Revision, Transacted, Txn, Value, ValueIs, Written
 
 BEHAVIOUR = json.loads((Path(__file__).parents[2] / "vectors" / "behaviour.json").read_text())
 
@@ -21,14 +21,42 @@ FIELDS = {
     "put": {"key", "value", "namespace", "timeout_ms", "count", "expect", "remember"},
     "delete": {"key", "namespace", "timeout_ms", "count", "expect", "remember"},
     "get": {"key", "namespace", "timeout_ms", "consistency", "within_ms", "count", "expect", "remember"},
+    "cas": {"key", "value", "absent", "revision", "value_is", "namespace", "timeout_ms", "expect", "remember"},
+    "txn": {"when", "then", "otherwise", "namespace", "timeout_ms", "expect", "remember"},
+    "get_many": {"keys", "namespace", "timeout_ms", "expect"},
+    "scan": {
+        "prefix",
+        "start",
+        "end",
+        "limit",
+        "backward",
+        "keys_only",
+        "namespace",
+        "timeout_ms",
+        "consistency",
+        "within_ms",
+        "expect",
+    },
     "kill_leader": {"shard", "during"},
     "restart": set(),
     "sleep": {"ms"},
 }
-EXPECTED = {"found", "value", "existed", "duplicate", "revision_is", "revision_after", "refused", "error"}
+EXPECTED = {
+    "found",
+    "value",
+    "existed",
+    "duplicate",
+    "succeeded",
+    "keys",
+    "values",
+    "revision_is",
+    "revision_after",
+    "refused",
+    "error",
+}
 
 Step = dict[str, Any]
-Answer = Written | Value | ringbeam.Error | None
+Answer = Written | Value | Transacted | list[Value | None] | list[Item] | ringbeam.Error | None
 
 
 @pytest.fixture(scope="module")
@@ -96,27 +124,59 @@ class Run:
                 assert time.monotonic() < give_up, why
                 await asyncio.sleep(0.01)
             if "remember" in step:
-                assert isinstance(answer, Written | Value)
+                assert isinstance(answer, Written | Value | Transacted)
                 self.revisions[step["remember"]] = answer.revision
             self.done += 1
 
     async def call(self, step: Step) -> Answer:
         namespace = octets(step.get("namespace", "")).decode()
         client = self.client.namespace(namespace).with_timeout(step.get("timeout_ms", 5000) / 1000)
-        key = octets(step["key"])
+        key = octets(step.get("key", ""))
+        consistency = Consistency[step.get("consistency", "linearizable").upper()]
         try:
             match step["do"]:
+                case "cas":
+                    return await client.cas(key, self.target(step, "value_is"), octets(step["value"]))
+                case "txn":
+                    return await client.txn(self.transaction(step))
+                case "get_many":
+                    return await client.get_many([octets(key) for key in step["keys"]])
+                case "scan":
+                    bounds = {name: octets(step[name]) for name in ("prefix", "start", "end") if name in step}
+                    found = client.scan(
+                        **bounds,
+                        limit=step.get("limit"),
+                        backward=step.get("backward", False),
+                        keys_only=step.get("keys_only", False),
+                        consistency=consistency,
+                    )
+                    return [item async for item in found]
                 case "put":
                     return await client.put(key, octets(step["value"]))
                 case "delete":
                     return await client.delete(key)
                 case "get":
-                    return await client.get(
-                        key, consistency=Consistency[step.get("consistency", "linearizable").upper()]
-                    )
+                    return await client.get(key, consistency=consistency)
         except ringbeam.Error as error:
             return error
         raise AssertionError(f"{step['do']} is no step")
+
+    def target(self, part: Step, value: str) -> Revision | ValueIs:
+        if part.get("absent"):
+            return ABSENT
+        return self.revisions[part["revision"]] if "revision" in part else ValueIs(octets(part[value]))
+
+    def transaction(self, step: Step) -> Txn:
+        def one(part: Step) -> ringbeam.Get | ringbeam.Put | ringbeam.Delete:
+            if "put" in part:
+                return ringbeam.Put(octets(part["put"]), octets(part["value"]))
+            return ringbeam.Delete(octets(part["delete"])) if "delete" in part else ringbeam.Get(octets(part["get"]))
+
+        when = [
+            Compare(octets(part["key"]), Relation[part.get("relation", "equal").upper()], self.target(part, "value"))
+            for part in step.get("when", [])
+        ]
+        return Txn(when, [one(part) for part in step["then"]], [one(part) for part in step.get("otherwise", [])])
 
     def misses(self, expect: dict[str, Any], answer: Answer) -> str:
         """What of `expect` does not hold; "": nothing."""
@@ -133,10 +193,19 @@ class Run:
                     held = (answer is not None) is wanted
                 case "value":
                     held = isinstance(answer, Value) and answer.value == octets(wanted)
+                case "keys":
+                    held = isinstance(answer, list) and [getattr(item, "key", None) for item in answer] == [
+                        octets(key) for key in wanted
+                    ]
+                case "values":
+                    found = answer.gets if isinstance(answer, Transacted) else answer
+                    held = isinstance(found, tuple | list) and [item and item.value for item in found] == [
+                        None if value is None else octets(value) for value in wanted
+                    ]
                 case "revision_is":
-                    held = isinstance(answer, Written | Value) and answer.revision == self.revisions[wanted]
+                    held = isinstance(answer, Written | Value | Transacted) and answer.revision == self.revisions[wanted]
                 case "revision_after":
-                    held = isinstance(answer, Written | Value) and answer.revision > self.revisions[wanted]
+                    held = isinstance(answer, Written | Value | Transacted) and answer.revision > self.revisions[wanted]
                 case _:
                     held = getattr(answer, name, None) is wanted
             if not held:
@@ -157,4 +226,6 @@ def numbered(part: Any, n: str) -> Any:
     """Each `#` in a string is `n`."""
     if isinstance(part, dict):
         return {name: numbered(value, n) for name, value in part.items()}
+    if isinstance(part, list):
+        return [numbered(value, n) for value in part]
     return part.replace("#", n) if isinstance(part, str) else part

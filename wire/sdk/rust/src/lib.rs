@@ -19,7 +19,8 @@
 //! # }
 //! ```
 //!
-//! `examples/hello.rs` is the same as a program.
+//! `examples/hello.rs` is the same as a program. Writes that happen only if something holds: [`Client::cas`], [`Client::create`],
+//! [`Client::txn`]. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
 //!
 //! # What it promises
 //!

@@ -109,7 +109,14 @@ impl Client {
         let what = What::Txn { transact: &transact, shards: self.inner.shards.len() as u32 };
         what.check(u32::MAX).map_err(Error::Refused)?;
         match self.inner.write(key, what, self.time(options.timeout)).await? {
-            Answer::Transacted(transacted) => Ok(*transacted),
+            Answer::Transacted(transacted) => {
+                let done = if transacted.succeeded { &transact.then } else { &transact.otherwise };
+                let (gets, due) = (transacted.gets.len(), done.iter().filter(|step| !step.writes()).count());
+                if gets != due {
+                    return Err(Error::Protocol(format!("a node answered {due} gets of a transaction with {gets}")));
+                }
+                Ok(*transacted)
+            }
             other => Err(odd(&other)),
         }
     }
