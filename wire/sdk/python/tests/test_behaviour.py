@@ -142,9 +142,13 @@ class Run:
                 case "get_many":
                     return await client.get_many([octets(key) for key in step["keys"]])
                 case "scan":
-                    bounds = {name: octets(step[name]) for name in ("prefix", "start", "end") if name in step}
+                    prefix, start, end = (
+                        octets(step[name]) if name in step else None for name in ("prefix", "start", "end")
+                    )
                     found = client.scan(
-                        **bounds,
+                        prefix=prefix,
+                        start=start,
+                        end=end,
                         limit=step.get("limit"),
                         backward=step.get("backward", False),
                         keys_only=step.get("keys_only", False),
@@ -203,7 +207,9 @@ class Run:
                         None if value is None else octets(value) for value in wanted
                     ]
                 case "revision_is":
-                    held = isinstance(answer, Written | Value | Transacted) and answer.revision == self.revisions[wanted]
+                    held = (
+                        isinstance(answer, Written | Value | Transacted) and answer.revision == self.revisions[wanted]
+                    )
                 case "revision_after":
                     held = isinstance(answer, Written | Value | Transacted) and answer.revision > self.revisions[wanted]
                 case _:
