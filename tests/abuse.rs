@@ -13,6 +13,7 @@ use ring::raw::{Got, Raw, hello, put, resident_kib};
 use ring::{Plan, Ring, SMALL_LOG, signal};
 use ringbeam_wire::client::{Consistency, Get, Hello, Put, RequestBody};
 use ringbeam_wire::frame::append_frame;
+use ringbeam_wire::limits::request_frame_bytes_max;
 use ringbeam_wire::peer::{self, PeerHello, PeerReplyBody, PeerRequestBody, Purpose};
 use ringbeam_wire::preamble::{Kind, Preamble};
 use ringbeam_wire::refusal::Code;
@@ -95,7 +96,7 @@ fn frames(address: &str) {
     let announced = || Raw::announced(address, 0);
     for (what, bytes, says) in [
         ("a frame of 4 GiB", crc_frame(u32::MAX, 0, b""), "4294967295 bytes"),
-        ("a frame one byte too long", crc_frame((VALUE_BYTES_MAX + 4096 + 64 + 1024 + 1) as u32, 0, b""), "the limit"),
+        ("a frame one byte too long", crc_frame(request_frame_bytes_max(VALUE_BYTES_MAX as u32) + 1, 0, b""), "the limit"),
         ("a wrong checksum", crc_frame(4, 1, b"abcd"), "CRC32"),
         ("an empty frame", crc_frame(0, 0, b""), "0 bytes"),
         ("garbage in a good frame", framed(&[0xa5; 300]), ""),
