@@ -34,6 +34,7 @@ fn put(value_bytes: usize) {
         session: 1 << 30,
         sequence: 77,
         answered_below: 70,
+        ..Put::default()
     });
     let mut encoder = client::Encoder::new();
     let mut out = Vec::new();

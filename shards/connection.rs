@@ -288,6 +288,10 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         }
         // Handled before.
         RequestBody::Hello(_) => {}
+        _ => {
+            let why = "this node does not know this kind of request yet";
+            waiter(Form::Written).answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why)));
+        }
     }
 }
 

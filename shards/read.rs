@@ -18,7 +18,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Consistency, Get, GetMany, Item, Items, ReplyBody, RequestBody, Revision, Scan, Value};
+use ringbeam_wire::client::{self, Consistency, Get, GetMany, Item, Items, ReplyBody, RequestBody, Scan, Value};
 use ringbeam_wire::limits::{ITEMS_BYTES_MAX, SCAN_ITEMS_MAX};
 use ringbeam_wire::refusal::{Code, Refusal};
 
@@ -103,7 +103,7 @@ fn may_read<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>) -> Result<(), Refu
     if let Some(why) = shard.fault() {
         return Err(shard.explain(Reason::Fault(why)));
     }
-    if consistency(body) == Consistency::Linearizable {
+    if consistency(body) != Consistency::Local {
         if !shard.replica.leads() && !planted!(FollowerReads) {
             return Err(shard.explain(Reason::NotLeader));
         }
@@ -132,8 +132,8 @@ fn answer<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: Waiter) {
 fn value<'a>(state: &'a State, get: &Get<'_>) -> Value<'a> {
     let index = state.applied();
     match state.get(get.namespace, get.key) {
-        Some(Found { value, revision }) => Value { found: true, value, revision: revision.into(), index },
-        None => Value { found: false, value: &[], revision: Revision::default(), index },
+        Some(Found { value, revision }) => Value { found: true, value, revision: revision.into(), index, ..Value::default() },
+        None => Value { index, ..Value::default() },
     }
 }
 
@@ -166,12 +166,12 @@ fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: 
     let (mut page, mut bytes) = (Vec::new(), 0);
     while page.len() < limit && bytes < ITEMS_BYTES_MAX as usize {
         let Some(item) = items.next() else {
-            return Items { items: page, index: state.applied(), more: false };
+            return Items { items: page, index: state.applied(), ..Items::default() };
         };
         bytes += item.key.len() + item.value.len();
         page.push(item);
     }
-    Items { items: page, index: state.applied(), more: items.next().is_some() }
+    Items { items: page, index: state.applied(), more: items.next().is_some(), ..Items::default() }
 }
 
 /// One round: confirms leadership once for all reads that wait now.

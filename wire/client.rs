@@ -7,16 +7,20 @@
 //! configuration and the refusal is the node's: sizes of keys, values and namespaces (`limits::check_*`).
 
 mod build;
+mod data;
 mod items;
 mod parse;
 mod transaction;
+mod watch;
 
 pub use crate::member::{Member, Role};
 use crate::refusal::Refusal;
 pub use build::Encoder;
+pub use data::{Add, Counted, DeleteRange, Extend, Fold, Lease, Life, Place, RangeDeleted, Resolved, check_ttl};
 pub use items::{GetMany, Item, Items, Scan};
 pub use parse::{parse_reply, parse_request};
 pub use transaction::{Compare, Relation, Step, Target, Transact, Transacted, written_twice};
+pub use watch::{Event, EventKind, Events, Watch, WatchEnded, WatchStarted};
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,47 @@ pub enum RequestBody<'a> {
     Scan(Scan<'a>),
     /// Reads several keys at one moment.
     GetMany(Box<GetMany<'a>>),
+    /// Adds to a counter.
+    Add(Add<'a>),
+    /// Changes a value by a delta.
+    Extend(Extend<'a>),
+    /// Deletes a slice of a range.
+    DeleteRange(DeleteRange<'a>),
+    /// Grants a lease.
+    GrantLease {
+        /// It ends when it is not kept alive for so long, milliseconds of ring time.
+        ttl_ms: u64,
+        /// Its place in a session.
+        place: Place,
+    },
+    /// Keeps a lease alive.
+    KeepLease {
+        /// From [`Lease::lease`].
+        lease: u64,
+    },
+    /// Ends a lease: its keys go.
+    RevokeLease {
+        /// From [`Lease::lease`].
+        lease: u64,
+        /// Its place in a session.
+        place: Place,
+    },
+    /// Asks how a lease is.
+    GetLease {
+        /// From [`Lease::lease`].
+        lease: u64,
+    },
+    /// Settles what became of the write at this place of a session.
+    Resolve(Place),
+    /// Asks for every change of a range.
+    Watch(Watch<'a>),
+    /// Ends a watch of this connection.
+    Unwatch {
+        /// The id of its request.
+        watch: u64,
+    },
+    /// Asks for the topology, now and whenever it changes.
+    FollowTopology,
 }
 
 /// Opens a connection.
@@ -115,6 +160,8 @@ pub struct Put<'a> {
     pub sequence: u64,
     /// The client has the answers of all sequences below this one.
     pub answered_below: u64,
+    /// How long the key stays.
+    pub life: Life,
 }
 
 /// Removes a key.
@@ -151,6 +198,19 @@ pub enum Consistency {
     Linearizable,
     /// What the asked node has applied. Served by every node that keeps state.
     Local,
+    /// What a node has applied that has come at least so far: one's own writes, and never less than one has seen. Served by every node
+    /// that keeps state.
+    Session {
+        /// Log index of the shard.
+        index_min: u64,
+    },
+    /// Misses nothing that was acknowledged longer ago than this. Served by every node that keeps state and can show it.
+    Bounded {
+        /// Milliseconds.
+        age_ms_max: u32,
+        /// When it cannot be shown, answer all the same, and say so.
+        stale_ok: bool,
+    },
 }
 
 /// What a node answers.
@@ -193,6 +253,20 @@ pub enum ReplyBody<'a> {
     Transacted(Box<Transacted<'a>>),
     /// To `Scan` and `GetMany`.
     Items(Items<'a>),
+    /// To `Add`: durable on a quorum and applied.
+    Counted(Counted),
+    /// To `DeleteRange`: durable on a quorum and applied.
+    RangeDeleted(RangeDeleted),
+    /// To `GrantLease`, `KeepLease` and `GetLease`.
+    Lease(Lease),
+    /// To `Resolve`: durable on a quorum and applied.
+    Resolved(Box<Resolved<'a>>),
+    /// To `Watch`: it is on.
+    WatchStarted(WatchStarted),
+    /// To `Watch`, again and again.
+    Events(Events<'a>),
+    /// To `Watch`: it is over.
+    WatchEnded(Box<WatchEnded>),
 }
 
 /// The node's side of the agreement.
@@ -266,6 +340,10 @@ pub struct Value<'a> {
     pub revision: Revision,
     /// The applied log index that this answer reflects.
     pub index: u64,
+    /// It reflects every write acknowledged this long before it was made, or longer ago, milliseconds; `None`: not known.
+    pub age_ms: Option<u32>,
+    /// It may be older than asked for.
+    pub stale: bool,
 }
 
 /// A half-open range of slots on one shard.

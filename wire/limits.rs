@@ -36,6 +36,15 @@ pub const GET_MANY_KEY_BYTES_MAX: u32 = 8 << 10;
 /// Most items of one page of a `Scan`. It is answered without a pause.
 pub const SCAN_ITEMS_MAX: u32 = 1000;
 
+/// Most keys of one slice of a `DeleteRange`. One write of the log holds the core while it is applied.
+pub const DELETE_RANGE_KEYS_MAX: u32 = 1000;
+
+/// Longest time of a lease or a key, milliseconds: a hundred years; sums of it and ring time stay far from overflow.
+pub const LEASE_TTL_MS_MAX: u64 = 100 * 365 * 86_400_000;
+
+/// Shortest time of a lease, milliseconds: it must survive an election and a lost message. Keys may go earlier.
+pub const LEASE_TTL_MS_MIN: u64 = 1000;
+
 /// Keys and values of one page of a `Scan` or one answer to `GetMany`, bytes; one item more may go beyond.
 pub const ITEMS_BYTES_MAX: u32 = 256 << 10;
 
@@ -113,12 +122,13 @@ mod tests {
 
     #[test]
     fn the_largest_write_fits_the_largest_frame() {
-        use crate::client::{Encoder, GetMany, Put, RequestBody, Step, Transact};
+        use crate::client::{Encoder, GetMany, Life, Put, RequestBody, Step, Transact};
         let (key, namespace) = (vec![b'k'; KEY_BYTES_MAX as usize], "n".repeat(NAMESPACE_BYTES_MAX as usize));
         for value_bytes_max in [1, VALUE_BYTES_DEFAULT_MAX, VALUE_BYTES_HARD_MAX] {
             let value = vec![1; value_bytes_max as usize];
             let (session, sequence, answered_below) = (u64::MAX, u64::MAX, u64::MAX);
-            let put = Put { namespace: &namespace, key: &key, value: &value, session, sequence, answered_below };
+            let life = Life { ttl_ms: u64::MAX, lease: u64::MAX };
+            let put = Put { namespace: &namespace, key: &key, value: &value, session, sequence, answered_below, life };
             let parts = TRANSACTION_PARTS_MAX as usize;
             let names: Vec<String> = (1000..1000 + parts).map(|n| n.to_string()).collect();
             let get = GET_MANY_KEY_BYTES_MAX as usize / GET_MANY_KEYS_MAX as usize;
@@ -127,7 +137,7 @@ mod tests {
             assert_eq!(many.check(), Ok(()));
             let mut bodies = vec![RequestBody::Put(put), RequestBody::GetMany(Box::new(many))];
             if let Some(each) = (value_bytes_max as usize).checked_sub(parts * 12).map(|bytes| bytes / parts) {
-                let then = names.iter().map(|name| Step::Put { key: name.as_bytes(), value: &value[..each] }).collect();
+                let then = names.iter().map(|name| Step::put(name, &value[..each])).collect();
                 let transact =
                     Transact { namespace: &namespace, then, session, sequence, answered_below, ..Transact::default() };
                 assert_eq!(transact.check(value_bytes_max, 1), Ok(()));

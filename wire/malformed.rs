@@ -118,7 +118,7 @@ mod tests {
     fn an_unknown_enum_value_is_named_with_its_place() {
         assert!(client::parse_request(&get(1)).is_ok());
         let malformed = client::parse_request(&get(9)).expect_err("9 is no consistency");
-        let message = "request.body.consistency is 9, known are 0 (linearizable), 1 (local)";
+        let message = "request.body.consistency is 9, known are 0 (linearizable), 1 (local), 2 (session), 3 (bounded)";
         assert_eq!((malformed.id, malformed.message.as_str()), (Some(77), message));
     }
 
@@ -126,7 +126,7 @@ mod tests {
     fn an_unknown_kind_of_request_is_named_and_can_be_answered() {
         let payload = request(schema::RequestBody(99), |b| schema::Ping::create(b, &schema::PingArgs {}).value());
         let malformed = client::parse_request(&payload).expect_err("99 is no request");
-        assert_eq!((malformed.id, malformed.message.as_str()), (Some(77), "request.body is of type 99, known are 1 to 16"));
+        assert_eq!((malformed.id, malformed.message.as_str()), (Some(77), "request.body is of type 99, known are 1 to 27"));
     }
 
     #[test]

@@ -103,6 +103,8 @@ pub enum Purpose {
     Snapshot,
     /// Founding and joining.
     Control,
+    /// How far the leader has committed.
+    Read,
 }
 
 /// A message to a peer.
@@ -154,6 +156,8 @@ pub enum PeerRequestBody<'a> {
         /// The asking node's incarnation.
         incarnation: u64,
     },
+    /// To the leader: how far is the log committed? Answered once a quorum has confirmed, after this arrived, that it leads.
+    ReadIndex,
 }
 
 /// Opens a peer connection.
@@ -271,6 +275,11 @@ pub enum PeerReplyBody {
         shards: u32,
         /// The ring's members.
         members: Vec<Member>,
+    },
+    /// To `ReadIndex`.
+    ReadIndex {
+        /// Everything that was acknowledged before the question arrived is at or before this log index.
+        index: u64,
     },
     /// To anything: no.
     Refused {

@@ -85,6 +85,24 @@ codes! {
     DuplicateKey = 28,
     /// The gets of a transaction found more than its answer may have; it changed nothing.
     ResultTooLarge = 29,
+    /// A counter would leave the bounds that its caller gave; it is unchanged.
+    OutOfBounds = 30,
+    /// The value to add to is not a decimal number of 64 bits.
+    NotANumber = 31,
+    /// The value to patch, or the patch, is not JSON.
+    NotJson = 32,
+    /// The lease is unknown: never granted in this shard, revoked, or not kept alive for its time.
+    LeaseNotFound = 33,
+    /// The shard holds as many leases as it may.
+    TooManyLeases = 34,
+    /// This node cannot show that its answer would be as fresh as asked for; another one may.
+    NotFresh = 35,
+    /// What was asked for to be watched from is no longer kept; the message says what is the oldest.
+    Compacted = 36,
+    /// A watcher did not take its events for so long that they are no longer kept.
+    WatchTooSlow = 37,
+    /// The connection or the shard has as many watches as it may.
+    TooManyWatches = 38,
 }
 
 impl fmt::Display for Code {

@@ -101,12 +101,14 @@ impl ::flatbuffers::SimpleToVerifyInSlice for Role {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CONSISTENCY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CONSISTENCY: u8 = 1;
+pub const ENUM_MAX_CONSISTENCY: u8 = 3;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CONSISTENCY: [Consistency; 2] = [
+pub const ENUM_VALUES_CONSISTENCY: [Consistency; 4] = [
   Consistency::Linearizable,
   Consistency::Local,
+  Consistency::Session,
+  Consistency::Bounded,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -116,18 +118,24 @@ pub struct Consistency(pub u8);
 impl Consistency {
   pub const Linearizable: Self = Self(0);
   pub const Local: Self = Self(1);
+  pub const Session: Self = Self(2);
+  pub const Bounded: Self = Self(3);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_MAX: u8 = 3;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Linearizable,
     Self::Local,
+    Self::Session,
+    Self::Bounded,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
     match self {
       Self::Linearizable => Some("Linearizable"),
       Self::Local => Some("Local"),
+      Self::Session => Some("Session"),
+      Self::Bounded => Some("Bounded"),
       _ => None,
     }
   }
@@ -447,12 +455,96 @@ impl<'a> ::flatbuffers::Verifiable for StepKind {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for StepKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+pub const ENUM_MIN_FOLD: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 16;
+pub const ENUM_MAX_FOLD: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 17] = [
+pub const ENUM_VALUES_FOLD: [Fold; 2] = [
+  Fold::Concatenate,
+  Fold::MergePatch,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct Fold(pub u8);
+#[allow(non_upper_case_globals)]
+impl Fold {
+  pub const Concatenate: Self = Self(0);
+  pub const MergePatch: Self = Self(1);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 1;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Concatenate,
+    Self::MergePatch,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Concatenate => Some("Concatenate"),
+      Self::MergePatch => Some("MergePatch"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for Fold {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for Fold {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for Fold {
+    type Output = Fold;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for Fold {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for Fold {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for Fold {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_REQUEST_BODY: u8 = 27;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 28] = [
   RequestBody::NONE,
   RequestBody::Hello,
   RequestBody::Put,
@@ -470,6 +562,17 @@ pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 17] = [
   RequestBody::Transact,
   RequestBody::Scan,
   RequestBody::GetMany,
+  RequestBody::Add,
+  RequestBody::Extend,
+  RequestBody::DeleteRange,
+  RequestBody::GrantLease,
+  RequestBody::KeepLease,
+  RequestBody::RevokeLease,
+  RequestBody::GetLease,
+  RequestBody::Resolve,
+  RequestBody::Watch,
+  RequestBody::Unwatch,
+  RequestBody::FollowTopology,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -494,9 +597,20 @@ impl RequestBody {
   pub const Transact: Self = Self(14);
   pub const Scan: Self = Self(15);
   pub const GetMany: Self = Self(16);
+  pub const Add: Self = Self(17);
+  pub const Extend: Self = Self(18);
+  pub const DeleteRange: Self = Self(19);
+  pub const GrantLease: Self = Self(20);
+  pub const KeepLease: Self = Self(21);
+  pub const RevokeLease: Self = Self(22);
+  pub const GetLease: Self = Self(23);
+  pub const Resolve: Self = Self(24);
+  pub const Watch: Self = Self(25);
+  pub const Unwatch: Self = Self(26);
+  pub const FollowTopology: Self = Self(27);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 16;
+  pub const ENUM_MAX: u8 = 27;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Hello,
@@ -515,6 +629,17 @@ impl RequestBody {
     Self::Transact,
     Self::Scan,
     Self::GetMany,
+    Self::Add,
+    Self::Extend,
+    Self::DeleteRange,
+    Self::GrantLease,
+    Self::KeepLease,
+    Self::RevokeLease,
+    Self::GetLease,
+    Self::Resolve,
+    Self::Watch,
+    Self::Unwatch,
+    Self::FollowTopology,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -536,6 +661,17 @@ impl RequestBody {
       Self::Transact => Some("Transact"),
       Self::Scan => Some("Scan"),
       Self::GetMany => Some("GetMany"),
+      Self::Add => Some("Add"),
+      Self::Extend => Some("Extend"),
+      Self::DeleteRange => Some("DeleteRange"),
+      Self::GrantLease => Some("GrantLease"),
+      Self::KeepLease => Some("KeepLease"),
+      Self::RevokeLease => Some("RevokeLease"),
+      Self::GetLease => Some("GetLease"),
+      Self::Resolve => Some("Resolve"),
+      Self::Watch => Some("Watch"),
+      Self::Unwatch => Some("Unwatch"),
+      Self::FollowTopology => Some("FollowTopology"),
       _ => None,
     }
   }
@@ -593,12 +729,108 @@ impl ::flatbuffers::SimpleToVerifyInSlice for RequestBody {}
 pub struct RequestBodyUnionTableOffset {}
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_REPLY_BODY: u8 = 0;
+pub const ENUM_MIN_EVENT_KIND: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REPLY_BODY: u8 = 10;
+pub const ENUM_MAX_EVENT_KIND: u8 = 4;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 11] = [
+pub const ENUM_VALUES_EVENT_KIND: [EventKind; 5] = [
+  EventKind::Put,
+  EventKind::Delete,
+  EventKind::Expire,
+  EventKind::Extend,
+  EventKind::Snapshot,
+];
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct EventKind(pub u8);
+#[allow(non_upper_case_globals)]
+impl EventKind {
+  pub const Put: Self = Self(0);
+  pub const Delete: Self = Self(1);
+  pub const Expire: Self = Self(2);
+  pub const Extend: Self = Self(3);
+  pub const Snapshot: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Put,
+    Self::Delete,
+    Self::Expire,
+    Self::Extend,
+    Self::Snapshot,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Put => Some("Put"),
+      Self::Delete => Some("Delete"),
+      Self::Expire => Some("Expire"),
+      Self::Extend => Some("Extend"),
+      Self::Snapshot => Some("Snapshot"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for EventKind {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for EventKind {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for EventKind {
+    type Output = EventKind;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for EventKind {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for EventKind {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for EventKind {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_REPLY_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_REPLY_BODY: u8 = 17;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 18] = [
   ReplyBody::NONE,
   ReplyBody::Welcome,
   ReplyBody::Written,
@@ -610,6 +842,13 @@ pub const ENUM_VALUES_REPLY_BODY: [ReplyBody; 11] = [
   ReplyBody::Done,
   ReplyBody::Transacted,
   ReplyBody::Items,
+  ReplyBody::Counted,
+  ReplyBody::RangeDeleted,
+  ReplyBody::Lease,
+  ReplyBody::Resolved,
+  ReplyBody::WatchStarted,
+  ReplyBody::Events,
+  ReplyBody::WatchEnded,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -628,9 +867,16 @@ impl ReplyBody {
   pub const Done: Self = Self(8);
   pub const Transacted: Self = Self(9);
   pub const Items: Self = Self(10);
+  pub const Counted: Self = Self(11);
+  pub const RangeDeleted: Self = Self(12);
+  pub const Lease: Self = Self(13);
+  pub const Resolved: Self = Self(14);
+  pub const WatchStarted: Self = Self(15);
+  pub const Events: Self = Self(16);
+  pub const WatchEnded: Self = Self(17);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 10;
+  pub const ENUM_MAX: u8 = 17;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Welcome,
@@ -643,6 +889,13 @@ impl ReplyBody {
     Self::Done,
     Self::Transacted,
     Self::Items,
+    Self::Counted,
+    Self::RangeDeleted,
+    Self::Lease,
+    Self::Resolved,
+    Self::WatchStarted,
+    Self::Events,
+    Self::WatchEnded,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -658,6 +911,13 @@ impl ReplyBody {
       Self::Done => Some("Done"),
       Self::Transacted => Some("Transacted"),
       Self::Items => Some("Items"),
+      Self::Counted => Some("Counted"),
+      Self::RangeDeleted => Some("RangeDeleted"),
+      Self::Lease => Some("Lease"),
+      Self::Resolved => Some("Resolved"),
+      Self::WatchStarted => Some("WatchStarted"),
+      Self::Events => Some("Events"),
+      Self::WatchEnded => Some("WatchEnded"),
       _ => None,
     }
   }
@@ -717,15 +977,16 @@ pub struct ReplyBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_PURPOSE: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_PURPOSE: u8 = 4;
+pub const ENUM_MAX_PURPOSE: u8 = 5;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_PURPOSE: [Purpose; 5] = [
+pub const ENUM_VALUES_PURPOSE: [Purpose; 6] = [
   Purpose::Replication,
   Purpose::Heartbeat,
   Purpose::Election,
   Purpose::Snapshot,
   Purpose::Control,
+  Purpose::Read,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -738,15 +999,17 @@ impl Purpose {
   pub const Election: Self = Self(2);
   pub const Snapshot: Self = Self(3);
   pub const Control: Self = Self(4);
+  pub const Read: Self = Self(5);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_MAX: u8 = 5;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Replication,
     Self::Heartbeat,
     Self::Election,
     Self::Snapshot,
     Self::Control,
+    Self::Read,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -756,6 +1019,7 @@ impl Purpose {
       Self::Election => Some("Election"),
       Self::Snapshot => Some("Snapshot"),
       Self::Control => Some("Control"),
+      Self::Read => Some("Read"),
       _ => None,
     }
   }
@@ -901,10 +1165,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for EntryKind {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_PEER_REQUEST_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_PEER_REQUEST_BODY: u8 = 9;
+pub const ENUM_MAX_PEER_REQUEST_BODY: u8 = 10;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_PEER_REQUEST_BODY: [PeerRequestBody; 10] = [
+pub const ENUM_VALUES_PEER_REQUEST_BODY: [PeerRequestBody; 11] = [
   PeerRequestBody::NONE,
   PeerRequestBody::PeerHello,
   PeerRequestBody::Append,
@@ -915,6 +1179,7 @@ pub const ENUM_VALUES_PEER_REQUEST_BODY: [PeerRequestBody; 10] = [
   PeerRequestBody::Identify,
   PeerRequestBody::Found,
   PeerRequestBody::WhoAmI,
+  PeerRequestBody::ReadIndex,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -932,9 +1197,10 @@ impl PeerRequestBody {
   pub const Identify: Self = Self(7);
   pub const Found: Self = Self(8);
   pub const WhoAmI: Self = Self(9);
+  pub const ReadIndex: Self = Self(10);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 9;
+  pub const ENUM_MAX: u8 = 10;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PeerHello,
@@ -946,6 +1212,7 @@ impl PeerRequestBody {
     Self::Identify,
     Self::Found,
     Self::WhoAmI,
+    Self::ReadIndex,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -960,6 +1227,7 @@ impl PeerRequestBody {
       Self::Identify => Some("Identify"),
       Self::Found => Some("Found"),
       Self::WhoAmI => Some("WhoAmI"),
+      Self::ReadIndex => Some("ReadIndex"),
       _ => None,
     }
   }
@@ -1111,10 +1379,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for AppendOutcome {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_PEER_REPLY_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_PEER_REPLY_BODY: u8 = 8;
+pub const ENUM_MAX_PEER_REPLY_BODY: u8 = 9;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_PEER_REPLY_BODY: [PeerReplyBody; 9] = [
+pub const ENUM_VALUES_PEER_REPLY_BODY: [PeerReplyBody; 10] = [
   PeerReplyBody::NONE,
   PeerReplyBody::PeerWelcome,
   PeerReplyBody::AppendReply,
@@ -1124,6 +1392,7 @@ pub const ENUM_VALUES_PEER_REPLY_BODY: [PeerReplyBody; 9] = [
   PeerReplyBody::Identity,
   PeerReplyBody::YouAre,
   PeerReplyBody::PeerRefused,
+  PeerReplyBody::ReadIndexReply,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -1140,9 +1409,10 @@ impl PeerReplyBody {
   pub const Identity: Self = Self(6);
   pub const YouAre: Self = Self(7);
   pub const PeerRefused: Self = Self(8);
+  pub const ReadIndexReply: Self = Self(9);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 8;
+  pub const ENUM_MAX: u8 = 9;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PeerWelcome,
@@ -1153,6 +1423,7 @@ impl PeerReplyBody {
     Self::Identity,
     Self::YouAre,
     Self::PeerRefused,
+    Self::ReadIndexReply,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -1166,6 +1437,7 @@ impl PeerReplyBody {
       Self::Identity => Some("Identity"),
       Self::YouAre => Some("YouAre"),
       Self::PeerRefused => Some("PeerRefused"),
+      Self::ReadIndexReply => Some("ReadIndexReply"),
       _ => None,
     }
   }
@@ -2401,6 +2673,8 @@ impl<'a> Put<'a> {
   pub const VT_SESSION: ::flatbuffers::VOffsetT = 10;
   pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 12;
   pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 14;
+  pub const VT_TTL_MS: ::flatbuffers::VOffsetT = 16;
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2412,6 +2686,8 @@ impl<'a> Put<'a> {
     args: &'args PutArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Put<'bldr>> {
     let mut builder = PutBuilder::new(_fbb);
+    builder.add_lease(args.lease);
+    builder.add_ttl_ms(args.ttl_ms);
     builder.add_answered_below(args.answered_below);
     builder.add_sequence(args.sequence);
     builder.add_session(args.session);
@@ -2464,6 +2740,20 @@ impl<'a> Put<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Put::VT_ANSWERED_BELOW, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn ttl_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Put::VT_TTL_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Put::VT_LEASE, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Put<'_> {
@@ -2478,6 +2768,8 @@ impl ::flatbuffers::Verifiable for Put<'_> {
      .visit_field::<u64>("session", Self::VT_SESSION, false)?
      .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
      .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .visit_field::<u64>("ttl_ms", Self::VT_TTL_MS, false)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
      .finish();
     Ok(())
   }
@@ -2489,6 +2781,8 @@ pub struct PutArgs<'a> {
     pub session: u64,
     pub sequence: u64,
     pub answered_below: u64,
+    pub ttl_ms: u64,
+    pub lease: u64,
 }
 impl<'a> Default for PutArgs<'a> {
   #[inline]
@@ -2500,6 +2794,8 @@ impl<'a> Default for PutArgs<'a> {
       session: 0,
       sequence: 0,
       answered_below: 0,
+      ttl_ms: 0,
+      lease: 0,
     }
   }
 }
@@ -2534,6 +2830,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PutBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Put::VT_ANSWERED_BELOW, answered_below, 0);
   }
   #[inline]
+  pub fn add_ttl_ms(&mut self, ttl_ms: u64) {
+    self.fbb_.push_slot::<u64>(Put::VT_TTL_MS, ttl_ms, 0);
+  }
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(Put::VT_LEASE, lease, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PutBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PutBuilder {
@@ -2557,6 +2861,8 @@ impl ::core::fmt::Debug for Put<'_> {
       ds.field("session", &self.session());
       ds.field("sequence", &self.sequence());
       ds.field("answered_below", &self.answered_below());
+      ds.field("ttl_ms", &self.ttl_ms());
+      ds.field("lease", &self.lease());
       ds.finish()
   }
 }
@@ -2743,6 +3049,9 @@ impl<'a> Get<'a> {
   pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
   pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
   pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 8;
+  pub const VT_INDEX_MIN: ::flatbuffers::VOffsetT = 10;
+  pub const VT_AGE_MS_MAX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_STALE_OK: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -2754,8 +3063,11 @@ impl<'a> Get<'a> {
     args: &'args GetArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Get<'bldr>> {
     let mut builder = GetBuilder::new(_fbb);
+    builder.add_index_min(args.index_min);
+    builder.add_age_ms_max(args.age_ms_max);
     if let Some(x) = args.key { builder.add_key(x); }
     if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_stale_ok(args.stale_ok);
     builder.add_consistency(args.consistency);
     builder.finish()
   }
@@ -2782,6 +3094,27 @@ impl<'a> Get<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Consistency>(Get::VT_CONSISTENCY, Some(Consistency::Linearizable)).unwrap()}
   }
+  #[inline]
+  pub fn index_min(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Get::VT_INDEX_MIN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn age_ms_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Get::VT_AGE_MS_MAX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn stale_ok(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Get::VT_STALE_OK, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Get<'_> {
@@ -2793,6 +3126,9 @@ impl ::flatbuffers::Verifiable for Get<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
      .visit_field::<Consistency>("consistency", Self::VT_CONSISTENCY, false)?
+     .visit_field::<u64>("index_min", Self::VT_INDEX_MIN, false)?
+     .visit_field::<u32>("age_ms_max", Self::VT_AGE_MS_MAX, false)?
+     .visit_field::<bool>("stale_ok", Self::VT_STALE_OK, false)?
      .finish();
     Ok(())
   }
@@ -2801,6 +3137,9 @@ pub struct GetArgs<'a> {
     pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub consistency: Consistency,
+    pub index_min: u64,
+    pub age_ms_max: u32,
+    pub stale_ok: bool,
 }
 impl<'a> Default for GetArgs<'a> {
   #[inline]
@@ -2809,6 +3148,9 @@ impl<'a> Default for GetArgs<'a> {
       namespace: None,
       key: None,
       consistency: Consistency::Linearizable,
+      index_min: 0,
+      age_ms_max: 0,
+      stale_ok: false,
     }
   }
 }
@@ -2831,6 +3173,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<Consistency>(Get::VT_CONSISTENCY, consistency, Consistency::Linearizable);
   }
   #[inline]
+  pub fn add_index_min(&mut self, index_min: u64) {
+    self.fbb_.push_slot::<u64>(Get::VT_INDEX_MIN, index_min, 0);
+  }
+  #[inline]
+  pub fn add_age_ms_max(&mut self, age_ms_max: u32) {
+    self.fbb_.push_slot::<u32>(Get::VT_AGE_MS_MAX, age_ms_max, 0);
+  }
+  #[inline]
+  pub fn add_stale_ok(&mut self, stale_ok: bool) {
+    self.fbb_.push_slot::<bool>(Get::VT_STALE_OK, stale_ok, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GetBuilder {
@@ -2851,6 +3205,9 @@ impl ::core::fmt::Debug for Get<'_> {
       ds.field("namespace", &self.namespace());
       ds.field("key", &self.key());
       ds.field("consistency", &self.consistency());
+      ds.field("index_min", &self.index_min());
+      ds.field("age_ms_max", &self.age_ms_max());
+      ds.field("stale_ok", &self.stale_ok());
       ds.finish()
   }
 }
@@ -3863,6 +4220,8 @@ impl<'a> Step<'a> {
   pub const VT_KIND: ::flatbuffers::VOffsetT = 4;
   pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
   pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TTL_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3874,6 +4233,8 @@ impl<'a> Step<'a> {
     args: &'args StepArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Step<'bldr>> {
     let mut builder = StepBuilder::new(_fbb);
+    builder.add_lease(args.lease);
+    builder.add_ttl_ms(args.ttl_ms);
     if let Some(x) = args.value { builder.add_value(x); }
     if let Some(x) = args.key { builder.add_key(x); }
     builder.add_kind(args.kind);
@@ -3902,6 +4263,20 @@ impl<'a> Step<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Step::VT_VALUE, None)}
   }
+  #[inline]
+  pub fn ttl_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Step::VT_TTL_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Step::VT_LEASE, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Step<'_> {
@@ -3913,6 +4288,8 @@ impl ::flatbuffers::Verifiable for Step<'_> {
      .visit_field::<StepKind>("kind", Self::VT_KIND, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<u64>("ttl_ms", Self::VT_TTL_MS, false)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
      .finish();
     Ok(())
   }
@@ -3921,6 +4298,8 @@ pub struct StepArgs<'a> {
     pub kind: StepKind,
     pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub ttl_ms: u64,
+    pub lease: u64,
 }
 impl<'a> Default for StepArgs<'a> {
   #[inline]
@@ -3929,6 +4308,8 @@ impl<'a> Default for StepArgs<'a> {
       kind: StepKind::Get,
       key: None,
       value: None,
+      ttl_ms: 0,
+      lease: 0,
     }
   }
 }
@@ -3951,6 +4332,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> StepBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Step::VT_VALUE, value);
   }
   #[inline]
+  pub fn add_ttl_ms(&mut self, ttl_ms: u64) {
+    self.fbb_.push_slot::<u64>(Step::VT_TTL_MS, ttl_ms, 0);
+  }
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(Step::VT_LEASE, lease, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> StepBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     StepBuilder {
@@ -3971,6 +4360,8 @@ impl ::core::fmt::Debug for Step<'_> {
       ds.field("kind", &self.kind());
       ds.field("key", &self.key());
       ds.field("value", &self.value());
+      ds.field("ttl_ms", &self.ttl_ms());
+      ds.field("lease", &self.lease());
       ds.finish()
   }
 }
@@ -4195,6 +4586,9 @@ impl<'a> Scan<'a> {
   pub const VT_KEYS_ONLY: ::flatbuffers::VOffsetT = 12;
   pub const VT_LIMIT: ::flatbuffers::VOffsetT = 14;
   pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 16;
+  pub const VT_INDEX_MIN: ::flatbuffers::VOffsetT = 18;
+  pub const VT_AGE_MS_MAX: ::flatbuffers::VOffsetT = 20;
+  pub const VT_STALE_OK: ::flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4206,10 +4600,13 @@ impl<'a> Scan<'a> {
     args: &'args ScanArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Scan<'bldr>> {
     let mut builder = ScanBuilder::new(_fbb);
+    builder.add_index_min(args.index_min);
+    builder.add_age_ms_max(args.age_ms_max);
     builder.add_limit(args.limit);
     if let Some(x) = args.until { builder.add_until(x); }
     if let Some(x) = args.from { builder.add_from(x); }
     if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_stale_ok(args.stale_ok);
     builder.add_consistency(args.consistency);
     builder.add_keys_only(args.keys_only);
     builder.add_backward(args.backward);
@@ -4266,6 +4663,27 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Consistency>(Scan::VT_CONSISTENCY, Some(Consistency::Linearizable)).unwrap()}
   }
+  #[inline]
+  pub fn index_min(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Scan::VT_INDEX_MIN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn age_ms_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Scan::VT_AGE_MS_MAX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn stale_ok(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Scan::VT_STALE_OK, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Scan<'_> {
@@ -4281,6 +4699,9 @@ impl ::flatbuffers::Verifiable for Scan<'_> {
      .visit_field::<bool>("keys_only", Self::VT_KEYS_ONLY, false)?
      .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
      .visit_field::<Consistency>("consistency", Self::VT_CONSISTENCY, false)?
+     .visit_field::<u64>("index_min", Self::VT_INDEX_MIN, false)?
+     .visit_field::<u32>("age_ms_max", Self::VT_AGE_MS_MAX, false)?
+     .visit_field::<bool>("stale_ok", Self::VT_STALE_OK, false)?
      .finish();
     Ok(())
   }
@@ -4293,6 +4714,9 @@ pub struct ScanArgs<'a> {
     pub keys_only: bool,
     pub limit: u32,
     pub consistency: Consistency,
+    pub index_min: u64,
+    pub age_ms_max: u32,
+    pub stale_ok: bool,
 }
 impl<'a> Default for ScanArgs<'a> {
   #[inline]
@@ -4305,6 +4729,9 @@ impl<'a> Default for ScanArgs<'a> {
       keys_only: false,
       limit: 0,
       consistency: Consistency::Linearizable,
+      index_min: 0,
+      age_ms_max: 0,
+      stale_ok: false,
     }
   }
 }
@@ -4343,6 +4770,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<Consistency>(Scan::VT_CONSISTENCY, consistency, Consistency::Linearizable);
   }
   #[inline]
+  pub fn add_index_min(&mut self, index_min: u64) {
+    self.fbb_.push_slot::<u64>(Scan::VT_INDEX_MIN, index_min, 0);
+  }
+  #[inline]
+  pub fn add_age_ms_max(&mut self, age_ms_max: u32) {
+    self.fbb_.push_slot::<u32>(Scan::VT_AGE_MS_MAX, age_ms_max, 0);
+  }
+  #[inline]
+  pub fn add_stale_ok(&mut self, stale_ok: bool) {
+    self.fbb_.push_slot::<bool>(Scan::VT_STALE_OK, stale_ok, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ScanBuilder {
@@ -4367,6 +4806,9 @@ impl ::core::fmt::Debug for Scan<'_> {
       ds.field("keys_only", &self.keys_only());
       ds.field("limit", &self.limit());
       ds.field("consistency", &self.consistency());
+      ds.field("index_min", &self.index_min());
+      ds.field("age_ms_max", &self.age_ms_max());
+      ds.field("stale_ok", &self.stale_ok());
       ds.finish()
   }
 }
@@ -4389,6 +4831,9 @@ impl<'a> GetMany<'a> {
   pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
   pub const VT_KEYS: ::flatbuffers::VOffsetT = 6;
   pub const VT_CONSISTENCY: ::flatbuffers::VOffsetT = 8;
+  pub const VT_INDEX_MIN: ::flatbuffers::VOffsetT = 10;
+  pub const VT_AGE_MS_MAX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_STALE_OK: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4400,8 +4845,11 @@ impl<'a> GetMany<'a> {
     args: &'args GetManyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<GetMany<'bldr>> {
     let mut builder = GetManyBuilder::new(_fbb);
+    builder.add_index_min(args.index_min);
+    builder.add_age_ms_max(args.age_ms_max);
     if let Some(x) = args.keys { builder.add_keys(x); }
     if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_stale_ok(args.stale_ok);
     builder.add_consistency(args.consistency);
     builder.finish()
   }
@@ -4428,6 +4876,27 @@ impl<'a> GetMany<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Consistency>(GetMany::VT_CONSISTENCY, Some(Consistency::Linearizable)).unwrap()}
   }
+  #[inline]
+  pub fn index_min(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GetMany::VT_INDEX_MIN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn age_ms_max(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GetMany::VT_AGE_MS_MAX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn stale_ok(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(GetMany::VT_STALE_OK, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for GetMany<'_> {
@@ -4439,6 +4908,9 @@ impl ::flatbuffers::Verifiable for GetMany<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Key>>>>("keys", Self::VT_KEYS, false)?
      .visit_field::<Consistency>("consistency", Self::VT_CONSISTENCY, false)?
+     .visit_field::<u64>("index_min", Self::VT_INDEX_MIN, false)?
+     .visit_field::<u32>("age_ms_max", Self::VT_AGE_MS_MAX, false)?
+     .visit_field::<bool>("stale_ok", Self::VT_STALE_OK, false)?
      .finish();
     Ok(())
   }
@@ -4447,6 +4919,9 @@ pub struct GetManyArgs<'a> {
     pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub keys: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Key<'a>>>>>,
     pub consistency: Consistency,
+    pub index_min: u64,
+    pub age_ms_max: u32,
+    pub stale_ok: bool,
 }
 impl<'a> Default for GetManyArgs<'a> {
   #[inline]
@@ -4455,6 +4930,9 @@ impl<'a> Default for GetManyArgs<'a> {
       namespace: None,
       keys: None,
       consistency: Consistency::Linearizable,
+      index_min: 0,
+      age_ms_max: 0,
+      stale_ok: false,
     }
   }
 }
@@ -4477,6 +4955,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetManyBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<Consistency>(GetMany::VT_CONSISTENCY, consistency, Consistency::Linearizable);
   }
   #[inline]
+  pub fn add_index_min(&mut self, index_min: u64) {
+    self.fbb_.push_slot::<u64>(GetMany::VT_INDEX_MIN, index_min, 0);
+  }
+  #[inline]
+  pub fn add_age_ms_max(&mut self, age_ms_max: u32) {
+    self.fbb_.push_slot::<u32>(GetMany::VT_AGE_MS_MAX, age_ms_max, 0);
+  }
+  #[inline]
+  pub fn add_stale_ok(&mut self, stale_ok: bool) {
+    self.fbb_.push_slot::<bool>(GetMany::VT_STALE_OK, stale_ok, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetManyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     GetManyBuilder {
@@ -4497,6 +4987,9 @@ impl ::core::fmt::Debug for GetMany<'_> {
       ds.field("namespace", &self.namespace());
       ds.field("keys", &self.keys());
       ds.field("consistency", &self.consistency());
+      ds.field("index_min", &self.index_min());
+      ds.field("age_ms_max", &self.age_ms_max());
+      ds.field("stale_ok", &self.stale_ok());
       ds.finish()
   }
 }
@@ -4593,6 +5086,1656 @@ impl ::core::fmt::Debug for Key<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Key");
       ds.field("bytes", &self.bytes());
+      ds.finish()
+  }
+}
+pub enum AddOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Add<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Add<'a> {
+  type Inner = Add<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Add<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_DELTA: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MIN: ::flatbuffers::VOffsetT = 10;
+  pub const VT_MAX: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 14;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 16;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 18;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Add { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args AddArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Add<'bldr>> {
+    let mut builder = AddBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    builder.add_max(args.max);
+    builder.add_min(args.min);
+    builder.add_delta(args.delta);
+    if let Some(x) = args.key { builder.add_key(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Add::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn key(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Add::VT_KEY, None)}
+  }
+  #[inline]
+  pub fn delta(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Add::VT_DELTA, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn min(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Add::VT_MIN, Some(-9223372036854775808)).unwrap()}
+  }
+  #[inline]
+  pub fn max(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Add::VT_MAX, Some(9223372036854775807)).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Add::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Add::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Add::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Add<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
+     .visit_field::<i64>("delta", Self::VT_DELTA, false)?
+     .visit_field::<i64>("min", Self::VT_MIN, false)?
+     .visit_field::<i64>("max", Self::VT_MAX, false)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct AddArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub delta: i64,
+    pub min: i64,
+    pub max: i64,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for AddArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    AddArgs {
+      namespace: None,
+      key: None,
+      delta: 0,
+      min: -9223372036854775808,
+      max: 9223372036854775807,
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct AddBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AddBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Add::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Add::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_delta(&mut self, delta: i64) {
+    self.fbb_.push_slot::<i64>(Add::VT_DELTA, delta, 0);
+  }
+  #[inline]
+  pub fn add_min(&mut self, min: i64) {
+    self.fbb_.push_slot::<i64>(Add::VT_MIN, min, -9223372036854775808);
+  }
+  #[inline]
+  pub fn add_max(&mut self, max: i64) {
+    self.fbb_.push_slot::<i64>(Add::VT_MAX, max, 9223372036854775807);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(Add::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(Add::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(Add::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AddBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    AddBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Add<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Add<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Add");
+      ds.field("namespace", &self.namespace());
+      ds.field("key", &self.key());
+      ds.field("delta", &self.delta());
+      ds.field("min", &self.min());
+      ds.field("max", &self.max());
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum ExtendOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Extend<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Extend<'a> {
+  type Inner = Extend<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Extend<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_FOLD: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DELTA: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Extend { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ExtendArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Extend<'bldr>> {
+    let mut builder = ExtendBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    if let Some(x) = args.delta { builder.add_delta(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_fold(args.fold);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Extend::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn key(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Extend::VT_KEY, None)}
+  }
+  #[inline]
+  pub fn fold(&self) -> Fold {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Fold>(Extend::VT_FOLD, Some(Fold::Concatenate)).unwrap()}
+  }
+  #[inline]
+  pub fn delta(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Extend::VT_DELTA, None)}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Extend::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Extend::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Extend::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Extend<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
+     .visit_field::<Fold>("fold", Self::VT_FOLD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("delta", Self::VT_DELTA, false)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ExtendArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub fold: Fold,
+    pub delta: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for ExtendArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ExtendArgs {
+      namespace: None,
+      key: None,
+      fold: Fold::Concatenate,
+      delta: None,
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct ExtendBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ExtendBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Extend::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Extend::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_fold(&mut self, fold: Fold) {
+    self.fbb_.push_slot::<Fold>(Extend::VT_FOLD, fold, Fold::Concatenate);
+  }
+  #[inline]
+  pub fn add_delta(&mut self, delta: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Extend::VT_DELTA, delta);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(Extend::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(Extend::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(Extend::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ExtendBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ExtendBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Extend<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Extend<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Extend");
+      ds.field("namespace", &self.namespace());
+      ds.field("key", &self.key());
+      ds.field("fold", &self.fold());
+      ds.field("delta", &self.delta());
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum DeleteRangeOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct DeleteRange<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for DeleteRange<'a> {
+  type Inner = DeleteRange<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> DeleteRange<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_UNTIL: ::flatbuffers::VOffsetT = 8;
+  pub const VT_LIMIT: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 14;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    DeleteRange { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args DeleteRangeArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<DeleteRange<'bldr>> {
+    let mut builder = DeleteRangeBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    builder.add_limit(args.limit);
+    if let Some(x) = args.until { builder.add_until(x); }
+    if let Some(x) = args.from { builder.add_from(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(DeleteRange::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn from(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(DeleteRange::VT_FROM, None)}
+  }
+  #[inline]
+  pub fn until(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(DeleteRange::VT_UNTIL, None)}
+  }
+  #[inline]
+  pub fn limit(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(DeleteRange::VT_LIMIT, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DeleteRange::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DeleteRange::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(DeleteRange::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for DeleteRange<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("from", Self::VT_FROM, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("until", Self::VT_UNTIL, false)?
+     .visit_field::<u32>("limit", Self::VT_LIMIT, false)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct DeleteRangeArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub from: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub until: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub limit: u32,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for DeleteRangeArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    DeleteRangeArgs {
+      namespace: None,
+      from: None,
+      until: None,
+      limit: 0,
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct DeleteRangeBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> DeleteRangeBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DeleteRange::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DeleteRange::VT_FROM, from);
+  }
+  #[inline]
+  pub fn add_until(&mut self, until: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(DeleteRange::VT_UNTIL, until);
+  }
+  #[inline]
+  pub fn add_limit(&mut self, limit: u32) {
+    self.fbb_.push_slot::<u32>(DeleteRange::VT_LIMIT, limit, 0);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(DeleteRange::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(DeleteRange::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(DeleteRange::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> DeleteRangeBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    DeleteRangeBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<DeleteRange<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for DeleteRange<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("DeleteRange");
+      ds.field("namespace", &self.namespace());
+      ds.field("from", &self.from());
+      ds.field("until", &self.until());
+      ds.field("limit", &self.limit());
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum GrantLeaseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GrantLease<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GrantLease<'a> {
+  type Inner = GrantLease<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GrantLease<'a> {
+  pub const VT_TTL_MS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GrantLease { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GrantLeaseArgs
+  ) -> ::flatbuffers::WIPOffset<GrantLease<'bldr>> {
+    let mut builder = GrantLeaseBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    builder.add_ttl_ms(args.ttl_ms);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn ttl_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GrantLease::VT_TTL_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GrantLease::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GrantLease::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GrantLease::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GrantLease<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("ttl_ms", Self::VT_TTL_MS, false)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GrantLeaseArgs {
+    pub ttl_ms: u64,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for GrantLeaseArgs {
+  #[inline]
+  fn default() -> Self {
+    GrantLeaseArgs {
+      ttl_ms: 0,
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct GrantLeaseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GrantLeaseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_ttl_ms(&mut self, ttl_ms: u64) {
+    self.fbb_.push_slot::<u64>(GrantLease::VT_TTL_MS, ttl_ms, 0);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(GrantLease::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(GrantLease::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(GrantLease::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GrantLeaseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GrantLeaseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GrantLease<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GrantLease<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GrantLease");
+      ds.field("ttl_ms", &self.ttl_ms());
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum KeepLeaseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct KeepLease<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for KeepLease<'a> {
+  type Inner = KeepLease<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> KeepLease<'a> {
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    KeepLease { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args KeepLeaseArgs
+  ) -> ::flatbuffers::WIPOffset<KeepLease<'bldr>> {
+    let mut builder = KeepLeaseBuilder::new(_fbb);
+    builder.add_lease(args.lease);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(KeepLease::VT_LEASE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for KeepLease<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct KeepLeaseArgs {
+    pub lease: u64,
+}
+impl<'a> Default for KeepLeaseArgs {
+  #[inline]
+  fn default() -> Self {
+    KeepLeaseArgs {
+      lease: 0,
+    }
+  }
+}
+
+pub struct KeepLeaseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> KeepLeaseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(KeepLease::VT_LEASE, lease, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> KeepLeaseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    KeepLeaseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<KeepLease<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for KeepLease<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("KeepLease");
+      ds.field("lease", &self.lease());
+      ds.finish()
+  }
+}
+pub enum RevokeLeaseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RevokeLease<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RevokeLease<'a> {
+  type Inner = RevokeLease<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RevokeLease<'a> {
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 6;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RevokeLease { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RevokeLeaseArgs
+  ) -> ::flatbuffers::WIPOffset<RevokeLease<'bldr>> {
+    let mut builder = RevokeLeaseBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    builder.add_lease(args.lease);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RevokeLease::VT_LEASE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RevokeLease::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RevokeLease::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RevokeLease::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RevokeLease<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RevokeLeaseArgs {
+    pub lease: u64,
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for RevokeLeaseArgs {
+  #[inline]
+  fn default() -> Self {
+    RevokeLeaseArgs {
+      lease: 0,
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct RevokeLeaseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RevokeLeaseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(RevokeLease::VT_LEASE, lease, 0);
+  }
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(RevokeLease::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(RevokeLease::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(RevokeLease::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RevokeLeaseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RevokeLeaseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RevokeLease<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RevokeLease<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RevokeLease");
+      ds.field("lease", &self.lease());
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum GetLeaseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct GetLease<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GetLease<'a> {
+  type Inner = GetLease<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GetLease<'a> {
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GetLease { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GetLeaseArgs
+  ) -> ::flatbuffers::WIPOffset<GetLease<'bldr>> {
+    let mut builder = GetLeaseBuilder::new(_fbb);
+    builder.add_lease(args.lease);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GetLease::VT_LEASE, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GetLease<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GetLeaseArgs {
+    pub lease: u64,
+}
+impl<'a> Default for GetLeaseArgs {
+  #[inline]
+  fn default() -> Self {
+    GetLeaseArgs {
+      lease: 0,
+    }
+  }
+}
+
+pub struct GetLeaseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GetLeaseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(GetLease::VT_LEASE, lease, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GetLeaseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GetLeaseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GetLease<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GetLease<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GetLease");
+      ds.field("lease", &self.lease());
+      ds.finish()
+  }
+}
+pub enum ResolveOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Resolve<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Resolve<'a> {
+  type Inner = Resolve<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Resolve<'a> {
+  pub const VT_SESSION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SEQUENCE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ANSWERED_BELOW: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Resolve { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ResolveArgs
+  ) -> ::flatbuffers::WIPOffset<Resolve<'bldr>> {
+    let mut builder = ResolveBuilder::new(_fbb);
+    builder.add_answered_below(args.answered_below);
+    builder.add_sequence(args.sequence);
+    builder.add_session(args.session);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn session(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Resolve::VT_SESSION, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn sequence(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Resolve::VT_SEQUENCE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn answered_below(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Resolve::VT_ANSWERED_BELOW, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Resolve<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("session", Self::VT_SESSION, false)?
+     .visit_field::<u64>("sequence", Self::VT_SEQUENCE, false)?
+     .visit_field::<u64>("answered_below", Self::VT_ANSWERED_BELOW, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ResolveArgs {
+    pub session: u64,
+    pub sequence: u64,
+    pub answered_below: u64,
+}
+impl<'a> Default for ResolveArgs {
+  #[inline]
+  fn default() -> Self {
+    ResolveArgs {
+      session: 0,
+      sequence: 0,
+      answered_below: 0,
+    }
+  }
+}
+
+pub struct ResolveBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResolveBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_session(&mut self, session: u64) {
+    self.fbb_.push_slot::<u64>(Resolve::VT_SESSION, session, 0);
+  }
+  #[inline]
+  pub fn add_sequence(&mut self, sequence: u64) {
+    self.fbb_.push_slot::<u64>(Resolve::VT_SEQUENCE, sequence, 0);
+  }
+  #[inline]
+  pub fn add_answered_below(&mut self, answered_below: u64) {
+    self.fbb_.push_slot::<u64>(Resolve::VT_ANSWERED_BELOW, answered_below, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResolveBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ResolveBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Resolve<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Resolve<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Resolve");
+      ds.field("session", &self.session());
+      ds.field("sequence", &self.sequence());
+      ds.field("answered_below", &self.answered_below());
+      ds.finish()
+  }
+}
+pub enum WatchOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Watch<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Watch<'a> {
+  type Inner = Watch<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Watch<'a> {
+  pub const VT_NAMESPACE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FROM: ::flatbuffers::VOffsetT = 6;
+  pub const VT_UNTIL: ::flatbuffers::VOffsetT = 8;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 10;
+  pub const VT_SNAPSHOT: ::flatbuffers::VOffsetT = 12;
+  pub const VT_NO_PUTS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_NO_DELETES: ::flatbuffers::VOffsetT = 16;
+  pub const VT_PREVIOUS: ::flatbuffers::VOffsetT = 18;
+  pub const VT_CONFLATE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_PROGRESS_MS: ::flatbuffers::VOffsetT = 22;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Watch { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args WatchArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Watch<'bldr>> {
+    let mut builder = WatchBuilder::new(_fbb);
+    builder.add_progress_ms(args.progress_ms);
+    if let Some(x) = args.after { builder.add_after(x); }
+    if let Some(x) = args.until { builder.add_until(x); }
+    if let Some(x) = args.from { builder.add_from(x); }
+    if let Some(x) = args.namespace { builder.add_namespace(x); }
+    builder.add_conflate(args.conflate);
+    builder.add_previous(args.previous);
+    builder.add_no_deletes(args.no_deletes);
+    builder.add_no_puts(args.no_puts);
+    builder.add_snapshot(args.snapshot);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn namespace(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Watch::VT_NAMESPACE, None)}
+  }
+  #[inline]
+  pub fn from(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Watch::VT_FROM, None)}
+  }
+  #[inline]
+  pub fn until(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Watch::VT_UNTIL, None)}
+  }
+  #[inline]
+  pub fn after(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Watch::VT_AFTER, None)}
+  }
+  #[inline]
+  pub fn snapshot(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Watch::VT_SNAPSHOT, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn no_puts(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Watch::VT_NO_PUTS, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn no_deletes(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Watch::VT_NO_DELETES, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn previous(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Watch::VT_PREVIOUS, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn conflate(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Watch::VT_CONFLATE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn progress_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Watch::VT_PROGRESS_MS, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Watch<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("namespace", Self::VT_NAMESPACE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("from", Self::VT_FROM, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("until", Self::VT_UNTIL, false)?
+     .visit_field::<Revision>("after", Self::VT_AFTER, false)?
+     .visit_field::<bool>("snapshot", Self::VT_SNAPSHOT, false)?
+     .visit_field::<bool>("no_puts", Self::VT_NO_PUTS, false)?
+     .visit_field::<bool>("no_deletes", Self::VT_NO_DELETES, false)?
+     .visit_field::<bool>("previous", Self::VT_PREVIOUS, false)?
+     .visit_field::<bool>("conflate", Self::VT_CONFLATE, false)?
+     .visit_field::<u32>("progress_ms", Self::VT_PROGRESS_MS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WatchArgs<'a> {
+    pub namespace: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub from: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub until: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub after: Option<&'a Revision>,
+    pub snapshot: bool,
+    pub no_puts: bool,
+    pub no_deletes: bool,
+    pub previous: bool,
+    pub conflate: bool,
+    pub progress_ms: u32,
+}
+impl<'a> Default for WatchArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    WatchArgs {
+      namespace: None,
+      from: None,
+      until: None,
+      after: None,
+      snapshot: false,
+      no_puts: false,
+      no_deletes: false,
+      previous: false,
+      conflate: false,
+      progress_ms: 0,
+    }
+  }
+}
+
+pub struct WatchBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WatchBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_namespace(&mut self, namespace: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Watch::VT_NAMESPACE, namespace);
+  }
+  #[inline]
+  pub fn add_from(&mut self, from: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Watch::VT_FROM, from);
+  }
+  #[inline]
+  pub fn add_until(&mut self, until: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Watch::VT_UNTIL, until);
+  }
+  #[inline]
+  pub fn add_after(&mut self, after: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Watch::VT_AFTER, after);
+  }
+  #[inline]
+  pub fn add_snapshot(&mut self, snapshot: bool) {
+    self.fbb_.push_slot::<bool>(Watch::VT_SNAPSHOT, snapshot, false);
+  }
+  #[inline]
+  pub fn add_no_puts(&mut self, no_puts: bool) {
+    self.fbb_.push_slot::<bool>(Watch::VT_NO_PUTS, no_puts, false);
+  }
+  #[inline]
+  pub fn add_no_deletes(&mut self, no_deletes: bool) {
+    self.fbb_.push_slot::<bool>(Watch::VT_NO_DELETES, no_deletes, false);
+  }
+  #[inline]
+  pub fn add_previous(&mut self, previous: bool) {
+    self.fbb_.push_slot::<bool>(Watch::VT_PREVIOUS, previous, false);
+  }
+  #[inline]
+  pub fn add_conflate(&mut self, conflate: bool) {
+    self.fbb_.push_slot::<bool>(Watch::VT_CONFLATE, conflate, false);
+  }
+  #[inline]
+  pub fn add_progress_ms(&mut self, progress_ms: u32) {
+    self.fbb_.push_slot::<u32>(Watch::VT_PROGRESS_MS, progress_ms, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WatchBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WatchBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Watch<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Watch<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Watch");
+      ds.field("namespace", &self.namespace());
+      ds.field("from", &self.from());
+      ds.field("until", &self.until());
+      ds.field("after", &self.after());
+      ds.field("snapshot", &self.snapshot());
+      ds.field("no_puts", &self.no_puts());
+      ds.field("no_deletes", &self.no_deletes());
+      ds.field("previous", &self.previous());
+      ds.field("conflate", &self.conflate());
+      ds.field("progress_ms", &self.progress_ms());
+      ds.finish()
+  }
+}
+pub enum UnwatchOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Unwatch<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Unwatch<'a> {
+  type Inner = Unwatch<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Unwatch<'a> {
+  pub const VT_WATCH: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Unwatch { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args UnwatchArgs
+  ) -> ::flatbuffers::WIPOffset<Unwatch<'bldr>> {
+    let mut builder = UnwatchBuilder::new(_fbb);
+    builder.add_watch(args.watch);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn watch(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Unwatch::VT_WATCH, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Unwatch<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("watch", Self::VT_WATCH, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct UnwatchArgs {
+    pub watch: u64,
+}
+impl<'a> Default for UnwatchArgs {
+  #[inline]
+  fn default() -> Self {
+    UnwatchArgs {
+      watch: 0,
+    }
+  }
+}
+
+pub struct UnwatchBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UnwatchBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_watch(&mut self, watch: u64) {
+    self.fbb_.push_slot::<u64>(Unwatch::VT_WATCH, watch, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> UnwatchBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    UnwatchBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Unwatch<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Unwatch<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Unwatch");
+      ds.field("watch", &self.watch());
+      ds.finish()
+  }
+}
+pub enum FollowTopologyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct FollowTopology<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for FollowTopology<'a> {
+  type Inner = FollowTopology<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> FollowTopology<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    FollowTopology { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args FollowTopologyArgs
+  ) -> ::flatbuffers::WIPOffset<FollowTopology<'bldr>> {
+    let mut builder = FollowTopologyBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for FollowTopology<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FollowTopologyArgs {
+}
+impl<'a> Default for FollowTopologyArgs {
+  #[inline]
+  fn default() -> Self {
+    FollowTopologyArgs {
+    }
+  }
+}
+
+pub struct FollowTopologyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FollowTopologyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FollowTopologyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FollowTopologyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<FollowTopology<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for FollowTopology<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("FollowTopology");
       ds.finish()
   }
 }
@@ -4887,6 +7030,160 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_add(&self) -> Option<Add<'a>> {
+    if self.body_type() == RequestBody::Add {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Add::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_extend(&self) -> Option<Extend<'a>> {
+    if self.body_type() == RequestBody::Extend {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Extend::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_delete_range(&self) -> Option<DeleteRange<'a>> {
+    if self.body_type() == RequestBody::DeleteRange {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { DeleteRange::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_grant_lease(&self) -> Option<GrantLease<'a>> {
+    if self.body_type() == RequestBody::GrantLease {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { GrantLease::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_keep_lease(&self) -> Option<KeepLease<'a>> {
+    if self.body_type() == RequestBody::KeepLease {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { KeepLease::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_revoke_lease(&self) -> Option<RevokeLease<'a>> {
+    if self.body_type() == RequestBody::RevokeLease {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { RevokeLease::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_get_lease(&self) -> Option<GetLease<'a>> {
+    if self.body_type() == RequestBody::GetLease {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { GetLease::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_resolve(&self) -> Option<Resolve<'a>> {
+    if self.body_type() == RequestBody::Resolve {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Resolve::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_watch(&self) -> Option<Watch<'a>> {
+    if self.body_type() == RequestBody::Watch {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Watch::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_unwatch(&self) -> Option<Unwatch<'a>> {
+    if self.body_type() == RequestBody::Unwatch {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Unwatch::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_follow_topology(&self) -> Option<FollowTopology<'a>> {
+    if self.body_type() == RequestBody::FollowTopology {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { FollowTopology::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -4915,6 +7212,17 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::Transact => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Transact>>("RequestBody::Transact", pos),
           RequestBody::Scan => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Scan>>("RequestBody::Scan", pos),
           RequestBody::GetMany => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GetMany>>("RequestBody::GetMany", pos),
+          RequestBody::Add => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Add>>("RequestBody::Add", pos),
+          RequestBody::Extend => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Extend>>("RequestBody::Extend", pos),
+          RequestBody::DeleteRange => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<DeleteRange>>("RequestBody::DeleteRange", pos),
+          RequestBody::GrantLease => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GrantLease>>("RequestBody::GrantLease", pos),
+          RequestBody::KeepLease => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<KeepLease>>("RequestBody::KeepLease", pos),
+          RequestBody::RevokeLease => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RevokeLease>>("RequestBody::RevokeLease", pos),
+          RequestBody::GetLease => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<GetLease>>("RequestBody::GetLease", pos),
+          RequestBody::Resolve => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Resolve>>("RequestBody::Resolve", pos),
+          RequestBody::Watch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Watch>>("RequestBody::Watch", pos),
+          RequestBody::Unwatch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Unwatch>>("RequestBody::Unwatch", pos),
+          RequestBody::FollowTopology => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FollowTopology>>("RequestBody::FollowTopology", pos),
           _ => Ok(()),
         }
      })?
@@ -5091,6 +7399,83 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::GetMany => {
           if let Some(x) = self.body_as_get_many() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Add => {
+          if let Some(x) = self.body_as_add() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Extend => {
+          if let Some(x) = self.body_as_extend() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::DeleteRange => {
+          if let Some(x) = self.body_as_delete_range() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::GrantLease => {
+          if let Some(x) = self.body_as_grant_lease() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::KeepLease => {
+          if let Some(x) = self.body_as_keep_lease() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::RevokeLease => {
+          if let Some(x) = self.body_as_revoke_lease() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::GetLease => {
+          if let Some(x) = self.body_as_get_lease() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Resolve => {
+          if let Some(x) = self.body_as_resolve() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Watch => {
+          if let Some(x) = self.body_as_watch() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Unwatch => {
+          if let Some(x) = self.body_as_unwatch() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::FollowTopology => {
+          if let Some(x) = self.body_as_follow_topology() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -5520,6 +7905,8 @@ impl<'a> Value<'a> {
   pub const VT_VALUE: ::flatbuffers::VOffsetT = 6;
   pub const VT_REVISION: ::flatbuffers::VOffsetT = 8;
   pub const VT_INDEX: ::flatbuffers::VOffsetT = 10;
+  pub const VT_AGE_MS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_STALE: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -5532,8 +7919,10 @@ impl<'a> Value<'a> {
   ) -> ::flatbuffers::WIPOffset<Value<'bldr>> {
     let mut builder = ValueBuilder::new(_fbb);
     builder.add_index(args.index);
+    builder.add_age_ms(args.age_ms);
     if let Some(x) = args.revision { builder.add_revision(x); }
     if let Some(x) = args.value { builder.add_value(x); }
+    builder.add_stale(args.stale);
     builder.add_found(args.found);
     builder.finish()
   }
@@ -5567,6 +7956,20 @@ impl<'a> Value<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Value::VT_INDEX, Some(0)).unwrap()}
   }
+  #[inline]
+  pub fn age_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Value::VT_AGE_MS, Some(4294967295)).unwrap()}
+  }
+  #[inline]
+  pub fn stale(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Value::VT_STALE, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Value<'_> {
@@ -5579,6 +7982,8 @@ impl ::flatbuffers::Verifiable for Value<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
      .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
      .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<u32>("age_ms", Self::VT_AGE_MS, false)?
+     .visit_field::<bool>("stale", Self::VT_STALE, false)?
      .finish();
     Ok(())
   }
@@ -5588,6 +7993,8 @@ pub struct ValueArgs<'a> {
     pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
     pub revision: Option<&'a Revision>,
     pub index: u64,
+    pub age_ms: u32,
+    pub stale: bool,
 }
 impl<'a> Default for ValueArgs<'a> {
   #[inline]
@@ -5597,6 +8004,8 @@ impl<'a> Default for ValueArgs<'a> {
       value: None,
       revision: None,
       index: 0,
+      age_ms: 4294967295,
+      stale: false,
     }
   }
 }
@@ -5623,6 +8032,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ValueBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u64>(Value::VT_INDEX, index, 0);
   }
   #[inline]
+  pub fn add_age_ms(&mut self, age_ms: u32) {
+    self.fbb_.push_slot::<u32>(Value::VT_AGE_MS, age_ms, 4294967295);
+  }
+  #[inline]
+  pub fn add_stale(&mut self, stale: bool) {
+    self.fbb_.push_slot::<bool>(Value::VT_STALE, stale, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ValueBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ValueBuilder {
@@ -5644,6 +8061,8 @@ impl ::core::fmt::Debug for Value<'_> {
       ds.field("value", &self.value());
       ds.field("revision", &self.revision());
       ds.field("index", &self.index());
+      ds.field("age_ms", &self.age_ms());
+      ds.field("stale", &self.stale());
       ds.finish()
   }
 }
@@ -7250,6 +9669,8 @@ impl<'a> Items<'a> {
   pub const VT_ITEMS: ::flatbuffers::VOffsetT = 4;
   pub const VT_INDEX: ::flatbuffers::VOffsetT = 6;
   pub const VT_MORE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_AGE_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_STALE: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -7262,7 +9683,9 @@ impl<'a> Items<'a> {
   ) -> ::flatbuffers::WIPOffset<Items<'bldr>> {
     let mut builder = ItemsBuilder::new(_fbb);
     builder.add_index(args.index);
+    builder.add_age_ms(args.age_ms);
     if let Some(x) = args.items { builder.add_items(x); }
+    builder.add_stale(args.stale);
     builder.add_more(args.more);
     builder.finish()
   }
@@ -7289,6 +9712,20 @@ impl<'a> Items<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(Items::VT_MORE, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn age_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Items::VT_AGE_MS, Some(4294967295)).unwrap()}
+  }
+  #[inline]
+  pub fn stale(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Items::VT_STALE, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Items<'_> {
@@ -7300,6 +9737,8 @@ impl ::flatbuffers::Verifiable for Items<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Item>>>>("items", Self::VT_ITEMS, false)?
      .visit_field::<u64>("index", Self::VT_INDEX, false)?
      .visit_field::<bool>("more", Self::VT_MORE, false)?
+     .visit_field::<u32>("age_ms", Self::VT_AGE_MS, false)?
+     .visit_field::<bool>("stale", Self::VT_STALE, false)?
      .finish();
     Ok(())
   }
@@ -7308,6 +9747,8 @@ pub struct ItemsArgs<'a> {
     pub items: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>>>,
     pub index: u64,
     pub more: bool,
+    pub age_ms: u32,
+    pub stale: bool,
 }
 impl<'a> Default for ItemsArgs<'a> {
   #[inline]
@@ -7316,6 +9757,8 @@ impl<'a> Default for ItemsArgs<'a> {
       items: None,
       index: 0,
       more: false,
+      age_ms: 4294967295,
+      stale: false,
     }
   }
 }
@@ -7338,6 +9781,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ItemsBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<bool>(Items::VT_MORE, more, false);
   }
   #[inline]
+  pub fn add_age_ms(&mut self, age_ms: u32) {
+    self.fbb_.push_slot::<u32>(Items::VT_AGE_MS, age_ms, 4294967295);
+  }
+  #[inline]
+  pub fn add_stale(&mut self, stale: bool) {
+    self.fbb_.push_slot::<bool>(Items::VT_STALE, stale, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ItemsBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ItemsBuilder {
@@ -7358,6 +9809,1320 @@ impl ::core::fmt::Debug for Items<'_> {
       ds.field("items", &self.items());
       ds.field("index", &self.index());
       ds.field("more", &self.more());
+      ds.field("age_ms", &self.age_ms());
+      ds.field("stale", &self.stale());
+      ds.finish()
+  }
+}
+pub enum CountedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Counted<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Counted<'a> {
+  type Inner = Counted<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Counted<'a> {
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_RING_TIME_MS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_DUPLICATE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_BREAKDOWN: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Counted { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args CountedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Counted<'bldr>> {
+    let mut builder = CountedBuilder::new(_fbb);
+    builder.add_value(args.value);
+    builder.add_ring_time_ms(args.ring_time_ms);
+    if let Some(x) = args.breakdown { builder.add_breakdown(x); }
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    builder.add_duplicate(args.duplicate);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Counted::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn ring_time_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Counted::VT_RING_TIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn value(&self) -> i64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<i64>(Counted::VT_VALUE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn duplicate(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Counted::VT_DUPLICATE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn breakdown(&self) -> Option<&'a Breakdown> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Breakdown>(Counted::VT_BREAKDOWN, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Counted<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<u64>("ring_time_ms", Self::VT_RING_TIME_MS, false)?
+     .visit_field::<i64>("value", Self::VT_VALUE, false)?
+     .visit_field::<bool>("duplicate", Self::VT_DUPLICATE, false)?
+     .visit_field::<Breakdown>("breakdown", Self::VT_BREAKDOWN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct CountedArgs<'a> {
+    pub revision: Option<&'a Revision>,
+    pub ring_time_ms: u64,
+    pub value: i64,
+    pub duplicate: bool,
+    pub breakdown: Option<&'a Breakdown>,
+}
+impl<'a> Default for CountedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    CountedArgs {
+      revision: None,
+      ring_time_ms: 0,
+      value: 0,
+      duplicate: false,
+      breakdown: None,
+    }
+  }
+}
+
+pub struct CountedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> CountedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Counted::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_ring_time_ms(&mut self, ring_time_ms: u64) {
+    self.fbb_.push_slot::<u64>(Counted::VT_RING_TIME_MS, ring_time_ms, 0);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: i64) {
+    self.fbb_.push_slot::<i64>(Counted::VT_VALUE, value, 0);
+  }
+  #[inline]
+  pub fn add_duplicate(&mut self, duplicate: bool) {
+    self.fbb_.push_slot::<bool>(Counted::VT_DUPLICATE, duplicate, false);
+  }
+  #[inline]
+  pub fn add_breakdown(&mut self, breakdown: &Breakdown) {
+    self.fbb_.push_slot_always::<&Breakdown>(Counted::VT_BREAKDOWN, breakdown);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> CountedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    CountedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Counted<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Counted<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Counted");
+      ds.field("revision", &self.revision());
+      ds.field("ring_time_ms", &self.ring_time_ms());
+      ds.field("value", &self.value());
+      ds.field("duplicate", &self.duplicate());
+      ds.field("breakdown", &self.breakdown());
+      ds.finish()
+  }
+}
+pub enum RangeDeletedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct RangeDeleted<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for RangeDeleted<'a> {
+  type Inner = RangeDeleted<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> RangeDeleted<'a> {
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_RING_TIME_MS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_DELETED: ::flatbuffers::VOffsetT = 8;
+  pub const VT_MORE: ::flatbuffers::VOffsetT = 10;
+  pub const VT_DUPLICATE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_BREAKDOWN: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    RangeDeleted { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RangeDeletedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<RangeDeleted<'bldr>> {
+    let mut builder = RangeDeletedBuilder::new(_fbb);
+    builder.add_ring_time_ms(args.ring_time_ms);
+    if let Some(x) = args.breakdown { builder.add_breakdown(x); }
+    builder.add_deleted(args.deleted);
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    builder.add_duplicate(args.duplicate);
+    builder.add_more(args.more);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(RangeDeleted::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn ring_time_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(RangeDeleted::VT_RING_TIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn deleted(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(RangeDeleted::VT_DELETED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn more(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(RangeDeleted::VT_MORE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn duplicate(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(RangeDeleted::VT_DUPLICATE, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn breakdown(&self) -> Option<&'a Breakdown> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Breakdown>(RangeDeleted::VT_BREAKDOWN, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for RangeDeleted<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<u64>("ring_time_ms", Self::VT_RING_TIME_MS, false)?
+     .visit_field::<u32>("deleted", Self::VT_DELETED, false)?
+     .visit_field::<bool>("more", Self::VT_MORE, false)?
+     .visit_field::<bool>("duplicate", Self::VT_DUPLICATE, false)?
+     .visit_field::<Breakdown>("breakdown", Self::VT_BREAKDOWN, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RangeDeletedArgs<'a> {
+    pub revision: Option<&'a Revision>,
+    pub ring_time_ms: u64,
+    pub deleted: u32,
+    pub more: bool,
+    pub duplicate: bool,
+    pub breakdown: Option<&'a Breakdown>,
+}
+impl<'a> Default for RangeDeletedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RangeDeletedArgs {
+      revision: None,
+      ring_time_ms: 0,
+      deleted: 0,
+      more: false,
+      duplicate: false,
+      breakdown: None,
+    }
+  }
+}
+
+pub struct RangeDeletedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RangeDeletedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(RangeDeleted::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_ring_time_ms(&mut self, ring_time_ms: u64) {
+    self.fbb_.push_slot::<u64>(RangeDeleted::VT_RING_TIME_MS, ring_time_ms, 0);
+  }
+  #[inline]
+  pub fn add_deleted(&mut self, deleted: u32) {
+    self.fbb_.push_slot::<u32>(RangeDeleted::VT_DELETED, deleted, 0);
+  }
+  #[inline]
+  pub fn add_more(&mut self, more: bool) {
+    self.fbb_.push_slot::<bool>(RangeDeleted::VT_MORE, more, false);
+  }
+  #[inline]
+  pub fn add_duplicate(&mut self, duplicate: bool) {
+    self.fbb_.push_slot::<bool>(RangeDeleted::VT_DUPLICATE, duplicate, false);
+  }
+  #[inline]
+  pub fn add_breakdown(&mut self, breakdown: &Breakdown) {
+    self.fbb_.push_slot_always::<&Breakdown>(RangeDeleted::VT_BREAKDOWN, breakdown);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RangeDeletedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RangeDeletedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<RangeDeleted<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for RangeDeleted<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("RangeDeleted");
+      ds.field("revision", &self.revision());
+      ds.field("ring_time_ms", &self.ring_time_ms());
+      ds.field("deleted", &self.deleted());
+      ds.field("more", &self.more());
+      ds.field("duplicate", &self.duplicate());
+      ds.field("breakdown", &self.breakdown());
+      ds.finish()
+  }
+}
+pub enum LeaseOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Lease<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Lease<'a> {
+  type Inner = Lease<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Lease<'a> {
+  pub const VT_LEASE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_TTL_MS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LEFT_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_KEYS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 12;
+  pub const VT_RING_TIME_MS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_DUPLICATE: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Lease { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args LeaseArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Lease<'bldr>> {
+    let mut builder = LeaseBuilder::new(_fbb);
+    builder.add_ring_time_ms(args.ring_time_ms);
+    builder.add_keys(args.keys);
+    builder.add_left_ms(args.left_ms);
+    builder.add_ttl_ms(args.ttl_ms);
+    builder.add_lease(args.lease);
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    builder.add_duplicate(args.duplicate);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn lease(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_LEASE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn ttl_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_TTL_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn left_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_LEFT_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn keys(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_KEYS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Lease::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn ring_time_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Lease::VT_RING_TIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn duplicate(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Lease::VT_DUPLICATE, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Lease<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("lease", Self::VT_LEASE, false)?
+     .visit_field::<u64>("ttl_ms", Self::VT_TTL_MS, false)?
+     .visit_field::<u64>("left_ms", Self::VT_LEFT_MS, false)?
+     .visit_field::<u64>("keys", Self::VT_KEYS, false)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<u64>("ring_time_ms", Self::VT_RING_TIME_MS, false)?
+     .visit_field::<bool>("duplicate", Self::VT_DUPLICATE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct LeaseArgs<'a> {
+    pub lease: u64,
+    pub ttl_ms: u64,
+    pub left_ms: u64,
+    pub keys: u64,
+    pub revision: Option<&'a Revision>,
+    pub ring_time_ms: u64,
+    pub duplicate: bool,
+}
+impl<'a> Default for LeaseArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    LeaseArgs {
+      lease: 0,
+      ttl_ms: 0,
+      left_ms: 0,
+      keys: 0,
+      revision: None,
+      ring_time_ms: 0,
+      duplicate: false,
+    }
+  }
+}
+
+pub struct LeaseBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> LeaseBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_lease(&mut self, lease: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_LEASE, lease, 0);
+  }
+  #[inline]
+  pub fn add_ttl_ms(&mut self, ttl_ms: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_TTL_MS, ttl_ms, 0);
+  }
+  #[inline]
+  pub fn add_left_ms(&mut self, left_ms: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_LEFT_MS, left_ms, 0);
+  }
+  #[inline]
+  pub fn add_keys(&mut self, keys: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_KEYS, keys, 0);
+  }
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Lease::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_ring_time_ms(&mut self, ring_time_ms: u64) {
+    self.fbb_.push_slot::<u64>(Lease::VT_RING_TIME_MS, ring_time_ms, 0);
+  }
+  #[inline]
+  pub fn add_duplicate(&mut self, duplicate: bool) {
+    self.fbb_.push_slot::<bool>(Lease::VT_DUPLICATE, duplicate, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> LeaseBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    LeaseBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Lease<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Lease<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Lease");
+      ds.field("lease", &self.lease());
+      ds.field("ttl_ms", &self.ttl_ms());
+      ds.field("left_ms", &self.left_ms());
+      ds.field("keys", &self.keys());
+      ds.field("revision", &self.revision());
+      ds.field("ring_time_ms", &self.ring_time_ms());
+      ds.field("duplicate", &self.duplicate());
+      ds.finish()
+  }
+}
+pub enum ResolvedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Resolved<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Resolved<'a> {
+  type Inner = Resolved<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Resolved<'a> {
+  pub const VT_HAPPENED: ::flatbuffers::VOffsetT = 4;
+  pub const VT_EXISTED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 8;
+  pub const VT_RING_TIME_MS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_GETS: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Resolved { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ResolvedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Resolved<'bldr>> {
+    let mut builder = ResolvedBuilder::new(_fbb);
+    builder.add_ring_time_ms(args.ring_time_ms);
+    if let Some(x) = args.gets { builder.add_gets(x); }
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    builder.add_existed(args.existed);
+    builder.add_happened(args.happened);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn happened(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Resolved::VT_HAPPENED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn existed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Resolved::VT_EXISTED, Some(false)).unwrap()}
+  }
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Resolved::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn ring_time_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Resolved::VT_RING_TIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn gets(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item>>>>(Resolved::VT_GETS, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Resolved<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<bool>("happened", Self::VT_HAPPENED, false)?
+     .visit_field::<bool>("existed", Self::VT_EXISTED, false)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<u64>("ring_time_ms", Self::VT_RING_TIME_MS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Item>>>>("gets", Self::VT_GETS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ResolvedArgs<'a> {
+    pub happened: bool,
+    pub existed: bool,
+    pub revision: Option<&'a Revision>,
+    pub ring_time_ms: u64,
+    pub gets: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Item<'a>>>>>,
+}
+impl<'a> Default for ResolvedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ResolvedArgs {
+      happened: false,
+      existed: false,
+      revision: None,
+      ring_time_ms: 0,
+      gets: None,
+    }
+  }
+}
+
+pub struct ResolvedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ResolvedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_happened(&mut self, happened: bool) {
+    self.fbb_.push_slot::<bool>(Resolved::VT_HAPPENED, happened, false);
+  }
+  #[inline]
+  pub fn add_existed(&mut self, existed: bool) {
+    self.fbb_.push_slot::<bool>(Resolved::VT_EXISTED, existed, false);
+  }
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Resolved::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_ring_time_ms(&mut self, ring_time_ms: u64) {
+    self.fbb_.push_slot::<u64>(Resolved::VT_RING_TIME_MS, ring_time_ms, 0);
+  }
+  #[inline]
+  pub fn add_gets(&mut self, gets: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Item<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Resolved::VT_GETS, gets);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ResolvedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ResolvedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Resolved<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Resolved<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Resolved");
+      ds.field("happened", &self.happened());
+      ds.field("existed", &self.existed());
+      ds.field("revision", &self.revision());
+      ds.field("ring_time_ms", &self.ring_time_ms());
+      ds.field("gets", &self.gets());
+      ds.finish()
+  }
+}
+pub enum WatchStartedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct WatchStarted<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for WatchStarted<'a> {
+  type Inner = WatchStarted<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> WatchStarted<'a> {
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 4;
+  pub const VT_OLDEST: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    WatchStarted { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args WatchStartedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<WatchStarted<'bldr>> {
+    let mut builder = WatchStartedBuilder::new(_fbb);
+    builder.add_index(args.index);
+    if let Some(x) = args.oldest { builder.add_oldest(x); }
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(WatchStarted::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn oldest(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(WatchStarted::VT_OLDEST, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for WatchStarted<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<Revision>("oldest", Self::VT_OLDEST, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WatchStartedArgs<'a> {
+    pub index: u64,
+    pub oldest: Option<&'a Revision>,
+}
+impl<'a> Default for WatchStartedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    WatchStartedArgs {
+      index: 0,
+      oldest: None,
+    }
+  }
+}
+
+pub struct WatchStartedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WatchStartedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(WatchStarted::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_oldest(&mut self, oldest: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(WatchStarted::VT_OLDEST, oldest);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WatchStartedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WatchStartedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<WatchStarted<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for WatchStarted<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("WatchStarted");
+      ds.field("index", &self.index());
+      ds.field("oldest", &self.oldest());
+      ds.finish()
+  }
+}
+pub enum EventOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Event<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Event<'a> {
+  type Inner = Event<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Event<'a> {
+  pub const VT_KIND: ::flatbuffers::VOffsetT = 4;
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VALUE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_REVISION: ::flatbuffers::VOffsetT = 10;
+  pub const VT_FOLD: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PREVIOUS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CONFLATED: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Event { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args EventArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Event<'bldr>> {
+    let mut builder = EventBuilder::new(_fbb);
+    if let Some(x) = args.previous { builder.add_previous(x); }
+    if let Some(x) = args.revision { builder.add_revision(x); }
+    if let Some(x) = args.value { builder.add_value(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.add_conflated(args.conflated);
+    builder.add_fold(args.fold);
+    builder.add_kind(args.kind);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn kind(&self) -> EventKind {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<EventKind>(Event::VT_KIND, Some(EventKind::Put)).unwrap()}
+  }
+  #[inline]
+  pub fn key(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Event::VT_KEY, None)}
+  }
+  #[inline]
+  pub fn value(&self) -> Option<::flatbuffers::Vector<'a, u8>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Event::VT_VALUE, None)}
+  }
+  #[inline]
+  pub fn revision(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(Event::VT_REVISION, None)}
+  }
+  #[inline]
+  pub fn fold(&self) -> Fold {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Fold>(Event::VT_FOLD, Some(Fold::Concatenate)).unwrap()}
+  }
+  #[inline]
+  pub fn previous(&self) -> Option<Item<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<Item>>(Event::VT_PREVIOUS, None)}
+  }
+  #[inline]
+  pub fn conflated(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Event::VT_CONFLATED, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Event<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<EventKind>("kind", Self::VT_KIND, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("key", Self::VT_KEY, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("value", Self::VT_VALUE, false)?
+     .visit_field::<Revision>("revision", Self::VT_REVISION, false)?
+     .visit_field::<Fold>("fold", Self::VT_FOLD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<Item>>("previous", Self::VT_PREVIOUS, false)?
+     .visit_field::<bool>("conflated", Self::VT_CONFLATED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct EventArgs<'a> {
+    pub kind: EventKind,
+    pub key: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub value: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub revision: Option<&'a Revision>,
+    pub fold: Fold,
+    pub previous: Option<::flatbuffers::WIPOffset<Item<'a>>>,
+    pub conflated: bool,
+}
+impl<'a> Default for EventArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    EventArgs {
+      kind: EventKind::Put,
+      key: None,
+      value: None,
+      revision: None,
+      fold: Fold::Concatenate,
+      previous: None,
+      conflated: false,
+    }
+  }
+}
+
+pub struct EventBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> EventBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_kind(&mut self, kind: EventKind) {
+    self.fbb_.push_slot::<EventKind>(Event::VT_KIND, kind, EventKind::Put);
+  }
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Event::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_value(&mut self, value: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Event::VT_VALUE, value);
+  }
+  #[inline]
+  pub fn add_revision(&mut self, revision: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(Event::VT_REVISION, revision);
+  }
+  #[inline]
+  pub fn add_fold(&mut self, fold: Fold) {
+    self.fbb_.push_slot::<Fold>(Event::VT_FOLD, fold, Fold::Concatenate);
+  }
+  #[inline]
+  pub fn add_previous(&mut self, previous: ::flatbuffers::WIPOffset<Item<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<Item>>(Event::VT_PREVIOUS, previous);
+  }
+  #[inline]
+  pub fn add_conflated(&mut self, conflated: bool) {
+    self.fbb_.push_slot::<bool>(Event::VT_CONFLATED, conflated, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> EventBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    EventBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Event<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Event<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Event");
+      ds.field("kind", &self.kind());
+      ds.field("key", &self.key());
+      ds.field("value", &self.value());
+      ds.field("revision", &self.revision());
+      ds.field("fold", &self.fold());
+      ds.field("previous", &self.previous());
+      ds.field("conflated", &self.conflated());
+      ds.finish()
+  }
+}
+pub enum EventsOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Events<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Events<'a> {
+  type Inner = Events<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Events<'a> {
+  pub const VT_EVENTS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 6;
+  pub const VT_RING_TIME_MS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SNAPSHOT_ENDS: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Events { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args EventsArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Events<'bldr>> {
+    let mut builder = EventsBuilder::new(_fbb);
+    builder.add_ring_time_ms(args.ring_time_ms);
+    builder.add_index(args.index);
+    if let Some(x) = args.events { builder.add_events(x); }
+    builder.add_snapshot_ends(args.snapshot_ends);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn events(&self) -> Option<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Event<'a>>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Event>>>>(Events::VT_EVENTS, None)}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Events::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn ring_time_ms(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Events::VT_RING_TIME_MS, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn snapshot_ends(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(Events::VT_SNAPSHOT_ENDS, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Events<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<Event>>>>("events", Self::VT_EVENTS, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<u64>("ring_time_ms", Self::VT_RING_TIME_MS, false)?
+     .visit_field::<bool>("snapshot_ends", Self::VT_SNAPSHOT_ENDS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct EventsArgs<'a> {
+    pub events: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<Event<'a>>>>>,
+    pub index: u64,
+    pub ring_time_ms: u64,
+    pub snapshot_ends: bool,
+}
+impl<'a> Default for EventsArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    EventsArgs {
+      events: None,
+      index: 0,
+      ring_time_ms: 0,
+      snapshot_ends: false,
+    }
+  }
+}
+
+pub struct EventsBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> EventsBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_events(&mut self, events: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<Event<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Events::VT_EVENTS, events);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(Events::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_ring_time_ms(&mut self, ring_time_ms: u64) {
+    self.fbb_.push_slot::<u64>(Events::VT_RING_TIME_MS, ring_time_ms, 0);
+  }
+  #[inline]
+  pub fn add_snapshot_ends(&mut self, snapshot_ends: bool) {
+    self.fbb_.push_slot::<bool>(Events::VT_SNAPSHOT_ENDS, snapshot_ends, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> EventsBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    EventsBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Events<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Events<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Events");
+      ds.field("events", &self.events());
+      ds.field("index", &self.index());
+      ds.field("ring_time_ms", &self.ring_time_ms());
+      ds.field("snapshot_ends", &self.snapshot_ends());
+      ds.finish()
+  }
+}
+pub enum WatchEndedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct WatchEnded<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for WatchEnded<'a> {
+  type Inner = WatchEnded<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> WatchEnded<'a> {
+  pub const VT_CODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MESSAGE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 8;
+  pub const VT_OLDEST: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    WatchEnded { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args WatchEndedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<WatchEnded<'bldr>> {
+    let mut builder = WatchEndedBuilder::new(_fbb);
+    builder.add_index(args.index);
+    if let Some(x) = args.oldest { builder.add_oldest(x); }
+    if let Some(x) = args.message { builder.add_message(x); }
+    builder.add_code(args.code);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn code(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(WatchEnded::VT_CODE, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn message(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(WatchEnded::VT_MESSAGE, None)}
+  }
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(WatchEnded::VT_INDEX, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn oldest(&self) -> Option<&'a Revision> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Revision>(WatchEnded::VT_OLDEST, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for WatchEnded<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u16>("code", Self::VT_CODE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("message", Self::VT_MESSAGE, false)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .visit_field::<Revision>("oldest", Self::VT_OLDEST, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct WatchEndedArgs<'a> {
+    pub code: u16,
+    pub message: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub index: u64,
+    pub oldest: Option<&'a Revision>,
+}
+impl<'a> Default for WatchEndedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    WatchEndedArgs {
+      code: 0,
+      message: None,
+      index: 0,
+      oldest: None,
+    }
+  }
+}
+
+pub struct WatchEndedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> WatchEndedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_code(&mut self, code: u16) {
+    self.fbb_.push_slot::<u16>(WatchEnded::VT_CODE, code, 0);
+  }
+  #[inline]
+  pub fn add_message(&mut self, message: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(WatchEnded::VT_MESSAGE, message);
+  }
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(WatchEnded::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn add_oldest(&mut self, oldest: &Revision) {
+    self.fbb_.push_slot_always::<&Revision>(WatchEnded::VT_OLDEST, oldest);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> WatchEndedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    WatchEndedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<WatchEnded<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for WatchEnded<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("WatchEnded");
+      ds.field("code", &self.code());
+      ds.field("message", &self.message());
+      ds.field("index", &self.index());
+      ds.field("oldest", &self.oldest());
       ds.finish()
   }
 }
@@ -7559,6 +11324,104 @@ impl<'a> Reply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_counted(&self) -> Option<Counted<'a>> {
+    if self.body_type() == ReplyBody::Counted {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Counted::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_range_deleted(&self) -> Option<RangeDeleted<'a>> {
+    if self.body_type() == ReplyBody::RangeDeleted {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { RangeDeleted::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_lease(&self) -> Option<Lease<'a>> {
+    if self.body_type() == ReplyBody::Lease {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Lease::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_resolved(&self) -> Option<Resolved<'a>> {
+    if self.body_type() == ReplyBody::Resolved {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Resolved::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_watch_started(&self) -> Option<WatchStarted<'a>> {
+    if self.body_type() == ReplyBody::WatchStarted {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { WatchStarted::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_events(&self) -> Option<Events<'a>> {
+    if self.body_type() == ReplyBody::Events {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Events::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_watch_ended(&self) -> Option<WatchEnded<'a>> {
+    if self.body_type() == ReplyBody::WatchEnded {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { WatchEnded::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Reply<'_> {
@@ -7580,6 +11443,13 @@ impl ::flatbuffers::Verifiable for Reply<'_> {
           ReplyBody::Done => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Done>>("ReplyBody::Done", pos),
           ReplyBody::Transacted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Transacted>>("ReplyBody::Transacted", pos),
           ReplyBody::Items => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Items>>("ReplyBody::Items", pos),
+          ReplyBody::Counted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Counted>>("ReplyBody::Counted", pos),
+          ReplyBody::RangeDeleted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<RangeDeleted>>("ReplyBody::RangeDeleted", pos),
+          ReplyBody::Lease => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Lease>>("ReplyBody::Lease", pos),
+          ReplyBody::Resolved => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Resolved>>("ReplyBody::Resolved", pos),
+          ReplyBody::WatchStarted => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WatchStarted>>("ReplyBody::WatchStarted", pos),
+          ReplyBody::Events => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Events>>("ReplyBody::Events", pos),
+          ReplyBody::WatchEnded => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WatchEnded>>("ReplyBody::WatchEnded", pos),
           _ => Ok(()),
         }
      })?
@@ -7707,6 +11577,55 @@ impl ::core::fmt::Debug for Reply<'_> {
         },
         ReplyBody::Items => {
           if let Some(x) = self.body_as_items() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Counted => {
+          if let Some(x) = self.body_as_counted() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::RangeDeleted => {
+          if let Some(x) = self.body_as_range_deleted() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Lease => {
+          if let Some(x) = self.body_as_lease() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Resolved => {
+          if let Some(x) = self.body_as_resolved() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::WatchStarted => {
+          if let Some(x) = self.body_as_watch_started() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::Events => {
+          if let Some(x) = self.body_as_events() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ReplyBody::WatchEnded => {
+          if let Some(x) = self.body_as_watch_ended() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -9155,6 +13074,84 @@ impl ::core::fmt::Debug for WhoAmI<'_> {
       ds.finish()
   }
 }
+pub enum ReadIndexOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReadIndex<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReadIndex<'a> {
+  type Inner = ReadIndex<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReadIndex<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReadIndex { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args ReadIndexArgs
+  ) -> ::flatbuffers::WIPOffset<ReadIndex<'bldr>> {
+    let mut builder = ReadIndexBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for ReadIndex<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReadIndexArgs {
+}
+impl<'a> Default for ReadIndexArgs {
+  #[inline]
+  fn default() -> Self {
+    ReadIndexArgs {
+    }
+  }
+}
+
+pub struct ReadIndexBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReadIndexBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReadIndexBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReadIndexBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReadIndex<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReadIndex<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReadIndex");
+      ds.finish()
+  }
+}
 pub enum PeerRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -9339,6 +13336,20 @@ impl<'a> PeerRequest<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_read_index(&self) -> Option<ReadIndex<'a>> {
+    if self.body_type() == PeerRequestBody::ReadIndex {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ReadIndex::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for PeerRequest<'_> {
@@ -9359,6 +13370,7 @@ impl ::flatbuffers::Verifiable for PeerRequest<'_> {
           PeerRequestBody::Identify => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Identify>>("PeerRequestBody::Identify", pos),
           PeerRequestBody::Found => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Found>>("PeerRequestBody::Found", pos),
           PeerRequestBody::WhoAmI => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<WhoAmI>>("PeerRequestBody::WhoAmI", pos),
+          PeerRequestBody::ReadIndex => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReadIndex>>("PeerRequestBody::ReadIndex", pos),
           _ => Ok(()),
         }
      })?
@@ -9479,6 +13491,13 @@ impl ::core::fmt::Debug for PeerRequest<'_> {
         },
         PeerRequestBody::WhoAmI => {
           if let Some(x) = self.body_as_who_am_i() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        PeerRequestBody::ReadIndex => {
+          if let Some(x) = self.body_as_read_index() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -10617,6 +14636,102 @@ impl ::core::fmt::Debug for PeerRefused<'_> {
       ds.finish()
   }
 }
+pub enum ReadIndexReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct ReadIndexReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReadIndexReply<'a> {
+  type Inner = ReadIndexReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReadIndexReply<'a> {
+  pub const VT_INDEX: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReadIndexReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReadIndexReplyArgs
+  ) -> ::flatbuffers::WIPOffset<ReadIndexReply<'bldr>> {
+    let mut builder = ReadIndexReplyBuilder::new(_fbb);
+    builder.add_index(args.index);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReadIndexReply::VT_INDEX, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReadIndexReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("index", Self::VT_INDEX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReadIndexReplyArgs {
+    pub index: u64,
+}
+impl<'a> Default for ReadIndexReplyArgs {
+  #[inline]
+  fn default() -> Self {
+    ReadIndexReplyArgs {
+      index: 0,
+    }
+  }
+}
+
+pub struct ReadIndexReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReadIndexReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_index(&mut self, index: u64) {
+    self.fbb_.push_slot::<u64>(ReadIndexReply::VT_INDEX, index, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReadIndexReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReadIndexReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReadIndexReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReadIndexReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReadIndexReply");
+      ds.field("index", &self.index());
+      ds.finish()
+  }
+}
 pub enum PeerReplyOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -10787,6 +14902,20 @@ impl<'a> PeerReply<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_read_index_reply(&self) -> Option<ReadIndexReply<'a>> {
+    if self.body_type() == PeerReplyBody::ReadIndexReply {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ReadIndexReply::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for PeerReply<'_> {
@@ -10806,6 +14935,7 @@ impl ::flatbuffers::Verifiable for PeerReply<'_> {
           PeerReplyBody::Identity => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Identity>>("PeerReplyBody::Identity", pos),
           PeerReplyBody::YouAre => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<YouAre>>("PeerReplyBody::YouAre", pos),
           PeerReplyBody::PeerRefused => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PeerRefused>>("PeerReplyBody::PeerRefused", pos),
+          PeerReplyBody::ReadIndexReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReadIndexReply>>("PeerReplyBody::ReadIndexReply", pos),
           _ => Ok(()),
         }
      })?
@@ -10919,6 +15049,13 @@ impl ::core::fmt::Debug for PeerReply<'_> {
         },
         PeerReplyBody::PeerRefused => {
           if let Some(x) = self.body_as_peer_refused() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        PeerReplyBody::ReadIndexReply => {
+          if let Some(x) = self.body_as_read_index_reply() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

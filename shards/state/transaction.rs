@@ -86,7 +86,7 @@ pub fn encode(transact: &Transact<'_>) -> Vec<u8> {
     for step in transact.then.iter().chain(&transact.otherwise) {
         match *step {
             Step::Get { key } => part(1, 0, key, &[]),
-            Step::Put { key, value } => part(2, 0, key, value),
+            Step::Put { key, value, .. } => part(2, 0, key, value),
             Step::Delete { key } => part(3, 0, key, &[]),
         }
     }
@@ -193,7 +193,7 @@ impl<'a> Transaction<'a> {
         for step in self.steps(succeeded) {
             let op = match step {
                 Step::Get { .. } => continue,
-                Step::Put { key, value } => Op::Put { key, value },
+                Step::Put { key, value, .. } => Op::Put { key, value },
                 Step::Delete { key } => Op::Delete { key },
             };
             let write = Write { namespace, session: 0, sequence: 0, answered_below: 0, op };
@@ -233,7 +233,7 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, Malformed> {
             Err(start.malformed(format!("a relation or value that step {kind} does not take")))
         }
         1 => Ok(Part::Step(Step::Get { key })),
-        2 => Ok(Part::Step(Step::Put { key, value })),
+        2 => Ok(Part::Step(Step::put(key, value))),
         3 => Ok(Part::Step(Step::Delete { key })),
         4 => {
             let mut revision = Reader::new(value);

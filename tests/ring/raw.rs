@@ -51,7 +51,7 @@ impl Got {
             ReplyBody::SessionOpened { session, .. } => Got::Session(*session),
             ReplyBody::Refused(refusal) => Got::Refused(refusal.clone()),
             ReplyBody::Done { .. } => Got::Done,
-            ReplyBody::Topology(_) | ReplyBody::Status(_) | ReplyBody::Transacted(_) | ReplyBody::Items(_) => Got::Other,
+            _ => Got::Other,
         }
     }
 }

@@ -163,10 +163,10 @@ impl Write<'_> {
     fn body(&self, ticket: Ticket) -> RequestBody<'_> {
         let Ticket { session, sequence, answered_below } = ticket;
         match self {
-            Write::Put(key, value) => RequestBody::Put(Put { namespace: "", key, value, session, sequence, answered_below }),
+            Write::Put(key, value) => RequestBody::Put(Put { key, value, session, sequence, answered_below, ..Put::default() }),
             Write::Swap(key, value, revision) => RequestBody::Transact(Box::new(Transact {
                 compares: vec![Compare::revision(*key, *revision)],
-                then: vec![Step::Get { key }, Step::Put { key, value }],
+                then: vec![Step::Get { key }, Step::put(key, value)],
                 otherwise: vec![Step::Get { key }],
                 session,
                 sequence,

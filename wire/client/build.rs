@@ -2,13 +2,17 @@
 
 use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, Vector, WIPOffset};
 
+use super::data::{
+    build_add, build_counted, build_delete_range, build_extend, build_lease, build_range_deleted, build_resolved,
+};
+use super::watch::{build_ended, build_events, build_started, build_watch};
 use super::*;
 use crate::frame_builder::FrameBuilder;
 use crate::member::build_members;
 use crate::schema;
 
-type Builder = FlatBufferBuilder<'static>;
-type Body = WIPOffset<UnionWIPOffset>;
+pub(super) type Builder = FlatBufferBuilder<'static>;
+pub(super) type Body = WIPOffset<UnionWIPOffset>;
 
 /// Encodes client messages: one reusable builder per connection. Each call appends one whole frame (header, CRC, payload).
 pub struct Encoder(FrameBuilder);
@@ -43,11 +47,11 @@ impl Encoder {
 }
 
 /// The default namespace is absent on the wire.
-fn namespace(b: &mut Builder, namespace: &str) -> Option<WIPOffset<&'static str>> {
+pub(super) fn namespace(b: &mut Builder, namespace: &str) -> Option<WIPOffset<&'static str>> {
     (!namespace.is_empty()).then(|| b.create_string(namespace))
 }
 
-fn bytes(b: &mut Builder, bytes: &[u8]) -> Option<WIPOffset<Vector<'static, u8>>> {
+pub(super) fn bytes(b: &mut Builder, bytes: &[u8]) -> Option<WIPOffset<Vector<'static, u8>>> {
     Some(b.create_vector(bytes))
 }
 
@@ -72,6 +76,8 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
                 session: put.session,
                 sequence: put.sequence,
                 answered_below: put.answered_below,
+                ttl_ms: put.life.ttl_ms,
+                lease: put.life.lease,
             };
             (Type::Put, schema::Put::create(b, &args).as_union_value())
         }
@@ -86,10 +92,14 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
             (Type::Delete, schema::Delete::create(b, &args).as_union_value())
         }
         RequestBody::Get(get) => {
+            let Fresh { consistency, index_min, age_ms_max, stale_ok } = fresh(get.consistency);
             let args = schema::GetArgs {
                 namespace: namespace(b, get.namespace),
                 key: bytes(b, get.key),
-                consistency: consistency(get.consistency),
+                consistency,
+                index_min,
+                age_ms_max,
+                stale_ok,
             };
             (Type::Get, schema::Get::create(b, &args).as_union_value())
         }
@@ -121,6 +131,7 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
         }
         RequestBody::Transact(transact) => (Type::Transact, build_transact(b, transact)),
         RequestBody::Scan(scan) => {
+            let Fresh { consistency, index_min, age_ms_max, stale_ok } = fresh(scan.consistency);
             let args = schema::ScanArgs {
                 namespace: namespace(b, scan.namespace),
                 from: bytes(b, scan.from),
@@ -128,7 +139,10 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
                 backward: scan.backward,
                 keys_only: scan.keys_only,
                 limit: scan.limit,
-                consistency: consistency(scan.consistency),
+                consistency,
+                index_min,
+                age_ms_max,
+                stale_ok,
             };
             (Type::Scan, schema::Scan::create(b, &args).as_union_value())
         }
@@ -138,20 +152,63 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
                 let bytes = bytes(b, key);
                 keys.push(schema::Key::create(b, &schema::KeyArgs { bytes }));
             }
+            let Fresh { consistency, index_min, age_ms_max, stale_ok } = fresh(many.consistency);
             let args = schema::GetManyArgs {
                 namespace: namespace(b, many.namespace),
                 keys: Some(b.create_vector(&keys)),
-                consistency: consistency(many.consistency),
+                consistency,
+                index_min,
+                age_ms_max,
+                stale_ok,
             };
             (Type::GetMany, schema::GetMany::create(b, &args).as_union_value())
+        }
+        RequestBody::Add(add) => (Type::Add, build_add(b, add)),
+        RequestBody::Extend(extend) => (Type::Extend, build_extend(b, extend)),
+        RequestBody::DeleteRange(range) => (Type::DeleteRange, build_delete_range(b, range)),
+        &RequestBody::GrantLease { ttl_ms, place: Place { session, sequence, answered_below } } => {
+            let args = schema::GrantLeaseArgs { ttl_ms, session, sequence, answered_below };
+            (Type::GrantLease, schema::GrantLease::create(b, &args).as_union_value())
+        }
+        &RequestBody::KeepLease { lease } => {
+            (Type::KeepLease, schema::KeepLease::create(b, &schema::KeepLeaseArgs { lease }).as_union_value())
+        }
+        &RequestBody::RevokeLease { lease, place: Place { session, sequence, answered_below } } => {
+            let args = schema::RevokeLeaseArgs { lease, session, sequence, answered_below };
+            (Type::RevokeLease, schema::RevokeLease::create(b, &args).as_union_value())
+        }
+        &RequestBody::GetLease { lease } => {
+            (Type::GetLease, schema::GetLease::create(b, &schema::GetLeaseArgs { lease }).as_union_value())
+        }
+        &RequestBody::Resolve(Place { session, sequence, answered_below }) => {
+            let args = schema::ResolveArgs { session, sequence, answered_below };
+            (Type::Resolve, schema::Resolve::create(b, &args).as_union_value())
+        }
+        RequestBody::Watch(watch) => (Type::Watch, build_watch(b, watch)),
+        &RequestBody::Unwatch { watch } => {
+            (Type::Unwatch, schema::Unwatch::create(b, &schema::UnwatchArgs { watch }).as_union_value())
+        }
+        RequestBody::FollowTopology => {
+            (Type::FollowTopology, schema::FollowTopology::create(b, &schema::FollowTopologyArgs {}).as_union_value())
         }
     }
 }
 
-fn consistency(consistency: Consistency) -> schema::Consistency {
+/// A consistency as the schema spreads it.
+struct Fresh {
+    consistency: schema::Consistency,
+    index_min: u64,
+    age_ms_max: u32,
+    stale_ok: bool,
+}
+
+fn fresh(consistency: Consistency) -> Fresh {
+    let plain = |consistency| Fresh { consistency, index_min: 0, age_ms_max: 0, stale_ok: false };
     match consistency {
-        Consistency::Linearizable => schema::Consistency::Linearizable,
-        Consistency::Local => schema::Consistency::Local,
+        Consistency::Linearizable => plain(schema::Consistency::Linearizable),
+        Consistency::Local => plain(schema::Consistency::Local),
+        Consistency::Session { index_min } => Fresh { index_min, ..plain(schema::Consistency::Session) },
+        Consistency::Bounded { age_ms_max, stale_ok } => Fresh { age_ms_max, stale_ok, ..plain(schema::Consistency::Bounded) },
     }
 }
 
@@ -188,13 +245,14 @@ fn build_transact(b: &mut Builder, transact: &Transact<'_>) -> Body {
 fn build_steps(b: &mut Builder, steps: &[Step<'_>]) -> Vec<WIPOffset<schema::Step<'static>>> {
     let mut built = Vec::with_capacity(steps.len());
     for step in steps {
-        let (kind, value) = match step {
-            Step::Get { .. } => (schema::StepKind::Get, None),
-            Step::Put { value, .. } => (schema::StepKind::Put, bytes(b, value)),
-            Step::Delete { .. } => (schema::StepKind::Delete, None),
+        let (kind, value, life) = match step {
+            Step::Get { .. } => (schema::StepKind::Get, None, Life::default()),
+            Step::Put { value, life, .. } => (schema::StepKind::Put, bytes(b, value), *life),
+            Step::Delete { .. } => (schema::StepKind::Delete, None, Life::default()),
         };
         let key = bytes(b, step.key());
-        built.push(schema::Step::create(b, &schema::StepArgs { kind, key, value }));
+        let args = schema::StepArgs { kind, key, value, ttl_ms: life.ttl_ms, lease: life.lease };
+        built.push(schema::Step::create(b, &args));
     }
     built
 }
@@ -242,33 +300,50 @@ fn reply_body(b: &mut Builder, body: &ReplyBody<'_>) -> (schema::ReplyBody, Body
         ReplyBody::Transacted(transacted) => (Type::Transacted, build_transacted(b, transacted)),
         ReplyBody::Items(items) => {
             let built = build_items(b, &items.items);
-            let args = schema::ItemsArgs { items: Some(b.create_vector(&built)), index: items.index, more: items.more };
+            let args = schema::ItemsArgs {
+                items: Some(b.create_vector(&built)),
+                index: items.index,
+                more: items.more,
+                age_ms: items.age_ms.unwrap_or(u32::MAX),
+                stale: items.stale,
+            };
             (Type::Items, schema::Items::create(b, &args).as_union_value())
         }
+        ReplyBody::Counted(counted) => (Type::Counted, build_counted(b, counted)),
+        ReplyBody::RangeDeleted(gone) => (Type::RangeDeleted, build_range_deleted(b, gone)),
+        ReplyBody::Lease(lease) => (Type::Lease, build_lease(b, lease)),
+        ReplyBody::Resolved(resolved) => (Type::Resolved, build_resolved(b, resolved)),
+        ReplyBody::WatchStarted(started) => (Type::WatchStarted, build_started(b, started)),
+        ReplyBody::Events(events) => (Type::Events, build_events(b, events)),
+        ReplyBody::WatchEnded(ended) => (Type::WatchEnded, build_ended(b, ended)),
     }
 }
 
-fn build_revision(revision: Revision) -> schema::Revision {
+pub(super) fn build_revision(revision: Revision) -> schema::Revision {
     schema::Revision::new(revision.index, revision.position)
 }
 
-fn build_breakdown(breakdown: &Breakdown) -> schema::Breakdown {
+pub(super) fn build_breakdown(breakdown: &Breakdown) -> schema::Breakdown {
     schema::Breakdown::new(breakdown.queue_us, breakdown.fsync_us, breakdown.quorum_us, breakdown.apply_us)
 }
 
-fn build_items(b: &mut Builder, items: &[Item<'_>]) -> Vec<WIPOffset<schema::Item<'static>>> {
+pub(super) fn build_items(b: &mut Builder, items: &[Item<'_>]) -> Vec<WIPOffset<schema::Item<'static>>> {
     let mut built = Vec::with_capacity(items.len());
     for item in items {
-        let revision = build_revision(item.revision);
-        let args = schema::ItemArgs {
-            key: if item.key.is_empty() { None } else { bytes(b, item.key) },
-            found: item.found,
-            value: if item.found && !item.value.is_empty() { bytes(b, item.value) } else { None },
-            revision: item.found.then_some(&revision),
-        };
-        built.push(schema::Item::create(b, &args));
+        built.push(build_item(b, item));
     }
     built
+}
+
+pub(super) fn build_item(b: &mut Builder, item: &Item<'_>) -> WIPOffset<schema::Item<'static>> {
+    let revision = build_revision(item.revision);
+    let args = schema::ItemArgs {
+        key: if item.key.is_empty() { None } else { bytes(b, item.key) },
+        found: item.found,
+        value: if item.found && !item.value.is_empty() { bytes(b, item.value) } else { None },
+        revision: item.found.then_some(&revision),
+    };
+    schema::Item::create(b, &args)
 }
 
 fn build_transacted(b: &mut Builder, transacted: &Transacted<'_>) -> Body {
@@ -302,6 +377,8 @@ fn build_value(b: &mut Builder, value: &Value<'_>) -> Body {
         value: if value.found { bytes(b, value.value) } else { None },
         revision: value.found.then_some(&revision),
         index: value.index,
+        age_ms: value.age_ms.unwrap_or(u32::MAX),
+        stale: value.stale,
     };
     schema::Value::create(b, &args).as_union_value()
 }

@@ -1,7 +1,8 @@
 //! Reads of several keys: a page of a range, or a list of keys of one shard. Everything in one answer is as of one log index.
 
+use super::data::check_range;
 use super::{Consistency, Revision};
-use crate::limits::{GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, KEY_BYTES_MAX, check_key, check_namespace};
+use crate::limits::{GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, check_key, check_namespace};
 use crate::refusal::{Code, Refusal};
 
 /// The keys from `from` on and before `until`, in order.
@@ -57,20 +58,17 @@ pub struct Items<'a> {
     pub index: u64,
     /// The page is full, or the bytes of an answer are: ask again for what comes behind its last item.
     pub more: bool,
+    /// As in [`Value::age_ms`](super::Value::age_ms).
+    pub age_ms: Option<u32>,
+    /// As in [`Value::stale`](super::Value::stale).
+    pub stale: bool,
 }
 
 impl Scan<'_> {
     /// Refuses what no node takes.
     pub fn check(&self) -> Result<(), Refusal> {
         check_namespace(self.namespace)?;
-        for (name, key) in [("from", self.from), ("until", self.until)] {
-            // What comes behind the longest key begins one byte later.
-            if key.len() > KEY_BYTES_MAX as usize + 1 {
-                let why = format!("`{name}` of the scan has {} bytes, the limit is {}", key.len(), KEY_BYTES_MAX + 1);
-                return Err(Refusal::new(Code::KeyTooLarge, why));
-            }
-        }
-        Ok(())
+        check_range("scan", self.from, self.until)
     }
 }
 

@@ -1,5 +1,9 @@
 //! From bytes to client messages.
 
+use super::data::{
+    parse_add, parse_counted, parse_delete_range, parse_extend, parse_lease, parse_range_deleted, parse_resolved,
+};
+use super::watch::{parse_ended, parse_events, parse_started, parse_watch};
 use super::*;
 use crate::malformed::{Malformed, root};
 use crate::member::{check_count, parse_members};
@@ -51,6 +55,29 @@ fn request_body<'a>(request: &schema::Request<'a>, id: u64) -> Result<RequestBod
             Some(many) => Some(RequestBody::GetMany(Box::new(parse_get_many(many, id)?))),
             None => None,
         },
+        Type::Add => request.body_as_add().map(|add| RequestBody::Add(parse_add(add))),
+        Type::Extend => match request.body_as_extend() {
+            Some(extend) => Some(RequestBody::Extend(parse_extend(extend, id)?)),
+            None => None,
+        },
+        Type::DeleteRange => request.body_as_delete_range().map(|range| RequestBody::DeleteRange(parse_delete_range(range))),
+        Type::GrantLease => request.body_as_grant_lease().map(|grant| RequestBody::GrantLease {
+            ttl_ms: grant.ttl_ms(),
+            place: Place { session: grant.session(), sequence: grant.sequence(), answered_below: grant.answered_below() },
+        }),
+        Type::KeepLease => request.body_as_keep_lease().map(|keep| RequestBody::KeepLease { lease: keep.lease() }),
+        Type::RevokeLease => request.body_as_revoke_lease().map(|revoke| RequestBody::RevokeLease {
+            lease: revoke.lease(),
+            place: Place { session: revoke.session(), sequence: revoke.sequence(), answered_below: revoke.answered_below() },
+        }),
+        Type::GetLease => request.body_as_get_lease().map(|lease| RequestBody::GetLease { lease: lease.lease() }),
+        Type::Resolve => request.body_as_resolve().map(|place| {
+            let (session, sequence, answered_below) = (place.session(), place.sequence(), place.answered_below());
+            RequestBody::Resolve(Place { session, sequence, answered_below })
+        }),
+        Type::Watch => request.body_as_watch().map(|watch| RequestBody::Watch(parse_watch(watch))),
+        Type::Unwatch => request.body_as_unwatch().map(|unwatch| RequestBody::Unwatch { watch: unwatch.watch() }),
+        Type::FollowTopology => Some(RequestBody::FollowTopology),
         _ => None,
     };
     body.ok_or_else(|| {
@@ -77,6 +104,7 @@ fn parse_put(put: schema::Put<'_>) -> Put<'_> {
         session: put.session(),
         sequence: put.sequence(),
         answered_below: put.answered_below(),
+        life: Life { ttl_ms: put.ttl_ms(), lease: put.lease() },
     }
 }
 
@@ -91,17 +119,25 @@ fn parse_delete(delete: schema::Delete<'_>) -> Delete<'_> {
 }
 
 fn parse_get(get: schema::Get<'_>, id: u64) -> Result<Get<'_>, Malformed> {
-    let consistency = parse_consistency(get.consistency(), id)?;
+    let consistency = parse_consistency(get.consistency(), get.index_min(), get.age_ms_max(), get.stale_ok(), id)?;
     let key = get.key().map_or(&[][..], |key| key.bytes());
     Ok(Get { namespace: get.namespace().unwrap_or_default(), key, consistency })
 }
 
-fn parse_consistency(consistency: schema::Consistency, id: u64) -> Result<Consistency, Malformed> {
+fn parse_consistency(
+    consistency: schema::Consistency,
+    index_min: u64,
+    age_ms_max: u32,
+    stale_ok: bool,
+    id: u64,
+) -> Result<Consistency, Malformed> {
     match consistency {
         schema::Consistency::Linearizable => Ok(Consistency::Linearizable),
         schema::Consistency::Local => Ok(Consistency::Local),
+        schema::Consistency::Session => Ok(Consistency::Session { index_min }),
+        schema::Consistency::Bounded => Ok(Consistency::Bounded { age_ms_max, stale_ok }),
         schema::Consistency(other) => {
-            let known = "known are 0 (linearizable), 1 (local)";
+            let known = "known are 0 (linearizable), 1 (local), 2 (session), 3 (bounded)";
             Err(Malformed::new(id, format!("request.body.consistency is {other}, {known}")))
         }
     }
@@ -115,7 +151,7 @@ fn parse_scan(scan: schema::Scan<'_>, id: u64) -> Result<Scan<'_>, Malformed> {
         backward: scan.backward(),
         keys_only: scan.keys_only(),
         limit: scan.limit(),
-        consistency: parse_consistency(scan.consistency(), id)?,
+        consistency: parse_consistency(scan.consistency(), scan.index_min(), scan.age_ms_max(), scan.stale_ok(), id)?,
     })
 }
 
@@ -124,7 +160,7 @@ fn parse_get_many(many: schema::GetMany<'_>, id: u64) -> Result<GetMany<'_>, Mal
     Ok(GetMany {
         namespace: many.namespace().unwrap_or_default(),
         keys: keys.collect(),
-        consistency: parse_consistency(many.consistency(), id)?,
+        consistency: parse_consistency(many.consistency(), many.index_min(), many.age_ms_max(), many.stale_ok(), id)?,
     })
 }
 
@@ -169,7 +205,11 @@ fn parse_step<'a>(step: schema::Step<'a>, id: u64, list: &str, at: usize) -> Res
     let key = step.key().map_or(&[][..], |key| key.bytes());
     match step.kind() {
         schema::StepKind::Get => Ok(Step::Get { key }),
-        schema::StepKind::Put => Ok(Step::Put { key, value: step.value().map_or(&[], |value| value.bytes()) }),
+        schema::StepKind::Put => Ok(Step::Put {
+            key,
+            value: step.value().map_or(&[], |value| value.bytes()),
+            life: Life { ttl_ms: step.ttl_ms(), lease: step.lease() },
+        }),
         schema::StepKind::Delete => Ok(Step::Delete { key }),
         schema::StepKind(other) => {
             let why = format!("request.body.{list}[{at}].kind is {other}, known are 0 (get), 1 (put), 2 (delete)");
@@ -214,11 +254,42 @@ fn reply_body<'a>(reply: &schema::Reply<'a>, id: u64) -> Result<ReplyBody<'a>, M
         return parse_transacted(transacted, id).map(|transacted| ReplyBody::Transacted(Box::new(transacted)));
     }
     if let Some(items) = reply.body_as_items() {
-        let (index, more) = (items.index(), items.more());
-        return Ok(ReplyBody::Items(Items { items: parse_items(items.items(), id)?, index, more }));
+        return Ok(ReplyBody::Items(Items {
+            items: parse_items(items.items(), id)?,
+            index: items.index(),
+            more: items.more(),
+            age_ms: parse_age(items.age_ms()),
+            stale: items.stale(),
+        }));
+    }
+    if let Some(events) = reply.body_as_events() {
+        return parse_events(events, id).map(ReplyBody::Events);
+    }
+    if let Some(counted) = reply.body_as_counted() {
+        return parse_counted(counted, id).map(ReplyBody::Counted);
+    }
+    if let Some(gone) = reply.body_as_range_deleted() {
+        return parse_range_deleted(gone, id).map(ReplyBody::RangeDeleted);
+    }
+    if let Some(lease) = reply.body_as_lease() {
+        return Ok(ReplyBody::Lease(parse_lease(lease)));
+    }
+    if let Some(resolved) = reply.body_as_resolved() {
+        return parse_resolved(resolved, id).map(|resolved| ReplyBody::Resolved(Box::new(resolved)));
+    }
+    if let Some(started) = reply.body_as_watch_started() {
+        return Ok(ReplyBody::WatchStarted(parse_started(started)));
+    }
+    if let Some(ended) = reply.body_as_watch_ended() {
+        return Ok(ReplyBody::WatchEnded(Box::new(parse_ended(ended))));
     }
     let (kind, max) = (reply.body_type().0, schema::ReplyBody::ENUM_MAX);
     Err(Malformed::new(id, format!("reply.body is of type {kind}, known are 1 to {max}")))
+}
+
+/// The greatest number says that the age is not known.
+fn parse_age(age_ms: u32) -> Option<u32> {
+    (age_ms != u32::MAX).then_some(age_ms)
 }
 
 fn text(text: Option<&str>) -> String {
@@ -239,7 +310,7 @@ fn parse_welcome(welcome: schema::Welcome<'_>) -> Welcome {
     }
 }
 
-fn parse_revision(revision: &schema::Revision) -> Revision {
+pub(super) fn parse_revision(revision: &schema::Revision) -> Revision {
     Revision { index: revision.index(), position: revision.position() }
 }
 
@@ -254,7 +325,7 @@ fn parse_written(written: schema::Written<'_>, id: u64) -> Result<Written, Malfo
     })
 }
 
-fn parse_breakdown(breakdown: &schema::Breakdown) -> Breakdown {
+pub(super) fn parse_breakdown(breakdown: &schema::Breakdown) -> Breakdown {
     Breakdown {
         queue_us: breakdown.queue_us(),
         fsync_us: breakdown.fsync_us(),
@@ -275,13 +346,13 @@ fn parse_transacted(transacted: schema::Transacted<'_>, id: u64) -> Result<Trans
     })
 }
 
-type ItemVector<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<schema::Item<'a>>>;
+pub(super) type ItemVector<'a> = flatbuffers::Vector<'a, flatbuffers::ForwardsUOffset<schema::Item<'a>>>;
 
-fn parse_items<'a>(items: Option<ItemVector<'a>>, id: u64) -> Result<Vec<Item<'a>>, Malformed> {
+pub(super) fn parse_items<'a>(items: Option<ItemVector<'a>>, id: u64) -> Result<Vec<Item<'a>>, Malformed> {
     items.into_iter().flatten().map(|item| parse_item(item, id)).collect()
 }
 
-fn parse_item(item: schema::Item<'_>, id: u64) -> Result<Item<'_>, Malformed> {
+pub(super) fn parse_item(item: schema::Item<'_>, id: u64) -> Result<Item<'_>, Malformed> {
     let key = item.key().map_or(&[][..], |key| key.bytes());
     if !item.found() {
         return Ok(Item { key, ..Item::default() });
@@ -292,15 +363,18 @@ fn parse_item(item: schema::Item<'_>, id: u64) -> Result<Item<'_>, Malformed> {
 }
 
 fn parse_value(value: schema::Value<'_>, id: u64) -> Result<Value<'_>, Malformed> {
+    let (index, age_ms, stale) = (value.index(), parse_age(value.age_ms()), value.stale());
     if !value.found() {
-        return Ok(Value { index: value.index(), ..Value::default() });
+        return Ok(Value { index, age_ms, stale, ..Value::default() });
     }
     let revision = value.revision().ok_or_else(|| Malformed::absent(id, "reply.body.revision of a found value"))?;
     Ok(Value {
         found: true,
         value: value.value().map_or(&[], |value| value.bytes()),
         revision: parse_revision(revision),
-        index: value.index(),
+        index,
+        age_ms,
+        stale,
     })
 }
 

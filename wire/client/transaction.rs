@@ -9,7 +9,7 @@
 //! within a list decides nothing but that of the answers. Compare-and-set is a transaction of one compare and one put; "create only"
 //! compares the revision with 0.0, which a key without a value has.
 
-use super::{Breakdown, Item, Revision};
+use super::{Breakdown, Item, Life, Revision};
 use crate::limits::{TRANSACTION_PARTS_MAX, check_key};
 use crate::refusal::{Code, Refusal};
 use crate::slots::{shard_of, slot_of};
@@ -80,6 +80,8 @@ pub enum Step<'a> {
         key: &'a [u8],
         /// Its new value, possibly empty.
         value: &'a [u8],
+        /// How long it stays.
+        life: Life,
     },
     /// Removes a key.
     Delete {
@@ -147,7 +149,7 @@ impl<'a> Step<'a> {
 
     /// Sets a key.
     pub fn put(key: &'a (impl AsRef<[u8]> + ?Sized), value: &'a (impl AsRef<[u8]> + ?Sized)) -> Step<'a> {
-        Step::Put { key: key.as_ref(), value: value.as_ref() }
+        Step::Put { key: key.as_ref(), value: value.as_ref(), life: Life::default() }
     }
 
     /// Removes a key.
@@ -182,7 +184,7 @@ impl<'a> Transact<'a> {
             Target::Value(value) => compare.key.len() + value.len(),
         });
         let steps = self.then.iter().chain(&self.otherwise).map(|step| match step {
-            Step::Put { key, value } => key.len() + value.len(),
+            Step::Put { key, value, life } => key.len() + value.len() + if life == &Life::default() { 0 } else { 16 },
             Step::Get { key } | Step::Delete { key } => key.len(),
         });
         compares.chain(steps).map(|bytes| bytes + 8).sum()
@@ -239,7 +241,7 @@ mod tests {
     use super::*;
 
     fn put<'a>(key: &'a str, value: &'a str) -> Step<'a> {
-        Step::Put { key: key.as_bytes(), value: value.as_bytes() }
+        Step::put(key, value)
     }
 
     fn refused(transact: &Transact<'_>, value_bytes_max: u32, shards: u32) -> (Code, String) {

@@ -149,6 +149,9 @@ fn request_body(b: &mut Builder, offsets: &mut EntryOffsets, body: &PeerRequestB
             let args = schema::WhoAmIArgs { node, incarnation };
             (Type::WhoAmI, schema::WhoAmI::create(b, &args).as_union_value())
         }
+        PeerRequestBody::ReadIndex => {
+            (Type::ReadIndex, schema::ReadIndex::create(b, &schema::ReadIndexArgs {}).as_union_value())
+        }
     }
 }
 
@@ -167,6 +170,7 @@ fn build_hello(b: &mut Builder, hello: &PeerHello) -> Body {
             Purpose::Election => schema::Purpose::Election,
             Purpose::Snapshot => schema::Purpose::Snapshot,
             Purpose::Control => schema::Purpose::Control,
+            Purpose::Read => schema::Purpose::Read,
         },
     };
     schema::PeerHello::create(b, &args).as_union_value()
@@ -215,6 +219,10 @@ fn reply_body(b: &mut Builder, body: &PeerReplyBody) -> (schema::PeerReplyBody, 
             let members = Some(build_members(b, members));
             let args = schema::YouAreArgs { state, ring: *ring, shards: *shards, members };
             (Type::YouAre, schema::YouAre::create(b, &args).as_union_value())
+        }
+        &PeerReplyBody::ReadIndex { index } => {
+            let args = schema::ReadIndexReplyArgs { index };
+            (Type::ReadIndexReply, schema::ReadIndexReply::create(b, &args).as_union_value())
         }
         PeerReplyBody::Refused { code, message } => {
             let args = schema::PeerRefusedArgs { code: *code, message: Some(b.create_string(message)) };

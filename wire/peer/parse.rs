@@ -82,6 +82,9 @@ fn request_body<'a>(request: &schema::PeerRequest<'a>, id: u64) -> Result<PeerRe
     if let Some(who) = request.body_as_who_am_i() {
         return Ok(PeerRequestBody::WhoAmI { node: who.node(), incarnation: who.incarnation() });
     }
+    if request.body_as_read_index().is_some() {
+        return Ok(PeerRequestBody::ReadIndex);
+    }
     let (kind, max) = (request.body_type().0, schema::PeerRequestBody::ENUM_MAX);
     Err(Malformed::new(id, format!("peer request.body is of type {kind}, known are 1 to {max}")))
 }
@@ -93,6 +96,7 @@ fn parse_hello(hello: schema::PeerHello<'_>, id: u64) -> Result<PeerHello, Malfo
         schema::Purpose::Election => Purpose::Election,
         schema::Purpose::Snapshot => Purpose::Snapshot,
         schema::Purpose::Control => Purpose::Control,
+        schema::Purpose::Read => Purpose::Read,
         schema::Purpose(other) => {
             let max = schema::Purpose::ENUM_MAX;
             return Err(Malformed::new(id, format!("request.body.purpose is {other}, known are 0 to {max}")));
@@ -149,6 +153,9 @@ fn reply_body(reply: &schema::PeerReply<'_>, id: u64) -> Result<PeerReplyBody, M
     }
     if let Some(refused) = reply.body_as_peer_refused() {
         return Ok(PeerReplyBody::Refused { code: refused.code(), message: text(refused.message()) });
+    }
+    if let Some(read) = reply.body_as_read_index_reply() {
+        return Ok(PeerReplyBody::ReadIndex { index: read.index() });
     }
     let (kind, max) = (reply.body_type().0, schema::PeerReplyBody::ENUM_MAX);
     Err(Malformed::new(id, format!("peer reply.body is of type {kind}, known are 1 to {max}")))

@@ -40,7 +40,7 @@ impl OwnedTransact {
         let steps = |steps: &[Step<'_>]| {
             let owned = steps.iter().map(|step| match *step {
                 Step::Get { key } => OwnedStep::Get(key.to_vec()),
-                Step::Put { key, value } => OwnedStep::Put(key.to_vec(), value.to_vec()),
+                Step::Put { key, value, .. } => OwnedStep::Put(key.to_vec(), value.to_vec()),
                 Step::Delete { key } => OwnedStep::Delete(key.to_vec()),
             });
             owned.collect()
@@ -117,7 +117,7 @@ pub fn random(random: &mut Random, keys: &[Vec<u8>]) -> Owned {
                 0 => list.push(Step::Get { key }),
                 // Keys may be equal, and none is written twice.
                 1 if !keys[..at].contains(&key) => list.push(Step::Delete { key }),
-                2 if !keys[..at].contains(&key) => list.push(Step::Put { key, value }),
+                2 if !keys[..at].contains(&key) => list.push(Step::put(key, value)),
                 _ => {}
             }
         }
@@ -146,7 +146,7 @@ fn compare_and_set_by_revision_sets_once() {
     let first = apply(&mut state, 0, &[Owned::put("k", "1")])[0].revision;
     let set = |value| Transact {
         compares: vec![revision_is(b"k", first)],
-        then: vec![Step::Put { key: b"k", value }],
+        then: vec![Step::put(b"k", value)],
         otherwise: vec![Step::Get { key: b"k" }],
         ..Transact::default()
     };
@@ -164,7 +164,7 @@ fn a_key_without_a_value_has_revision_zero_and_no_compare_of_its_value_holds() {
     let mut state = State::new(Limits::default());
     let create = Transact {
         compares: vec![revision_is(b"k", Revision::default())],
-        then: vec![Step::Put { key: b"k", value: b"" }],
+        then: vec![Step::put(b"k", b"")],
         ..Transact::default()
     };
     for relation in [Relation::Equal, Relation::NotEqual, Relation::Less, Relation::Greater] {
@@ -180,12 +180,7 @@ fn reads_come_before_writes_and_all_writes_share_a_revision() {
     let mut state = State::new(Limits::default());
     let before = apply(&mut state, 0, &[Owned::put("a", "old")])[0].revision;
     let swap = Transact {
-        then: vec![
-            Step::Put { key: b"a", value: b"new" },
-            Step::Get { key: b"a" },
-            Step::Put { key: b"b", value: b"too" },
-            Step::Get { key: b"b" },
-        ],
+        then: vec![Step::put(b"a", b"new"), Step::Get { key: b"a" }, Step::put(b"b", b"too"), Step::Get { key: b"b" }],
         ..Transact::default()
     };
     let answer = run(&mut state, &swap);
@@ -200,8 +195,7 @@ fn a_transaction_that_finds_too_much_changes_nothing() {
     let mut state = State::new(Limits::default());
     let session = open(&mut state, 0);
     apply(&mut state, 0, &[Owned::put("large", vec![1; 65_536 - 15])]);
-    let transact =
-        |key| Transact { then: vec![Step::Put { key: b"k", value: b"v" }, Step::Get { key }], ..Transact::default() };
+    let transact = |key| Transact { then: vec![Step::put(b"k", b"v"), Step::Get { key }], ..Transact::default() };
     let before = (state.keys(), state.stats().answers);
     let denied = apply(&mut state, 0, &[Owned::transact(&transact(b"large")).by(session, 1, 1)]).remove(0);
     assert_eq!((denied.outcome, denied.gets), (Err(Denied::ResultTooLarge), None));
@@ -221,7 +215,7 @@ fn a_retry_gets_what_was_found_the_first_time_also_from_a_snapshot() {
     let session = open(&mut state, 0);
     apply(&mut state, 0, &[Owned::put("k", "old")]);
     let transact = Transact {
-        then: vec![Step::Get { key: b"k" }, Step::Get { key: b"none" }, Step::Put { key: b"k", value: b"new" }],
+        then: vec![Step::Get { key: b"k" }, Step::Get { key: b"none" }, Step::put(b"k", b"new")],
         ..Transact::default()
     };
     let write = Owned::transact(&transact).by(session, 1, 1);
@@ -271,7 +265,7 @@ fn one_session_cannot_keep_more_than_its_places() {
 fn bytes_that_are_no_transaction_are_refused_with_their_place() {
     let good = transaction::encode(&Transact {
         compares: vec![revision_is(b"k", Revision { index: 7, position: 1 })],
-        then: vec![Step::Put { key: b"k", value: b"v" }],
+        then: vec![Step::put(b"k", b"v")],
         otherwise: vec![Step::Get { key: b"k" }],
         ..Transact::default()
     });
@@ -296,7 +290,7 @@ fn bytes_that_are_no_transaction_are_refused_with_their_place() {
     let mut longer = good.clone();
     longer.push(0);
     assert!(Transaction::parse(&longer).is_err());
-    let mut twice = Transact { then: vec![Step::Put { key: b"k", value: b"v" }; 2], ..Transact::default() };
+    let mut twice = Transact { then: vec![Step::put(b"k", b"v"); 2], ..Transact::default() };
     let why = Transaction::parse(&transaction::encode(&twice)).expect_err("twice").to_string();
     assert_eq!(why, "byte 0: a transaction that writes a key twice in one list");
     twice.then.pop();

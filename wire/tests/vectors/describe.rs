@@ -15,14 +15,11 @@ macro_rules! object {
 }
 object!(Member; node, incarnation, peer, client, admin, region, role);
 object!(Hello<'_>; version_min, version_max, features, ring, client);
-object!(Put<'_>; namespace, key, value, session, sequence, answered_below);
 object!(Delete<'_>; namespace, key, session, sequence, answered_below);
-object!(Get<'_>; namespace, key, consistency);
 object!(Welcome; version, features, ring, node, shard, key_bytes_max, value_bytes_max, session_window, server);
 object!(Revision; index, position);
 object!(Breakdown; queue_us, fsync_us, quorum_us, apply_us);
 object!(Written; revision, ring_time_ms, existed, duplicate, breakdown);
-object!(Value<'_>; found, value, revision, index);
 object!(SlotRange; first, end, shard);
 object!(Topology; epoch, ring, shard, leader, term, slots, members);
 object!(Progress; node, role, matched, lag, learner);
@@ -31,9 +28,21 @@ object!(
     applied_index, snapshot_index, purged_index, keys, state_bytes, state_hash, log_bytes, sessions, connections, voters,
     voters_joint, fault, ring_time_ms,
 );
-object!(Scan<'_>; namespace, from, until, backward, keys_only, limit, consistency);
 object!(Item<'_>; key, found, value, revision);
-object!(Items<'_>; items, index, more);
+object!(Add<'_>; namespace, key, delta, min, max, session, sequence, answered_below);
+object!(Extend<'_>; namespace, key, fold, delta, session, sequence, answered_below);
+object!(DeleteRange<'_>; namespace, from, until, limit, session, sequence, answered_below);
+object!(Place; session, sequence, answered_below);
+object!(Counted; revision, ring_time_ms, value, duplicate, breakdown);
+object!(RangeDeleted; revision, ring_time_ms, deleted, more, duplicate, breakdown);
+object!(Lease; lease, ttl_ms, left_ms, keys, revision, ring_time_ms, duplicate);
+object!(Resolved<'_>; happened, existed, revision, ring_time_ms, gets);
+object!(
+    Watch<'_>; namespace, from, until, after, snapshot, no_puts, no_deletes, previous, conflate, progress_ms,
+);
+object!(WatchStarted; index, oldest);
+object!(WatchEnded; code, message, index, oldest);
+object!(Events<'_>; events, index, ring_time_ms, snapshot_ends);
 object!(Transacted<'_>; revision, ring_time_ms, succeeded, duplicate, breakdown, gets);
 object!(
     Transact<'_>; namespace, compares, then, otherwise, session, sequence, answered_below,
@@ -50,10 +59,10 @@ macro_rules! number {
     };
 }
 number!(Role; Voter = 0, TieBreaker = 1, Observer = 2);
-number!(Consistency; Linearizable = 0, Local = 1);
+number!(Fold; Concatenate = 0, MergePatch = 1);
 number!(Relation; Equal = 0, NotEqual = 1, Less = 2, Greater = 3);
 number!(EntryKind; Blank = 0, Batch = 1, Membership = 2);
-number!(Purpose; Replication = 0, Heartbeat = 1, Election = 2, Snapshot = 3, Control = 4);
+number!(Purpose; Replication = 0, Heartbeat = 1, Election = 2, Snapshot = 3, Control = 4, Read = 5);
 number!(Standing; Unknown = 0, Known = 1, OtherIncarnation = 2);
 
 impl Json for Compare<'_> {
@@ -68,19 +77,95 @@ impl Json for Compare<'_> {
 
 impl Json for Step<'_> {
     fn json(&self) -> String {
-        let (kind, value) = match *self {
-            Step::Get { .. } => (0u8, &b""[..]),
-            Step::Put { value, .. } => (1, value),
-            Step::Delete { .. } => (2, &b""[..]),
+        let (kind, value, life) = match *self {
+            Step::Get { .. } => (0u8, &b""[..], Life::default()),
+            Step::Put { value, life, .. } => (1, value, life),
+            Step::Delete { .. } => (2, &b""[..], Life::default()),
         };
-        fields!(kind: kind, key: self.key(), value: value)
+        fields!(kind: kind, key: self.key(), value: value, ttl_ms: life.ttl_ms, lease: life.lease)
     }
 }
 
 impl Json for GetMany<'_> {
     fn json(&self) -> String {
         let keys: Vec<Raw> = self.keys.iter().map(|key| Raw(fields!(bytes: key))).collect();
-        fields!(namespace: self.namespace, keys: keys, consistency: self.consistency)
+        let (consistency, index_min, age_ms_max, stale_ok) = spread(self.consistency);
+        fields!(
+            namespace: self.namespace, keys: keys, consistency: consistency, index_min: index_min, age_ms_max: age_ms_max,
+            stale_ok: stale_ok
+        )
+    }
+}
+
+/// A consistency as the schema spreads it over four fields.
+fn spread(consistency: Consistency) -> (u8, u64, u32, bool) {
+    match consistency {
+        Consistency::Linearizable => (0, 0, 0, false),
+        Consistency::Local => (1, 0, 0, false),
+        Consistency::Session { index_min } => (2, index_min, 0, false),
+        Consistency::Bounded { age_ms_max, stale_ok } => (3, 0, age_ms_max, stale_ok),
+    }
+}
+
+impl Json for Put<'_> {
+    fn json(&self) -> String {
+        let Put { namespace, key, value, session, sequence, answered_below, life } = *self;
+        fields!(
+            namespace: namespace, key: key, value: value, session: session, sequence: sequence, answered_below: answered_below,
+            ttl_ms: life.ttl_ms, lease: life.lease
+        )
+    }
+}
+
+impl Json for Get<'_> {
+    fn json(&self) -> String {
+        let (consistency, index_min, age_ms_max, stale_ok) = spread(self.consistency);
+        fields!(
+            namespace: self.namespace, key: self.key, consistency: consistency, index_min: index_min, age_ms_max: age_ms_max,
+            stale_ok: stale_ok
+        )
+    }
+}
+
+impl Json for Scan<'_> {
+    fn json(&self) -> String {
+        let Scan { namespace, from, until, backward, keys_only, limit, consistency } = *self;
+        let (consistency, index_min, age_ms_max, stale_ok) = spread(consistency);
+        fields!(
+            namespace: namespace, from: from, until: until, backward: backward, keys_only: keys_only, limit: limit,
+            consistency: consistency, index_min: index_min, age_ms_max: age_ms_max, stale_ok: stale_ok
+        )
+    }
+}
+
+impl Json for Value<'_> {
+    fn json(&self) -> String {
+        let Value { found, value, revision, index, age_ms, stale } = *self;
+        let age_ms = age_ms.unwrap_or(u32::MAX);
+        fields!(found: found, value: value, revision: revision, index: index, age_ms: age_ms, stale: stale)
+    }
+}
+
+impl Json for Items<'_> {
+    fn json(&self) -> String {
+        let age_ms = self.age_ms.unwrap_or(u32::MAX);
+        fields!(items: self.items, index: self.index, more: self.more, age_ms: age_ms, stale: self.stale)
+    }
+}
+
+impl Json for Event<'_> {
+    fn json(&self) -> String {
+        let (kind, fold) = match self.kind {
+            EventKind::Put => (0u8, Fold::default()),
+            EventKind::Delete => (1, Fold::default()),
+            EventKind::Expire => (2, Fold::default()),
+            EventKind::Extend(fold) => (3, fold),
+            EventKind::Snapshot => (4, Fold::default()),
+        };
+        let Event { key, value, revision, previous, conflated, .. } = *self;
+        fields!(
+            kind: kind, key: key, value: value, revision: revision, fold: fold, previous: previous, conflated: conflated
+        )
     }
 }
 
@@ -121,6 +206,23 @@ pub fn request(id: u64, deadline_ms: u32, body: &RequestBody<'_>) -> String {
         RequestBody::Transact(transact) => ("Transact", transact.json()),
         RequestBody::Scan(scan) => ("Scan", scan.json()),
         RequestBody::GetMany(many) => ("GetMany", many.json()),
+        RequestBody::Add(add) => ("Add", add.json()),
+        RequestBody::Extend(extend) => ("Extend", extend.json()),
+        RequestBody::DeleteRange(range) => ("DeleteRange", range.json()),
+        RequestBody::GrantLease { ttl_ms, place } => {
+            let Place { session, sequence, answered_below } = *place;
+            ("GrantLease", fields!(ttl_ms: ttl_ms, session: session, sequence: sequence, answered_below: answered_below))
+        }
+        RequestBody::KeepLease { lease } => ("KeepLease", fields!(lease: lease)),
+        RequestBody::RevokeLease { lease, place } => {
+            let Place { session, sequence, answered_below } = *place;
+            ("RevokeLease", fields!(lease: lease, session: session, sequence: sequence, answered_below: answered_below))
+        }
+        RequestBody::GetLease { lease } => ("GetLease", fields!(lease: lease)),
+        RequestBody::Resolve(place) => ("Resolve", place.json()),
+        RequestBody::Watch(watch) => ("Watch", watch.json()),
+        RequestBody::Unwatch { watch } => ("Unwatch", fields!(watch: watch)),
+        RequestBody::FollowTopology => ("FollowTopology", empty()),
     };
     fields!(id: id, deadline_ms: deadline_ms, body_type: kind, body: Raw(body))
 }
@@ -139,6 +241,13 @@ pub fn reply(id: u64, body: &ReplyBody<'_>) -> String {
         ReplyBody::Done { message } => ("Done", fields!(message: message)),
         ReplyBody::Transacted(transacted) => ("Transacted", transacted.json()),
         ReplyBody::Items(items) => ("Items", items.json()),
+        ReplyBody::Counted(counted) => ("Counted", counted.json()),
+        ReplyBody::RangeDeleted(gone) => ("RangeDeleted", gone.json()),
+        ReplyBody::Lease(lease) => ("Lease", lease.json()),
+        ReplyBody::Resolved(resolved) => ("Resolved", resolved.json()),
+        ReplyBody::WatchStarted(started) => ("WatchStarted", started.json()),
+        ReplyBody::Events(events) => ("Events", events.json()),
+        ReplyBody::WatchEnded(ended) => ("WatchEnded", ended.json()),
     };
     fields!(id: id, body_type: kind, body: Raw(body))
 }
@@ -164,6 +273,7 @@ pub fn peer_request(id: u64, body: &PeerRequestBody<'_>) -> String {
         PeerRequestBody::Identify => ("Identify", "{}".to_string()),
         PeerRequestBody::Found { ring, shards, members } => ("Found", fields!(ring: ring, shards: shards, members: members)),
         PeerRequestBody::WhoAmI { node, incarnation } => ("WhoAmI", fields!(node: node, incarnation: incarnation)),
+        PeerRequestBody::ReadIndex => ("ReadIndex", "{}".to_string()),
     };
     fields!(id: id, body_type: kind, body: Raw(body))
 }
@@ -194,6 +304,7 @@ pub fn peer_reply(id: u64, body: &PeerReplyBody) -> String {
         PeerReplyBody::YouAre { standing, ring, shards, members } => {
             ("YouAre", fields!(state: standing, ring: ring, shards: shards, members: members))
         }
+        PeerReplyBody::ReadIndex { index } => ("ReadIndexReply", fields!(index: index)),
         PeerReplyBody::Refused { code, message } => ("PeerRefused", fields!(code: code, message: message)),
     };
     fields!(id: id, body_type: kind, body: Raw(body))

@@ -14,6 +14,12 @@ macro_rules! plain {
 }
 plain!(bool u8 u16 u32);
 
+impl Json for i64 {
+    fn json(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
 impl Json for u64 {
     fn json(&self) -> String {
         format!("\"{self}\"")

@@ -41,7 +41,18 @@ fn members() -> Vec<Member> {
 
 /// Name and message; ids in frames are positions in this list.
 pub fn samples() -> Vec<(&'static str, Sample)> {
-    let all = [requests(), replies(), peer_requests(), peer_replies(), later(), data_requests(), data_replies()];
+    let all = [
+        requests(),
+        replies(),
+        peer_requests(),
+        peer_replies(),
+        later(),
+        data_requests(),
+        data_replies(),
+        model_requests(),
+        model_replies(),
+        fresh(),
+    ];
     all.into_iter().flatten().collect()
 }
 
@@ -54,6 +65,7 @@ fn requests() -> Vec<(&'static str, Sample)> {
         session: 4_294_967_297,
         sequence: 3,
         answered_below: 2,
+        ..Put::default()
     };
     let Put { namespace, key, session, sequence, answered_below, .. } = put;
     let delete = Delete { namespace, key, session, sequence, answered_below };
@@ -125,8 +137,20 @@ fn replies() -> Vec<(&'static str, Sample)> {
         ("welcome", reply(ReplyBody::Welcome(welcome))),
         ("written", reply(ReplyBody::Written(written))),
         ("written, all zero", reply(ReplyBody::Written(Written::default()))),
-        ("value, found", reply(ReplyBody::Value(Value { found: true, value: b"\x00\x01two\xff", revision, index: 1_001 }))),
-        ("value, found empty", reply(ReplyBody::Value(Value { found: true, value: b"", revision, index: 1_001 }))),
+        (
+            "value, found",
+            reply(ReplyBody::Value(Value {
+                found: true,
+                value: b"\x00\x01two\xff",
+                revision,
+                index: 1_001,
+                ..Value::default()
+            })),
+        ),
+        (
+            "value, found empty",
+            reply(ReplyBody::Value(Value { found: true, value: b"", revision, index: 1_001, ..Value::default() })),
+        ),
         ("value, not found", reply(ReplyBody::Value(Value { index: 1_001, ..Value::default() }))),
         ("session opened", reply(ReplyBody::SessionOpened { session: 4_294_967_297, lifetime_ms: 600_000 })),
         ("topology", reply(ReplyBody::Topology(topology))),
@@ -289,8 +313,8 @@ fn data_requests() -> Vec<(&'static str, Sample)> {
             compare(Relation::Greater, Target::Value(b"")),
         ],
         then: vec![
-            Step::Put { key: b"{user:17}.cart", value: b"full" },
-            Step::Put { key: b"{user:17}.flag", value: b"" },
+            Step::Put { key: b"{user:17}.cart", value: b"full", life: Life::default() },
+            Step::Put { key: b"{user:17}.flag", value: b"", life: Life::default() },
             Step::Delete { key: b"{user:17}.old" },
         ],
         otherwise: vec![Step::Get { key: b"{user:17}.cart" }],
@@ -328,7 +352,7 @@ fn data_replies() -> Vec<(&'static str, Sample)> {
     vec![
         ("transacted", reply(ReplyBody::Transacted(Box::new(transacted)))),
         ("transacted, all zero", reply(ReplyBody::Transacted(Box::default()))),
-        ("items", reply(ReplyBody::Items(Items { items, index: 1_001, more: true }))),
+        ("items", reply(ReplyBody::Items(Items { items, index: 1_001, more: true, ..Items::default() }))),
         ("items, none", reply(ReplyBody::Items(Items { index: 1_001, ..Items::default() }))),
     ]
 }
@@ -336,4 +360,111 @@ fn data_replies() -> Vec<(&'static str, Sample)> {
 /// What came later, so that the ids of the others stay.
 fn later() -> Vec<(&'static str, Sample)> {
     vec![("append, heartbeat to a tie-breaker", Sample::Append(AppendHead { settled: 998, ..HEARTBEAT }, vec![]))]
+}
+
+const PLACE: Place = Place { session: 4_294_967_297, sequence: 3, answered_below: 2 };
+const REVISION: Revision = Revision { index: 1_001, position: 7 };
+
+fn model_requests() -> Vec<(&'static str, Sample)> {
+    let Place { session, sequence, answered_below } = PLACE;
+    let request = |body| Sample::Request(0, body);
+    let life = Life { ttl_ms: 90_000, lease: 5_000_000_000 };
+    let put = Put { namespace: "n", key: b"k", value: b"v", session, sequence, answered_below, life };
+    let step = Step::Put { key: b"{t}a", value: b"v", life };
+    let transact = Transact { then: vec![step], ..Transact::default() };
+    let add = Add { namespace: "n", key: b"hits", delta: -3, min: 0, max: 1_000, session, sequence, answered_below };
+    let (namespace, fold) = ("n", Fold::MergePatch);
+    let extend = Extend { namespace, key: b"state", fold, delta: br#"{"a":1}"#, session, sequence, answered_below };
+    let range = DeleteRange { namespace, from: b"a", until: b"b", limit: 100, session, sequence, answered_below };
+    let watch = Watch {
+        namespace,
+        from: b"a",
+        until: b"b",
+        after: Some(REVISION),
+        snapshot: true,
+        no_puts: true,
+        no_deletes: true,
+        previous: true,
+        conflate: true,
+        progress_ms: 500,
+    };
+    vec![
+        ("put, with a life", request(RequestBody::Put(put))),
+        ("transact, with a life", request(RequestBody::Transact(Box::new(transact)))),
+        ("add", request(RequestBody::Add(add))),
+        ("add, defaults", request(RequestBody::Add(Add { key: b"k", delta: 1, ..Add::default() }))),
+        ("extend, merge patch", request(RequestBody::Extend(extend))),
+        ("extend, concatenate", request(RequestBody::Extend(Extend { key: b"k", delta: b"more", ..Extend::default() }))),
+        ("delete range", request(RequestBody::DeleteRange(range))),
+        ("delete range, everything", request(RequestBody::DeleteRange(DeleteRange::default()))),
+        ("grant lease", request(RequestBody::GrantLease { ttl_ms: 10_000, place: PLACE })),
+        ("keep lease", request(RequestBody::KeepLease { lease: 5_000_000_000 })),
+        ("revoke lease", request(RequestBody::RevokeLease { lease: 5_000_000_000, place: PLACE })),
+        ("get lease", request(RequestBody::GetLease { lease: 5_000_000_000 })),
+        ("resolve", request(RequestBody::Resolve(PLACE))),
+        ("watch", request(RequestBody::Watch(watch))),
+        ("watch, defaults", request(RequestBody::Watch(Watch::default()))),
+        ("unwatch", request(RequestBody::Unwatch { watch: 42 })),
+        ("follow topology", request(RequestBody::FollowTopology)),
+    ]
+}
+
+fn model_replies() -> Vec<(&'static str, Sample)> {
+    let reply = Sample::Reply;
+    let (revision, ring_time_ms) = (REVISION, 123_456);
+    let breakdown = Breakdown { queue_us: 1, fsync_us: 2, quorum_us: 3, apply_us: 4 };
+    let counted = Counted { revision, ring_time_ms, value: -17, duplicate: true, breakdown };
+    let gone = RangeDeleted { revision, ring_time_ms, deleted: 1_000, more: true, duplicate: true, breakdown };
+    let lease =
+        Lease { lease: 5_000_000_000, ttl_ms: 10_000, left_ms: 9_000, keys: 3, revision, ring_time_ms, duplicate: true };
+    let item = Item { found: true, value: b"old", revision, ..Item::default() };
+    let resolved = Resolved { happened: true, existed: true, revision, ring_time_ms, gets: vec![item, Item::default()] };
+    let event = |kind, key, value| Event { kind, key, value, revision, ..Event::default() };
+    let events = vec![
+        Event { previous: Some(item), conflated: true, ..event(EventKind::Put, b"a", b"new") },
+        event(EventKind::Delete, b"b", b""),
+        event(EventKind::Expire, b"c", b""),
+        event(EventKind::Extend(Fold::MergePatch), b"d", b"{}"),
+        event(EventKind::Extend(Fold::Concatenate), b"e", b"+"),
+        event(EventKind::Snapshot, b"f", b"as it is"),
+    ];
+    let ended = WatchEnded {
+        code: Code::Compacted as u16,
+        message: "watch from 900".to_string(),
+        index: 800,
+        oldest: Revision { index: 900, position: 0 },
+    };
+    let value = Value { found: true, value: b"v", revision, index: 1_002, age_ms: Some(15), stale: true };
+    vec![
+        ("counted", reply(ReplyBody::Counted(counted))),
+        ("range deleted", reply(ReplyBody::RangeDeleted(gone))),
+        ("lease", reply(ReplyBody::Lease(lease))),
+        ("resolved", reply(ReplyBody::Resolved(Box::new(resolved)))),
+        ("resolved, never", reply(ReplyBody::Resolved(Box::default()))),
+        ("watch started", reply(ReplyBody::WatchStarted(WatchStarted { index: 1_000, oldest: REVISION }))),
+        ("events", reply(ReplyBody::Events(Events { events, index: 1_001, ring_time_ms, snapshot_ends: true }))),
+        ("events, progress", reply(ReplyBody::Events(Events { index: 1_001, ring_time_ms, ..Events::default() }))),
+        ("watch ended", reply(ReplyBody::WatchEnded(Box::new(ended)))),
+        ("value, with its age", reply(ReplyBody::Value(value))),
+        (
+            "items, with their age",
+            reply(ReplyBody::Items(Items { index: 7, age_ms: Some(0), stale: true, ..Items::default() })),
+        ),
+    ]
+}
+
+fn fresh() -> Vec<(&'static str, Sample)> {
+    let request = |body| Sample::Request(0, body);
+    let session = Consistency::Session { index_min: 1_001 };
+    let bounded = Consistency::Bounded { age_ms_max: 250, stale_ok: true };
+    let hello = PeerHello { purpose: Purpose::Read, ..PeerHello::default() };
+    vec![
+        ("get, session", request(RequestBody::Get(Get { namespace: "", key: b"k", consistency: session }))),
+        ("get, bounded", request(RequestBody::Get(Get { namespace: "", key: b"k", consistency: bounded }))),
+        ("scan, session", request(RequestBody::Scan(Scan { consistency: session, ..Scan::default() }))),
+        ("get many, bounded", request(RequestBody::GetMany(Box::new(GetMany { consistency: bounded, ..GetMany::default() })))),
+        ("peer hello, to read", Sample::PeerRequest(PeerRequestBody::Hello(hello))),
+        ("read index", Sample::PeerRequest(PeerRequestBody::ReadIndex)),
+        ("read index reply", Sample::PeerReply(PeerReplyBody::ReadIndex { index: 1_001 })),
+    ]
 }

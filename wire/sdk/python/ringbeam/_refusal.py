@@ -73,6 +73,24 @@ class Code(IntEnum):
     """A transaction writes a key twice."""
     RESULT_TOO_LARGE = 29
     """The gets of a transaction found more than its answer may have; it changed nothing."""
+    OUT_OF_BOUNDS = 30
+    """A counter would leave the bounds that its caller gave; it is unchanged."""
+    NOT_A_NUMBER = 31
+    """The value to add to is not a decimal number of 64 bits."""
+    NOT_JSON = 32
+    """The value to patch, or the patch, is not JSON."""
+    LEASE_NOT_FOUND = 33
+    """The lease is unknown: never granted in this shard, revoked, or not kept alive for its time."""
+    TOO_MANY_LEASES = 34
+    """The shard holds as many leases as it may."""
+    NOT_FRESH = 35
+    """This node cannot show that its answer would be as fresh as asked for; another one may."""
+    COMPACTED = 36
+    """What was asked for to be watched from is no longer kept."""
+    WATCH_TOO_SLOW = 37
+    """A watcher did not take its events for so long that they are no longer kept."""
+    TOO_MANY_WATCHES = 38
+    """The connection or the shard has as many watches as it may."""
 
     @property
     def label(self) -> str:

@@ -166,9 +166,17 @@ class Effort:
 
 
 _BUSY = frozenset(
-    {Code.OVERLOADED, Code.DISK_FULL, Code.SESSION_WINDOW_FULL, Code.TOO_MANY_SESSIONS, Code.OUTCOME_UNKNOWN}
+    {
+        Code.OVERLOADED,
+        Code.DISK_FULL,
+        Code.SESSION_WINDOW_FULL,
+        Code.TOO_MANY_SESSIONS,
+        Code.TOO_MANY_LEASES,
+        Code.TOO_MANY_WATCHES,
+        Code.OUTCOME_UNKNOWN,
+    }
 )
-_NOT_HERE = frozenset({Code.SHARD_FAULT, Code.NOT_SERVING, Code.SHUTTING_DOWN})
+_NOT_HERE = frozenset({Code.SHARD_FAULT, Code.NOT_SERVING, Code.SHUTTING_DOWN, Code.NOT_FRESH})
 _LASTING = frozenset({Code.UNSUPPORTED_VERSION, Code.WRONG_RING, Code.HELLO_FIRST, Code.BAD_REQUEST, Code.WRONG_SHARD})
 
 

@@ -31,8 +31,8 @@ pub(crate) enum Answer {
     Transacted(Box<Transacted>),
     Items(Box<Page>),
     Refused(Box<Refusal>),
-    /// A second Welcome.
-    Welcome,
+    /// One that answers nothing which this client asks.
+    Odd(&'static str),
 }
 
 impl Answer {
@@ -48,7 +48,7 @@ impl Answer {
             Answer::Transacted(_) => "Transacted",
             Answer::Items(_) => "Items",
             Answer::Refused(_) => "Refused",
-            Answer::Welcome => "Welcome",
+            Answer::Odd(kind) => kind,
         }
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
         ReplyBody::Status(status) => Answer::Status(status),
         ReplyBody::Refused(refusal) => Answer::Refused(Box::new(refusal)),
         ReplyBody::Done { message } => Answer::Done(message.into()),
-        ReplyBody::Welcome(_) => Answer::Welcome,
+        ReplyBody::Welcome(_) => Answer::Odd("Welcome"),
         ReplyBody::Transacted(transacted) => {
             let index = transacted.revision.index;
             let value = |item: &Item<'_>| Value { value: keep(payload, item.value), revision: item.revision, index };
@@ -96,7 +96,7 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
                 gets: transacted.gets.iter().map(|item| item.found.then(|| value(item))).collect(),
             }))
         }
-        ReplyBody::Items(Items { items, index, more }) => {
+        ReplyBody::Items(Items { items, index, more, .. }) => {
             let entry = |item: &Item<'_>| Entry {
                 key: keep(payload, item.key),
                 value: keep(payload, item.value),
@@ -105,6 +105,13 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
             let entries = items.iter().map(|item| item.found.then(|| entry(item))).collect();
             Answer::Items(Box::new(Page { entries, index, more }))
         }
+        ReplyBody::Counted(_) => Answer::Odd("Counted"),
+        ReplyBody::RangeDeleted(_) => Answer::Odd("RangeDeleted"),
+        ReplyBody::Lease(_) => Answer::Odd("Lease"),
+        ReplyBody::Resolved(_) => Answer::Odd("Resolved"),
+        ReplyBody::WatchStarted(_) => Answer::Odd("WatchStarted"),
+        ReplyBody::Events(_) => Answer::Odd("Events"),
+        ReplyBody::WatchEnded(_) => Answer::Odd("WatchEnded"),
     };
     Ok((reply.id, Outcome::Answer(answer)))
 }

@@ -85,7 +85,7 @@ impl<'a> What<'a> {
             ticket.unwrap_or(Ticket { session: 0, sequence: 0, answered_below: 0 });
         match self {
             &What::Put { namespace, key, value } => {
-                RequestBody::Put(Put { namespace, key, value, session, sequence, answered_below })
+                RequestBody::Put(Put { namespace, key, value, session, sequence, answered_below, ..Put::default() })
             }
             &What::Delete { namespace, key } => {
                 RequestBody::Delete(Delete { namespace, key, session, sequence, answered_below })

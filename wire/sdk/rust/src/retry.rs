@@ -153,10 +153,14 @@ impl Effort {
                 let at_once = self.redirects <= REDIRECTS_AT_ONCE_MAX && refusal.retry_after_ms == 0;
                 again(if at_once { Duration::ZERO } else { wait }, Leader::Named)
             }
-            Code::Overloaded | Code::DiskFull | Code::SessionWindowFull | Code::TooManySessions | Code::OutcomeUnknown => {
-                again(wait, Leader::Same)
-            }
-            Code::ShardFault | Code::NotServing | Code::ShuttingDown => again(wait, Leader::Search),
+            Code::Overloaded
+            | Code::DiskFull
+            | Code::SessionWindowFull
+            | Code::TooManySessions
+            | Code::TooManyLeases
+            | Code::TooManyWatches
+            | Code::OutcomeUnknown => again(wait, Leader::Same),
+            Code::ShardFault | Code::NotServing | Code::ShuttingDown | Code::NotFresh => again(wait, Leader::Search),
             Code::SessionExpired if self.kind == Kind::ExactlyOnce && !self.may_have_happened => {
                 self.sessions_lost += 1;
                 if self.sessions_lost > SESSIONS_LOST_MAX {
@@ -191,6 +195,12 @@ impl Effort {
             | Code::TransactionTooLarge
             | Code::DuplicateKey
             | Code::ResultTooLarge
+            | Code::OutOfBounds
+            | Code::NotANumber
+            | Code::NotJson
+            | Code::LeaseNotFound
+            | Code::Compacted
+            | Code::WatchTooSlow
             | Code::Internal => Next::Fail(self.out_of_time()),
         }
     }

@@ -15,6 +15,8 @@ class Role(object):
 class Consistency(object):
     Linearizable = 0
     Local = 1
+    Session = 2
+    Bounded = 3
 
 
 class Target(object):
@@ -35,6 +37,11 @@ class StepKind(object):
     Delete = 2
 
 
+class Fold(object):
+    Concatenate = 0
+    MergePatch = 1
+
+
 class RequestBody(object):
     NONE = 0
     Hello = 1
@@ -53,6 +60,25 @@ class RequestBody(object):
     Transact = 14
     Scan = 15
     GetMany = 16
+    Add = 17
+    Extend = 18
+    DeleteRange = 19
+    GrantLease = 20
+    KeepLease = 21
+    RevokeLease = 22
+    GetLease = 23
+    Resolve = 24
+    Watch = 25
+    Unwatch = 26
+    FollowTopology = 27
+
+
+class EventKind(object):
+    Put = 0
+    Delete = 1
+    Expire = 2
+    Extend = 3
+    Snapshot = 4
 
 
 class ReplyBody(object):
@@ -67,6 +93,13 @@ class ReplyBody(object):
     Done = 8
     Transacted = 9
     Items = 10
+    Counted = 11
+    RangeDeleted = 12
+    Lease = 13
+    Resolved = 14
+    WatchStarted = 15
+    Events = 16
+    WatchEnded = 17
 
 
 class Purpose(object):
@@ -75,6 +108,7 @@ class Purpose(object):
     Election = 2
     Snapshot = 3
     Control = 4
+    Read = 5
 
 
 class EntryKind(object):
@@ -94,6 +128,7 @@ class PeerRequestBody(object):
     Identify = 7
     Found = 8
     WhoAmI = 9
+    ReadIndex = 10
 
 
 class AppendOutcome(object):
@@ -113,6 +148,7 @@ class PeerReplyBody(object):
     Identity = 6
     YouAre = 7
     PeerRefused = 8
+    ReadIndexReply = 9
 
 
 class LogId(object):
@@ -440,8 +476,22 @@ class Put(object):
             return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
         return 0
 
+    # Put
+    def TtlMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Put
+    def Lease(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
 def PutStart(builder):
-    builder.StartObject(6)
+    builder.StartObject(8)
 
 def PutAddNamespace(builder, namespace):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
@@ -466,6 +516,12 @@ def PutAddSequence(builder, sequence):
 
 def PutAddAnsweredBelow(builder, answeredBelow):
     builder.PrependUint64Slot(5, answeredBelow, 0)
+
+def PutAddTtlMs(builder, ttlMs):
+    builder.PrependUint64Slot(6, ttlMs, 0)
+
+def PutAddLease(builder, lease):
+    builder.PrependUint64Slot(7, lease, 0)
 
 def PutEnd(builder):
     return builder.EndObject()
@@ -630,8 +686,29 @@ class Get(object):
             return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
         return 0
 
+    # Get
+    def IndexMin(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Get
+    def AgeMsMax(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # Get
+    def StaleOk(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
 def GetStart(builder):
-    builder.StartObject(3)
+    builder.StartObject(6)
 
 def GetAddNamespace(builder, namespace):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
@@ -644,6 +721,15 @@ def GetStartKeyVector(builder, numElems):
 
 def GetAddConsistency(builder, consistency):
     builder.PrependUint8Slot(2, consistency, 0)
+
+def GetAddIndexMin(builder, indexMin):
+    builder.PrependUint64Slot(3, indexMin, 0)
+
+def GetAddAgeMsMax(builder, ageMsMax):
+    builder.PrependUint32Slot(4, ageMsMax, 0)
+
+def GetAddStaleOk(builder, staleOk):
+    builder.PrependBoolSlot(5, staleOk, 0)
 
 def GetEnd(builder):
     return builder.EndObject()
@@ -1158,8 +1244,22 @@ class Step(object):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
         return o == 0
 
+    # Step
+    def TtlMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Step
+    def Lease(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
 def StepStart(builder):
-    builder.StartObject(3)
+    builder.StartObject(5)
 
 def StepAddKind(builder, kind):
     builder.PrependUint8Slot(0, kind, 0)
@@ -1175,6 +1275,12 @@ def StepAddValue(builder, value):
 
 def StepStartValueVector(builder, numElems):
     return builder.StartVector(1, numElems, 1)
+
+def StepAddTtlMs(builder, ttlMs):
+    builder.PrependUint64Slot(3, ttlMs, 0)
+
+def StepAddLease(builder, lease):
+    builder.PrependUint64Slot(4, lease, 0)
 
 def StepEnd(builder):
     return builder.EndObject()
@@ -1444,8 +1550,29 @@ class Scan(object):
             return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
         return 0
 
+    # Scan
+    def IndexMin(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Scan
+    def AgeMsMax(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(20))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # Scan
+    def StaleOk(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(22))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
 def ScanStart(builder):
-    builder.StartObject(7)
+    builder.StartObject(10)
 
 def ScanAddNamespace(builder, namespace):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
@@ -1473,6 +1600,15 @@ def ScanAddLimit(builder, limit):
 
 def ScanAddConsistency(builder, consistency):
     builder.PrependUint8Slot(6, consistency, 0)
+
+def ScanAddIndexMin(builder, indexMin):
+    builder.PrependUint64Slot(7, indexMin, 0)
+
+def ScanAddAgeMsMax(builder, ageMsMax):
+    builder.PrependUint32Slot(8, ageMsMax, 0)
+
+def ScanAddStaleOk(builder, staleOk):
+    builder.PrependBoolSlot(9, staleOk, 0)
 
 def ScanEnd(builder):
     return builder.EndObject()
@@ -1535,8 +1671,29 @@ class GetMany(object):
             return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
         return 0
 
+    # GetMany
+    def IndexMin(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # GetMany
+    def AgeMsMax(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # GetMany
+    def StaleOk(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
 def GetManyStart(builder):
-    builder.StartObject(3)
+    builder.StartObject(6)
 
 def GetManyAddNamespace(builder, namespace):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
@@ -1549,6 +1706,15 @@ def GetManyStartKeysVector(builder, numElems):
 
 def GetManyAddConsistency(builder, consistency):
     builder.PrependUint8Slot(2, consistency, 0)
+
+def GetManyAddIndexMin(builder, indexMin):
+    builder.PrependUint64Slot(3, indexMin, 0)
+
+def GetManyAddAgeMsMax(builder, ageMsMax):
+    builder.PrependUint32Slot(4, ageMsMax, 0)
+
+def GetManyAddStaleOk(builder, staleOk):
+    builder.PrependBoolSlot(5, staleOk, 0)
 
 def GetManyEnd(builder):
     return builder.EndObject()
@@ -1610,6 +1776,916 @@ def KeyStartBytesVector(builder, numElems):
     return builder.StartVector(1, numElems, 1)
 
 def KeyEnd(builder):
+    return builder.EndObject()
+
+
+
+class Add(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Add()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsAdd(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Add
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Add
+    def Namespace(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+    # Add
+    def Key(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Add
+    def KeyAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Add
+    def KeyLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Add
+    def KeyIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # Add
+    def Delta(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Int64Flags, o + self._tab.Pos)
+        return 0
+
+    # Add
+    def Min(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Int64Flags, o + self._tab.Pos)
+        return -9223372036854775808
+
+    # Add
+    def Max(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Int64Flags, o + self._tab.Pos)
+        return 9223372036854775807
+
+    # Add
+    def Session(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Add
+    def Sequence(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Add
+    def AnsweredBelow(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def AddStart(builder):
+    builder.StartObject(8)
+
+def AddAddNamespace(builder, namespace):
+    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
+
+def AddAddKey(builder, key):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(key), 0)
+
+def AddStartKeyVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def AddAddDelta(builder, delta):
+    builder.PrependInt64Slot(2, delta, 0)
+
+def AddAddMin(builder, min):
+    builder.PrependInt64Slot(3, min, -9223372036854775808)
+
+def AddAddMax(builder, max):
+    builder.PrependInt64Slot(4, max, 9223372036854775807)
+
+def AddAddSession(builder, session):
+    builder.PrependUint64Slot(5, session, 0)
+
+def AddAddSequence(builder, sequence):
+    builder.PrependUint64Slot(6, sequence, 0)
+
+def AddAddAnsweredBelow(builder, answeredBelow):
+    builder.PrependUint64Slot(7, answeredBelow, 0)
+
+def AddEnd(builder):
+    return builder.EndObject()
+
+
+
+class Extend(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Extend()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsExtend(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Extend
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Extend
+    def Namespace(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+    # Extend
+    def Key(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Extend
+    def KeyAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Extend
+    def KeyLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Extend
+    def KeyIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # Extend
+    def Fold(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
+        return 0
+
+    # Extend
+    def Delta(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Extend
+    def DeltaAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Extend
+    def DeltaLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Extend
+    def DeltaIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        return o == 0
+
+    # Extend
+    def Session(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Extend
+    def Sequence(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Extend
+    def AnsweredBelow(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def ExtendStart(builder):
+    builder.StartObject(7)
+
+def ExtendAddNamespace(builder, namespace):
+    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
+
+def ExtendAddKey(builder, key):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(key), 0)
+
+def ExtendStartKeyVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def ExtendAddFold(builder, fold):
+    builder.PrependUint8Slot(2, fold, 0)
+
+def ExtendAddDelta(builder, delta):
+    builder.PrependUOffsetTRelativeSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(delta), 0)
+
+def ExtendStartDeltaVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def ExtendAddSession(builder, session):
+    builder.PrependUint64Slot(4, session, 0)
+
+def ExtendAddSequence(builder, sequence):
+    builder.PrependUint64Slot(5, sequence, 0)
+
+def ExtendAddAnsweredBelow(builder, answeredBelow):
+    builder.PrependUint64Slot(6, answeredBelow, 0)
+
+def ExtendEnd(builder):
+    return builder.EndObject()
+
+
+
+class DeleteRange(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = DeleteRange()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsDeleteRange(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # DeleteRange
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # DeleteRange
+    def Namespace(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+    # DeleteRange
+    def From(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # DeleteRange
+    def FromAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # DeleteRange
+    def FromLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # DeleteRange
+    def FromIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # DeleteRange
+    def Until(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # DeleteRange
+    def UntilAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # DeleteRange
+    def UntilLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # DeleteRange
+    def UntilIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        return o == 0
+
+    # DeleteRange
+    def Limit(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # DeleteRange
+    def Session(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # DeleteRange
+    def Sequence(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # DeleteRange
+    def AnsweredBelow(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def DeleteRangeStart(builder):
+    builder.StartObject(7)
+
+def DeleteRangeAddNamespace(builder, namespace):
+    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
+
+def DeleteRangeAddFrom(builder, from_):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(from_), 0)
+
+def DeleteRangeStartFromVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def DeleteRangeAddUntil(builder, until):
+    builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(until), 0)
+
+def DeleteRangeStartUntilVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def DeleteRangeAddLimit(builder, limit):
+    builder.PrependUint32Slot(3, limit, 0)
+
+def DeleteRangeAddSession(builder, session):
+    builder.PrependUint64Slot(4, session, 0)
+
+def DeleteRangeAddSequence(builder, sequence):
+    builder.PrependUint64Slot(5, sequence, 0)
+
+def DeleteRangeAddAnsweredBelow(builder, answeredBelow):
+    builder.PrependUint64Slot(6, answeredBelow, 0)
+
+def DeleteRangeEnd(builder):
+    return builder.EndObject()
+
+
+
+class GrantLease(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = GrantLease()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsGrantLease(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # GrantLease
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # GrantLease
+    def TtlMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # GrantLease
+    def Session(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # GrantLease
+    def Sequence(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # GrantLease
+    def AnsweredBelow(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def GrantLeaseStart(builder):
+    builder.StartObject(4)
+
+def GrantLeaseAddTtlMs(builder, ttlMs):
+    builder.PrependUint64Slot(0, ttlMs, 0)
+
+def GrantLeaseAddSession(builder, session):
+    builder.PrependUint64Slot(1, session, 0)
+
+def GrantLeaseAddSequence(builder, sequence):
+    builder.PrependUint64Slot(2, sequence, 0)
+
+def GrantLeaseAddAnsweredBelow(builder, answeredBelow):
+    builder.PrependUint64Slot(3, answeredBelow, 0)
+
+def GrantLeaseEnd(builder):
+    return builder.EndObject()
+
+
+
+class KeepLease(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = KeepLease()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsKeepLease(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # KeepLease
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # KeepLease
+    def Lease(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def KeepLeaseStart(builder):
+    builder.StartObject(1)
+
+def KeepLeaseAddLease(builder, lease):
+    builder.PrependUint64Slot(0, lease, 0)
+
+def KeepLeaseEnd(builder):
+    return builder.EndObject()
+
+
+
+class RevokeLease(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = RevokeLease()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsRevokeLease(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # RevokeLease
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # RevokeLease
+    def Lease(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # RevokeLease
+    def Session(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # RevokeLease
+    def Sequence(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # RevokeLease
+    def AnsweredBelow(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def RevokeLeaseStart(builder):
+    builder.StartObject(4)
+
+def RevokeLeaseAddLease(builder, lease):
+    builder.PrependUint64Slot(0, lease, 0)
+
+def RevokeLeaseAddSession(builder, session):
+    builder.PrependUint64Slot(1, session, 0)
+
+def RevokeLeaseAddSequence(builder, sequence):
+    builder.PrependUint64Slot(2, sequence, 0)
+
+def RevokeLeaseAddAnsweredBelow(builder, answeredBelow):
+    builder.PrependUint64Slot(3, answeredBelow, 0)
+
+def RevokeLeaseEnd(builder):
+    return builder.EndObject()
+
+
+
+class GetLease(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = GetLease()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsGetLease(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # GetLease
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # GetLease
+    def Lease(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def GetLeaseStart(builder):
+    builder.StartObject(1)
+
+def GetLeaseAddLease(builder, lease):
+    builder.PrependUint64Slot(0, lease, 0)
+
+def GetLeaseEnd(builder):
+    return builder.EndObject()
+
+
+
+class Resolve(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Resolve()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsResolve(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Resolve
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Resolve
+    def Session(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Resolve
+    def Sequence(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Resolve
+    def AnsweredBelow(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def ResolveStart(builder):
+    builder.StartObject(3)
+
+def ResolveAddSession(builder, session):
+    builder.PrependUint64Slot(0, session, 0)
+
+def ResolveAddSequence(builder, sequence):
+    builder.PrependUint64Slot(1, sequence, 0)
+
+def ResolveAddAnsweredBelow(builder, answeredBelow):
+    builder.PrependUint64Slot(2, answeredBelow, 0)
+
+def ResolveEnd(builder):
+    return builder.EndObject()
+
+
+
+class Watch(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Watch()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsWatch(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Watch
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Watch
+    def Namespace(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+    # Watch
+    def From(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Watch
+    def FromAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Watch
+    def FromLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Watch
+    def FromIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # Watch
+    def Until(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Watch
+    def UntilAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Watch
+    def UntilLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Watch
+    def UntilIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        return o == 0
+
+    # Watch
+    def After(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Watch
+    def Snapshot(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Watch
+    def NoPuts(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Watch
+    def NoDeletes(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Watch
+    def Previous(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(18))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Watch
+    def Conflate(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(20))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Watch
+    def ProgressMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(22))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+def WatchStart(builder):
+    builder.StartObject(10)
+
+def WatchAddNamespace(builder, namespace):
+    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
+
+def WatchAddFrom(builder, from_):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(from_), 0)
+
+def WatchStartFromVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def WatchAddUntil(builder, until):
+    builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(until), 0)
+
+def WatchStartUntilVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def WatchAddAfter(builder, after):
+    builder.PrependStructSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(after), 0)
+
+def WatchAddSnapshot(builder, snapshot):
+    builder.PrependBoolSlot(4, snapshot, 0)
+
+def WatchAddNoPuts(builder, noPuts):
+    builder.PrependBoolSlot(5, noPuts, 0)
+
+def WatchAddNoDeletes(builder, noDeletes):
+    builder.PrependBoolSlot(6, noDeletes, 0)
+
+def WatchAddPrevious(builder, previous):
+    builder.PrependBoolSlot(7, previous, 0)
+
+def WatchAddConflate(builder, conflate):
+    builder.PrependBoolSlot(8, conflate, 0)
+
+def WatchAddProgressMs(builder, progressMs):
+    builder.PrependUint32Slot(9, progressMs, 0)
+
+def WatchEnd(builder):
+    return builder.EndObject()
+
+
+
+class Unwatch(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Unwatch()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsUnwatch(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Unwatch
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Unwatch
+    def Watch(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def UnwatchStart(builder):
+    builder.StartObject(1)
+
+def UnwatchAddWatch(builder, watch):
+    builder.PrependUint64Slot(0, watch, 0)
+
+def UnwatchEnd(builder):
+    return builder.EndObject()
+
+
+
+class FollowTopology(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = FollowTopology()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsFollowTopology(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # FollowTopology
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+def FollowTopologyStart(builder):
+    builder.StartObject(0)
+
+def FollowTopologyEnd(builder):
     return builder.EndObject()
 
 
@@ -2003,8 +3079,22 @@ class Value(object):
             return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
         return 0
 
+    # Value
+    def AgeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 4294967295
+
+    # Value
+    def Stale(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
 def ValueStart(builder):
-    builder.StartObject(4)
+    builder.StartObject(6)
 
 def ValueAddFound(builder, found):
     builder.PrependBoolSlot(0, found, 0)
@@ -2020,6 +3110,12 @@ def ValueAddRevision(builder, revision):
 
 def ValueAddIndex(builder, index):
     builder.PrependUint64Slot(3, index, 0)
+
+def ValueAddAgeMs(builder, ageMs):
+    builder.PrependUint32Slot(4, ageMs, 4294967295)
+
+def ValueAddStale(builder, stale):
+    builder.PrependBoolSlot(5, stale, 0)
 
 def ValueEnd(builder):
     return builder.EndObject()
@@ -3010,8 +4106,22 @@ class Items(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
+    # Items
+    def AgeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 4294967295
+
+    # Items
+    def Stale(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
 def ItemsStart(builder):
-    builder.StartObject(3)
+    builder.StartObject(5)
 
 def ItemsAddItems(builder, items):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(items), 0)
@@ -3025,7 +4135,737 @@ def ItemsAddIndex(builder, index):
 def ItemsAddMore(builder, more):
     builder.PrependBoolSlot(2, more, 0)
 
+def ItemsAddAgeMs(builder, ageMs):
+    builder.PrependUint32Slot(3, ageMs, 4294967295)
+
+def ItemsAddStale(builder, stale):
+    builder.PrependBoolSlot(4, stale, 0)
+
 def ItemsEnd(builder):
+    return builder.EndObject()
+
+
+
+class Counted(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Counted()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsCounted(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Counted
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Counted
+    def Revision(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Counted
+    def RingTimeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Counted
+    def Value(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Int64Flags, o + self._tab.Pos)
+        return 0
+
+    # Counted
+    def Duplicate(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Counted
+    def Breakdown(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Breakdown()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+def CountedStart(builder):
+    builder.StartObject(5)
+
+def CountedAddRevision(builder, revision):
+    builder.PrependStructSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(revision), 0)
+
+def CountedAddRingTimeMs(builder, ringTimeMs):
+    builder.PrependUint64Slot(1, ringTimeMs, 0)
+
+def CountedAddValue(builder, value):
+    builder.PrependInt64Slot(2, value, 0)
+
+def CountedAddDuplicate(builder, duplicate):
+    builder.PrependBoolSlot(3, duplicate, 0)
+
+def CountedAddBreakdown(builder, breakdown):
+    builder.PrependStructSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(breakdown), 0)
+
+def CountedEnd(builder):
+    return builder.EndObject()
+
+
+
+class RangeDeleted(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = RangeDeleted()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsRangeDeleted(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # RangeDeleted
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # RangeDeleted
+    def Revision(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # RangeDeleted
+    def RingTimeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # RangeDeleted
+    def Deleted(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # RangeDeleted
+    def More(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # RangeDeleted
+    def Duplicate(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # RangeDeleted
+    def Breakdown(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Breakdown()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+def RangeDeletedStart(builder):
+    builder.StartObject(6)
+
+def RangeDeletedAddRevision(builder, revision):
+    builder.PrependStructSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(revision), 0)
+
+def RangeDeletedAddRingTimeMs(builder, ringTimeMs):
+    builder.PrependUint64Slot(1, ringTimeMs, 0)
+
+def RangeDeletedAddDeleted(builder, deleted):
+    builder.PrependUint32Slot(2, deleted, 0)
+
+def RangeDeletedAddMore(builder, more):
+    builder.PrependBoolSlot(3, more, 0)
+
+def RangeDeletedAddDuplicate(builder, duplicate):
+    builder.PrependBoolSlot(4, duplicate, 0)
+
+def RangeDeletedAddBreakdown(builder, breakdown):
+    builder.PrependStructSlot(5, flatbuffers.number_types.UOffsetTFlags.py_type(breakdown), 0)
+
+def RangeDeletedEnd(builder):
+    return builder.EndObject()
+
+
+
+class Lease(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Lease()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsLease(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Lease
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Lease
+    def Lease(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Lease
+    def TtlMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Lease
+    def LeftMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Lease
+    def Keys(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Lease
+    def Revision(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Lease
+    def RingTimeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Lease
+    def Duplicate(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+def LeaseStart(builder):
+    builder.StartObject(7)
+
+def LeaseAddLease(builder, lease):
+    builder.PrependUint64Slot(0, lease, 0)
+
+def LeaseAddTtlMs(builder, ttlMs):
+    builder.PrependUint64Slot(1, ttlMs, 0)
+
+def LeaseAddLeftMs(builder, leftMs):
+    builder.PrependUint64Slot(2, leftMs, 0)
+
+def LeaseAddKeys(builder, keys):
+    builder.PrependUint64Slot(3, keys, 0)
+
+def LeaseAddRevision(builder, revision):
+    builder.PrependStructSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(revision), 0)
+
+def LeaseAddRingTimeMs(builder, ringTimeMs):
+    builder.PrependUint64Slot(5, ringTimeMs, 0)
+
+def LeaseAddDuplicate(builder, duplicate):
+    builder.PrependBoolSlot(6, duplicate, 0)
+
+def LeaseEnd(builder):
+    return builder.EndObject()
+
+
+
+class Resolved(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Resolved()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsResolved(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Resolved
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Resolved
+    def Happened(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Resolved
+    def Existed(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+    # Resolved
+    def Revision(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Resolved
+    def RingTimeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Resolved
+    def Gets(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
+            x = self._tab.Indirect(x)
+            obj = Item()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Resolved
+    def GetsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Resolved
+    def GetsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        return o == 0
+
+def ResolvedStart(builder):
+    builder.StartObject(5)
+
+def ResolvedAddHappened(builder, happened):
+    builder.PrependBoolSlot(0, happened, 0)
+
+def ResolvedAddExisted(builder, existed):
+    builder.PrependBoolSlot(1, existed, 0)
+
+def ResolvedAddRevision(builder, revision):
+    builder.PrependStructSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(revision), 0)
+
+def ResolvedAddRingTimeMs(builder, ringTimeMs):
+    builder.PrependUint64Slot(3, ringTimeMs, 0)
+
+def ResolvedAddGets(builder, gets):
+    builder.PrependUOffsetTRelativeSlot(4, flatbuffers.number_types.UOffsetTFlags.py_type(gets), 0)
+
+def ResolvedStartGetsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
+def ResolvedEnd(builder):
+    return builder.EndObject()
+
+
+
+class WatchStarted(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = WatchStarted()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsWatchStarted(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # WatchStarted
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # WatchStarted
+    def Index(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # WatchStarted
+    def Oldest(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+def WatchStartedStart(builder):
+    builder.StartObject(2)
+
+def WatchStartedAddIndex(builder, index):
+    builder.PrependUint64Slot(0, index, 0)
+
+def WatchStartedAddOldest(builder, oldest):
+    builder.PrependStructSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(oldest), 0)
+
+def WatchStartedEnd(builder):
+    return builder.EndObject()
+
+
+
+class Event(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Event()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsEvent(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Event
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Event
+    def Kind(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
+        return 0
+
+    # Event
+    def Key(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Event
+    def KeyAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Event
+    def KeyLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Event
+    def KeyIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        return o == 0
+
+    # Event
+    def Value(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            a = self._tab.Vector(o)
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
+        return 0
+
+    # Event
+    def ValueAsNumpy(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.GetVectorAsNumpy(flatbuffers.number_types.Uint8Flags, o)
+        return 0
+
+    # Event
+    def ValueLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Event
+    def ValueIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        return o == 0
+
+    # Event
+    def Revision(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Event
+    def Fold(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, o + self._tab.Pos)
+        return 0
+
+    # Event
+    def Previous(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            x = self._tab.Indirect(o + self._tab.Pos)
+            obj = Item()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Event
+    def Conflated(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+def EventStart(builder):
+    builder.StartObject(7)
+
+def EventAddKind(builder, kind):
+    builder.PrependUint8Slot(0, kind, 0)
+
+def EventAddKey(builder, key):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(key), 0)
+
+def EventStartKeyVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def EventAddValue(builder, value):
+    builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(value), 0)
+
+def EventStartValueVector(builder, numElems):
+    return builder.StartVector(1, numElems, 1)
+
+def EventAddRevision(builder, revision):
+    builder.PrependStructSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(revision), 0)
+
+def EventAddFold(builder, fold):
+    builder.PrependUint8Slot(4, fold, 0)
+
+def EventAddPrevious(builder, previous):
+    builder.PrependUOffsetTRelativeSlot(5, flatbuffers.number_types.UOffsetTFlags.py_type(previous), 0)
+
+def EventAddConflated(builder, conflated):
+    builder.PrependBoolSlot(6, conflated, 0)
+
+def EventEnd(builder):
+    return builder.EndObject()
+
+
+
+class Events(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Events()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsEvents(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Events
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Events
+    def Events(self, j):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            x = self._tab.Vector(o)
+            x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 4
+            x = self._tab.Indirect(x)
+            obj = Event()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+    # Events
+    def EventsLength(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.VectorLen(o)
+        return 0
+
+    # Events
+    def EventsIsNone(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        return o == 0
+
+    # Events
+    def Index(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Events
+    def RingTimeMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Events
+    def SnapshotEnds(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
+        return False
+
+def EventsStart(builder):
+    builder.StartObject(4)
+
+def EventsAddEvents(builder, events):
+    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(events), 0)
+
+def EventsStartEventsVector(builder, numElems):
+    return builder.StartVector(4, numElems, 4)
+
+def EventsAddIndex(builder, index):
+    builder.PrependUint64Slot(1, index, 0)
+
+def EventsAddRingTimeMs(builder, ringTimeMs):
+    builder.PrependUint64Slot(2, ringTimeMs, 0)
+
+def EventsAddSnapshotEnds(builder, snapshotEnds):
+    builder.PrependBoolSlot(3, snapshotEnds, 0)
+
+def EventsEnd(builder):
+    return builder.EndObject()
+
+
+
+class WatchEnded(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = WatchEnded()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsWatchEnded(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # WatchEnded
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # WatchEnded
+    def Code(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint16Flags, o + self._tab.Pos)
+        return 0
+
+    # WatchEnded
+    def Message(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
+        if o != 0:
+            return self._tab.String(o + self._tab.Pos)
+        return None
+
+    # WatchEnded
+    def Index(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(8))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # WatchEnded
+    def Oldest(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(10))
+        if o != 0:
+            x = o + self._tab.Pos
+            obj = Revision()
+            obj.Init(self._tab.Bytes, x)
+            return obj
+        return None
+
+def WatchEndedStart(builder):
+    builder.StartObject(4)
+
+def WatchEndedAddCode(builder, code):
+    builder.PrependUint16Slot(0, code, 0)
+
+def WatchEndedAddMessage(builder, message):
+    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(message), 0)
+
+def WatchEndedAddIndex(builder, index):
+    builder.PrependUint64Slot(2, index, 0)
+
+def WatchEndedAddOldest(builder, oldest):
+    builder.PrependStructSlot(3, flatbuffers.number_types.UOffsetTFlags.py_type(oldest), 0)
+
+def WatchEndedEnd(builder):
     return builder.EndObject()
 
 
@@ -3871,6 +5711,32 @@ def WhoAmIEnd(builder):
 
 
 
+class ReadIndex(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = ReadIndex()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsReadIndex(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # ReadIndex
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+def ReadIndexStart(builder):
+    builder.StartObject(0)
+
+def ReadIndexEnd(builder):
+    return builder.EndObject()
+
+
+
 class PeerRequest(object):
     __slots__ = ['_tab']
 
@@ -4482,6 +6348,42 @@ def PeerRefusedAddMessage(builder, message):
     builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(message), 0)
 
 def PeerRefusedEnd(builder):
+    return builder.EndObject()
+
+
+
+class ReadIndexReply(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = ReadIndexReply()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsReadIndexReply(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # ReadIndexReply
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # ReadIndexReply
+    def Index(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def ReadIndexReplyStart(builder):
+    builder.StartObject(1)
+
+def ReadIndexReplyAddIndex(builder, index):
+    builder.PrependUint64Slot(0, index, 0)
+
+def ReadIndexReplyEnd(builder):
     return builder.EndObject()
 
 
