@@ -17,6 +17,10 @@ class Consistency(IntEnum):
     """Sees every write that was acknowledged before the read began. Served by the leader."""
     LOCAL = 1
     """What the asked node has applied. Served by every node that keeps state."""
+    SESSION = 2
+    """At least what this session has seen or written."""
+    BOUNDED = 3
+    """At most so old."""
 
 
 class Role(IntEnum):
@@ -84,6 +88,65 @@ class Value:
     """When the key last changed."""
     index: int = 0
     """The applied log index of the shard that this answer reflects."""
+    age_ms: int | None = None
+    """The answer reflects every write that was acknowledged this long before it was made, or longer ago, milliseconds.
+    None: the node cannot say."""
+    stale: bool = False
+    """It may be older than was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A counter after an addition: durable on a quorum and applied."""
+
+    revision: Revision = field(default_factory=Revision)
+    """Of the key, from this addition."""
+    ring_time_ms: int = 0
+    """Ring time of the batch, milliseconds."""
+    value: int = 0
+    """The sum."""
+    duplicate: bool = False
+    """The answer of an earlier, identical request of this session: a repeated addition that was applied once."""
+    breakdown: Breakdown = field(default_factory=Breakdown)
+    """Where the time went."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeDeleted:
+    """A slice of a range is gone: durable on a quorum and applied."""
+
+    revision: Revision = field(default_factory=Revision)
+    """Of the deletion."""
+    ring_time_ms: int = 0
+    """Ring time of the batch, milliseconds."""
+    deleted: int = 0
+    """Keys that went."""
+    more: bool = False
+    """The range had more: ask again."""
+    duplicate: bool = False
+    """The answer of an earlier, identical request of this session: a repeated deletion that was applied once."""
+    breakdown: Breakdown = field(default_factory=Breakdown)
+    """Where the time went."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """A lease as it is."""
+
+    lease: int = 0
+    """Its id, unique in its shard."""
+    ttl_ms: int = 0
+    """It ends this long after it was kept alive last, milliseconds of ring time."""
+    left_ms: int = 0
+    """Ring time until it ends, milliseconds."""
+    keys: int = 0
+    """Keys that go with it."""
+    revision: Revision = field(default_factory=Revision)
+    """Of the write that granted or kept it; ABSENT when it was only asked for."""
+    ring_time_ms: int = 0
+    """Ring time of the answer, milliseconds."""
+    duplicate: bool = False
+    """The answer of an earlier, identical request of this session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +304,8 @@ class Absent:
     """A read's answer: the key has no value."""
 
     index: int = 0
+    age_ms: int | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +319,24 @@ class Items:
     """The applied log index that all of them reflect."""
     more: bool = False
     """The answer is full: what is behind its last item is to be asked for again."""
+    age_ms: int | None = None
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What became of a write."""
+
+    happened: bool = False
+    """It was applied. False: it was not, and never will be."""
+    existed: bool = False
+    """Of a transaction: its compares held. Of other writes: the key had a value before."""
+    revision: Revision = field(default_factory=Revision)
+    """Of the write."""
+    ring_time_ms: int = 0
+    """Ring time of its batch, milliseconds."""
+    gets: tuple[Value | None, ...] = ()
+    """What the gets of a transaction found, in their order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,15 +28,7 @@ from ringbeam._leader import Finder, NotFound, deadline_ms
 from ringbeam._limits import TIMEOUT_DEFAULT
 from ringbeam._pool import Pool
 from ringbeam._refusal import Refusal, check_key, check_namespace, check_value
-from ringbeam._retry import Effort, Kind, Leader, Lost, Trouble, Verdict
-from ringbeam._routing import Routes
-from ringbeam._session import NoTicket, Ticket
-from ringbeam._shard import Shard
-from ringbeam._slots import slot_of
-from ringbeam._transaction import Get as GetStep
-from ringbeam._transaction import check_keys, check_size
-from ringbeam._wire import (
-    Answer,
+from ringbeam._requests import (
     Body,
     CloseSession,
     Delete,
@@ -50,6 +42,14 @@ from ringbeam._wire import (
     Transact,
     Write,
 )
+from ringbeam._retry import Effort, Kind, Leader, Lost, Trouble, Verdict
+from ringbeam._routing import Routes
+from ringbeam._session import NoTicket, Ticket
+from ringbeam._shard import Shard
+from ringbeam._slots import slot_of
+from ringbeam._transaction import Get as GetStep
+from ringbeam._transaction import check_keys, check_size
+from ringbeam._wire import Answer
 
 What = Write | Read | GetTopology
 """What is asked, without the ticket."""
@@ -305,11 +305,9 @@ class Core:
 
 def _with_ticket(what: Write, ticket: Ticket) -> Write:
     session, sequence, below = ticket
-    if isinstance(what, Put):
-        return Put(what.namespace, what.key, what.value, session, sequence, below)
-    if isinstance(what, Delete):
-        return Delete(what.namespace, what.key, session, sequence, below)
-    return Transact(what.namespace, what.txn, session, sequence, below)
+    if isinstance(what, Put):  # by hand: what there is most of
+        return Put(what.namespace, what.key, what.value, session, sequence, below, what.ttl_ms, what.lease)
+    return replace(what, session=session, sequence=sequence, answered_below=below)
 
 
 def refuse(refusal: Refusal | None) -> None:

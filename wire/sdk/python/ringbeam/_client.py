@@ -29,10 +29,10 @@ from ringbeam._pool import OpenError, Pool
 from ringbeam._ranges import prefix_end, shards_of_prefix
 from ringbeam._reads import get_many, scan
 from ringbeam._refusal import Refusal, check_bound, check_namespace
+from ringbeam._requests import Delete, Get, GetStatus, Put, Scan, Transact
 from ringbeam._retry import Lost
 from ringbeam._routing import Misfit, Routes
 from ringbeam._transaction import Target, Txn, compare_and_set
-from ringbeam._wire import Delete, Get, GetStatus, Put, Scan, Transact
 
 VERSION: Final = "0.1.0"
 _CLIENT_NAME: Final = f"ringbeam-sdk-python/{VERSION}"

@@ -40,8 +40,9 @@ from ringbeam._limits import (
     SWEEP,
 )
 from ringbeam._refusal import Refusal
+from ringbeam._requests import Body, CloseSession, Hello, Ping
 from ringbeam._retry import Lost, Trouble
-from ringbeam._wire import NOBODY, Answer, Body, CloseSession, Hello, Malformed, Ping, decode_reply, encode_request
+from ringbeam._wire import NOBODY, Answer, Malformed, decode_reply, encode_request
 
 Outcome = Answer | Lost | Trouble
 """How an attempt ended."""

@@ -24,10 +24,10 @@ from ringbeam._errors import Error
 from ringbeam._limits import CONNECT_TIMEOUT, DEADLINE_MARGIN_MAX, PROBE_GRACE, PROBE_TIMEOUT
 from ringbeam._pool import OpenError, Pool
 from ringbeam._refusal import Refusal
+from ringbeam._requests import GetTopology
 from ringbeam._retry import Lost, Trouble, backoff, lasts
 from ringbeam._routing import Claim, Misfit, Routes, believe
 from ringbeam._shard import Shard
-from ringbeam._wire import GetTopology
 
 
 class NotFound(Exception):

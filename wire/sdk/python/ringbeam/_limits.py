@@ -117,6 +117,24 @@ SCAN_ITEMS_MAX: Final = 1000
 ITEMS_BYTES_MAX: Final = 256 << 10
 """Keys and values of one page, bytes; one item more may go beyond."""
 
+DELETE_RANGE_KEYS_MAX: Final = 1000
+"""Most keys of one slice of a range deletion."""
+
+LEASE_TTL_MS_MAX: Final = 100 * 365 * 86_400_000
+"""Longest time of a lease or a key, milliseconds."""
+
+LEASE_TTL_MS_MIN: Final = 1000
+"""Shortest time of a lease, milliseconds. Keys may go earlier."""
+
+COUNTER_MIN: Final = -(1 << 63)
+"""The least number that a counter can be."""
+
+COUNTER_MAX: Final = (1 << 63) - 1
+"""The greatest number that a counter can be."""
+
+EVENTS_MAX: Final = 1 << 16
+"""Most events in one message of a watch: more than fit a frame is what no node sends."""
+
 FRAME_OVERHEAD_BYTES_MAX: Final = 16 << 10
 """What a frame may need beyond its namespace, key and value, bytes."""
 

@@ -21,7 +21,7 @@ from ringbeam._leader import forget
 from ringbeam._limits import GET_MANY_AT_ONCE_MAX, SCAN_ITEMS_MAX
 from ringbeam._ranges import Part, batches, ready
 from ringbeam._refusal import check_key, check_namespace
-from ringbeam._wire import GetMany, Scan
+from ringbeam._requests import GetMany, Scan
 
 
 async def get_many(

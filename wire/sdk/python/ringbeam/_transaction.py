@@ -109,14 +109,19 @@ class Get:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Put:
-    """Sets a key."""
+    """Sets a key. `ttl_ms`: it goes this long (ring time) after the transaction; 0: it stays. `lease`: it goes with
+    this lease of the same shard; 0: none."""
 
     key: bytes
     value: bytes
+    ttl_ms: int
+    lease: int
 
-    def __init__(self, key: bytes | str, value: bytes | str) -> None:
+    def __init__(self, key: bytes | str, value: bytes | str, ttl_ms: int = 0, lease: int = 0) -> None:
         object.__setattr__(self, "key", octets(key, "key"))
         object.__setattr__(self, "value", octets(value, "value"))
+        object.__setattr__(self, "ttl_ms", ttl_ms)
+        object.__setattr__(self, "lease", lease)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -187,7 +192,9 @@ def bytes_of(txn: Txn) -> int:
         target = compare.target
         size += 8 + len(compare.key) + (12 if isinstance(target, Revision) else len(target.value))
     for step in (*txn.then, *txn.otherwise):
-        size += 8 + len(step.key) + (len(step.value) if isinstance(step, Put) else 0)
+        size += 8 + len(step.key)
+        if isinstance(step, Put):
+            size += len(step.value) + (16 if step.ttl_ms or step.lease else 0)
     return size
 
 

@@ -11,7 +11,6 @@ Not here: frames (`_frame.py`), what to do about an answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from struct import error as StructError
 from typing import Any, Final
 
@@ -20,11 +19,17 @@ from flatbuffers import Builder
 from ringbeam import _traffic
 from ringbeam._answers import (
     Absent,
+    Breakdown,
     Consistency,
+    Counted,
     Done,
     Items,
+    LeaseStatus,
     Member,
     Progress,
+    RangeDeleted,
+    Resolved,
+    Revision,
     Role,
     SessionOpened,
     SlotRange,
@@ -35,116 +40,68 @@ from ringbeam._answers import (
     Welcome,
     Written,
 )
+from ringbeam._events import Events, WatchEnded, WatchStarted
 from ringbeam._frame import frame
-from ringbeam._limits import MEMBERS_MAX, SLOTS
+from ringbeam._limits import MEMBERS_MAX, SLOTS, TRANSACTION_PARTS_MAX
 from ringbeam._refusal import Code, Refusal
+from ringbeam._requests import (
+    Add,
+    Body,
+    CloseSession,
+    Command,
+    Delete,
+    DeleteRange,
+    Extend,
+    FollowTopology,
+    Get,
+    GetLease,
+    GetMany,
+    GetStatus,
+    GetTopology,
+    GrantLease,
+    Hello,
+    KeepLease,
+    OpenSession,
+    Ping,
+    Put,
+    Resolve,
+    RevokeLease,
+    Scan,
+    Stream,
+    Transact,
+    Unwatch,
+    Watch,
+)
 from ringbeam._schema import schema_generated as schema
-from ringbeam._transaction import Txn
 
 NOBODY: Final = (1 << 64) - 1
 """A request id that no call has: its reply reaches nobody, but for the Welcome."""
 
 
-# ---- requests ----
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    version_min: int
-    version_max: int
-    features: int
-    ring: int
-    client: str
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    namespace: bytes
-    key: bytes
-    value: bytes
-    session: int = 0
-    sequence: int = 0
-    answered_below: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    namespace: bytes
-    key: bytes
-    session: int = 0
-    sequence: int = 0
-    answered_below: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Get:
-    namespace: bytes
-    key: bytes
-    consistency: Consistency = Consistency.LINEARIZABLE
-
-
-@dataclass(frozen=True, slots=True)
-class Transact:
-    namespace: bytes
-    txn: Txn
-    session: int = 0
-    sequence: int = 0
-    answered_below: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GetMany:
-    namespace: bytes
-    keys: tuple[bytes, ...]
-    consistency: Consistency = Consistency.LINEARIZABLE
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    namespace: bytes
-    start: bytes = b""
-    end: bytes = b""
-    """b"": to the last key."""
-    backward: bool = False
-    keys_only: bool = False
-    limit: int = 0
-    """0: as many items as a page may have."""
-    consistency: Consistency = Consistency.LINEARIZABLE
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSession:
-    session: int
-
-
-@dataclass(frozen=True, slots=True)
-class GetTopology:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class GetStatus:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    pass
-
-
-Write = Put | Delete | Transact
-Read = Get | GetMany | Scan
-Rare = Hello | Scan | OpenSession | CloseSession | GetTopology | GetStatus | Ping
-Body = Write | Read | Rare
-"""What a client asks."""
-
-Answer = Welcome | Written | Value | Absent | Transacted | Items | SessionOpened | Topology | Status | Refusal | Done
+Answer = (
+    Welcome
+    | Written
+    | Value
+    | Absent
+    | Transacted
+    | Items
+    | Counted
+    | RangeDeleted
+    | LeaseStatus
+    | Resolved
+    | SessionOpened
+    | Topology
+    | Status
+    | Refusal
+    | Done
+    | WatchStarted
+    | Events
+    | WatchEnded
+)
 """What a node answers."""
+
+
+# ---- requests ----
 
 
 def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
@@ -152,8 +109,14 @@ def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
     match body:
         case Put():
             ticket = (body.session, body.sequence, body.answered_below)
+            if body.ttl_ms or body.lease:
+                life = (body.ttl_ms, body.lease)
+                return frame(_traffic.live_put(id, deadline_ms, body.namespace, body.key, body.value, *ticket, *life))
             return frame(_traffic.put(id, deadline_ms, body.namespace, body.key, body.value, *ticket))
         case Get():
+            if body.consistency > Consistency.LOCAL:
+                fresh = (body.consistency, body.index_min, body.age_ms_max, body.stale_ok)
+                return frame(_traffic.fresh_get(id, deadline_ms, body.namespace, body.key, *fresh))
             return frame(_traffic.get(id, deadline_ms, body.namespace, body.key, body.consistency))
         case Delete():
             ticket = (body.session, body.sequence, body.answered_below)
@@ -161,7 +124,18 @@ def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
         case Transact():
             ticket = (body.session, body.sequence, body.answered_below)
             return frame(_traffic.transact(id, deadline_ms, body.namespace, body.txn, *ticket))
+        case Add():
+            ticket = (body.session, body.sequence, body.answered_below)
+            bounds = (body.min, body.max)
+            return frame(_traffic.add(id, deadline_ms, body.namespace, body.key, body.delta, *bounds, *ticket))
+        case Extend():
+            ticket = (body.session, body.sequence, body.answered_below)
+            change = (body.fold, body.delta)
+            return frame(_traffic.extend(id, deadline_ms, body.namespace, body.key, *change, *ticket))
         case GetMany():
+            if body.consistency > Consistency.LOCAL:
+                fresh = (body.consistency, body.index_min, body.age_ms_max, body.stale_ok)
+                return frame(_traffic.fresh_get_many(id, deadline_ms, body.namespace, body.keys, *fresh))
             return frame(_traffic.get_many(id, deadline_ms, body.namespace, body.keys, body.consistency))
     b = Builder(128)
     kind, table = _build(b, body)
@@ -174,7 +148,7 @@ def encode_request(id: int, deadline_ms: int, body: Body) -> bytes:
     return frame(bytes(b.Output()))
 
 
-def _build(b: Any, body: Rare) -> tuple[int, int]:
+def _build(b: Any, body: DeleteRange | GrantLease | RevokeLease | Scan | Command | Stream) -> tuple[int, int]:
     match body:
         case Hello():
             client = b.CreateString(body.client)
@@ -196,7 +170,59 @@ def _build(b: Any, body: Rare) -> tuple[int, int]:
             schema.ScanAddKeysOnly(b, body.keys_only)
             schema.ScanAddLimit(b, body.limit)
             schema.ScanAddConsistency(b, body.consistency)
+            schema.ScanAddIndexMin(b, body.index_min)
+            schema.ScanAddAgeMsMax(b, body.age_ms_max)
+            schema.ScanAddStaleOk(b, body.stale_ok)
             return schema.RequestBody.Scan, schema.ScanEnd(b)
+        case DeleteRange():
+            namespace = b.CreateString(body.namespace)
+            start, end = b.CreateByteVector(body.start), b.CreateByteVector(body.end)
+            schema.DeleteRangeStart(b)
+            schema.DeleteRangeAddNamespace(b, namespace)
+            schema.DeleteRangeAddFrom(b, start)
+            schema.DeleteRangeAddUntil(b, end)
+            schema.DeleteRangeAddLimit(b, body.limit)
+            schema.DeleteRangeAddSession(b, body.session)
+            schema.DeleteRangeAddSequence(b, body.sequence)
+            schema.DeleteRangeAddAnsweredBelow(b, body.answered_below)
+            return schema.RequestBody.DeleteRange, schema.DeleteRangeEnd(b)
+        case GrantLease():
+            schema.GrantLeaseStart(b)
+            schema.GrantLeaseAddTtlMs(b, body.ttl_ms)
+            schema.GrantLeaseAddSession(b, body.session)
+            schema.GrantLeaseAddSequence(b, body.sequence)
+            schema.GrantLeaseAddAnsweredBelow(b, body.answered_below)
+            return schema.RequestBody.GrantLease, schema.GrantLeaseEnd(b)
+        case KeepLease():
+            schema.KeepLeaseStart(b)
+            schema.KeepLeaseAddLease(b, body.lease)
+            return schema.RequestBody.KeepLease, schema.KeepLeaseEnd(b)
+        case RevokeLease():
+            schema.RevokeLeaseStart(b)
+            schema.RevokeLeaseAddLease(b, body.lease)
+            schema.RevokeLeaseAddSession(b, body.session)
+            schema.RevokeLeaseAddSequence(b, body.sequence)
+            schema.RevokeLeaseAddAnsweredBelow(b, body.answered_below)
+            return schema.RequestBody.RevokeLease, schema.RevokeLeaseEnd(b)
+        case GetLease():
+            schema.GetLeaseStart(b)
+            schema.GetLeaseAddLease(b, body.lease)
+            return schema.RequestBody.GetLease, schema.GetLeaseEnd(b)
+        case Resolve():
+            schema.ResolveStart(b)
+            schema.ResolveAddSession(b, body.session)
+            schema.ResolveAddSequence(b, body.sequence)
+            schema.ResolveAddAnsweredBelow(b, body.answered_below)
+            return schema.RequestBody.Resolve, schema.ResolveEnd(b)
+        case Watch():
+            return schema.RequestBody.Watch, _build_watch(b, body)
+        case Unwatch():
+            schema.UnwatchStart(b)
+            schema.UnwatchAddWatch(b, body.watch)
+            return schema.RequestBody.Unwatch, schema.UnwatchEnd(b)
+        case FollowTopology():
+            schema.FollowTopologyStart(b)
+            return schema.RequestBody.FollowTopology, schema.FollowTopologyEnd(b)
         case CloseSession():
             schema.CloseSessionStart(b)
             schema.CloseSessionAddSession(b, body.session)
@@ -213,6 +239,25 @@ def _build(b: Any, body: Rare) -> tuple[int, int]:
         case Ping():
             schema.PingStart(b)
             return schema.RequestBody.Ping, schema.PingEnd(b)
+
+
+def _build_watch(b: Any, watch: Watch) -> int:
+    namespace = b.CreateString(watch.namespace)
+    start, end = b.CreateByteVector(watch.start), b.CreateByteVector(watch.end)
+    schema.WatchStart(b)
+    schema.WatchAddNamespace(b, namespace)
+    schema.WatchAddFrom(b, start)
+    schema.WatchAddUntil(b, end)
+    if watch.after is not None:
+        schema.WatchAddAfter(b, schema.CreateRevision(b, watch.after.index, watch.after.position))
+    schema.WatchAddSnapshot(b, watch.snapshot)
+    schema.WatchAddNoPuts(b, watch.no_puts)
+    schema.WatchAddNoDeletes(b, watch.no_deletes)
+    schema.WatchAddPrevious(b, watch.previous)
+    schema.WatchAddConflate(b, watch.conflate)
+    schema.WatchAddProgressMs(b, watch.progress_ms)
+    end_of_table: int = schema.WatchEnd(b)
+    return end_of_table
 
 
 # ---- replies ----
@@ -235,8 +280,12 @@ def decode_reply(payload: bytes) -> tuple[int, Answer]:
             return id, _traffic.items(payload, at)
         if kind == _traffic.TRANSACTED:
             return id, _whole(_traffic.transacted(payload, at), "reply.body.revision")
-        if not 1 <= kind < len(_PARSERS):
-            raise Malformed(f"reply.body is of type {kind}, known are 1 to {_traffic.ITEMS}")
+        if kind == _traffic.COUNTED:
+            return id, _whole(_traffic.counted(payload, at), "reply.body.revision")
+        if kind == _traffic.EVENTS:
+            return id, _traffic.events(payload, at)
+        if kind not in _PARSERS:
+            raise Malformed(f"reply.body is of type {kind}, known are 1 to {_KIND_MAX}")
         if not at:
             raise Malformed("reply.body is absent, it is required")
         table, parse = _PARSERS[kind]
@@ -261,7 +310,7 @@ def _welcome(m: Any) -> Welcome:
     )
 
 
-def _whole(answer: Written | Value | Absent | Transacted | None, place: str) -> Answer:
+def _whole(answer: Written | Value | Absent | Transacted | Counted | None, place: str) -> Answer:
     if answer is None:
         raise Malformed(f"{place} is absent, it is required")
     return answer
@@ -364,6 +413,80 @@ def _refused(m: Any) -> Refusal:
     )
 
 
+def _range_deleted(m: Any) -> RangeDeleted:
+    revision, spent = m.Revision(), m.Breakdown()
+    if revision is None:
+        raise Malformed("reply.body.revision is absent, it is required")
+    return RangeDeleted(
+        revision=_revision(revision),
+        ring_time_ms=m.RingTimeMs(),
+        deleted=m.Deleted(),
+        more=m.More(),
+        duplicate=m.Duplicate(),
+        breakdown=Breakdown(spent.QueueUs(), spent.FsyncUs(), spent.QuorumUs(), spent.ApplyUs())
+        if spent
+        else Breakdown(),
+    )
+
+
+def _lease(m: Any) -> LeaseStatus:
+    return LeaseStatus(
+        lease=m.Lease(),
+        ttl_ms=m.TtlMs(),
+        left_ms=m.LeftMs(),
+        keys=m.Keys(),
+        revision=_revision(m.Revision()),
+        ring_time_ms=m.RingTimeMs(),
+        duplicate=m.Duplicate(),
+    )
+
+
+def _resolved(m: Any) -> Resolved:
+    revision = _revision(m.Revision())
+    count = _count(m.GetsLength(), TRANSACTION_PARTS_MAX, "reply.body.gets")
+    return Resolved(
+        happened=m.Happened(),
+        existed=m.Existed(),
+        revision=revision,
+        ring_time_ms=m.RingTimeMs(),
+        gets=tuple(_get(m.Gets(at), revision.index) for at in range(count)),
+    )
+
+
+def _get(m: Any, index: int) -> Value | None:
+    if not m.Found():
+        return None
+    revision = m.Revision()
+    if revision is None:
+        raise Malformed("a found item has no revision, it is required")
+    return Value(_octets(m, 8), _revision(revision), index)
+
+
+def _watch_started(m: Any) -> WatchStarted:
+    return WatchStarted(m.Index(), _revision(m.Oldest()))
+
+
+def _watch_ended(m: Any) -> WatchEnded:
+    return WatchEnded(m.Code(), _string(m.Message()), m.Index(), _revision(m.Oldest()))
+
+
+def _revision(m: Any) -> Revision:
+    return Revision(m.Index(), m.Position()) if m is not None else Revision()
+
+
+def _octets(m: Any, slot: int) -> bytes:
+    """A vector of bytes, which flatc's code reads one by one."""
+    table = m._tab
+    offset = table.Offset(slot)
+    if not offset:
+        return b""
+    begin, length = table.Vector(offset), table.VectorLen(offset)
+    octets: bytes = table.Bytes[begin : begin + length]
+    if len(octets) != length:
+        raise Malformed(f"a value is said to have {length} bytes, of which {len(octets)} are there")
+    return octets
+
+
 def _done(m: Any) -> Done:
     return Done(_string(m.Message()))
 
@@ -386,15 +509,18 @@ def _string(octets: bytes | None) -> str:
     return octets.decode() if octets else ""
 
 
-# By the number of the union ReplyBody.
-_PARSERS: Final[tuple[tuple[Any, Any], ...]] = (
-    (None, None),
-    (schema.Welcome, _welcome),
-    (None, None),  # Written and Value, and Transacted and Items behind the last: `_traffic.py`
-    (None, None),
-    (schema.SessionOpened, _session_opened),
-    (schema.Topology, _topology),
-    (schema.Status, _status),
-    (schema.Refused, _refused),
-    (schema.Done, _done),
-)
+# By the number of the union ReplyBody; those that are not here are read by `_traffic.py`.
+_PARSERS: Final[dict[int, tuple[Any, Any]]] = {
+    schema.ReplyBody.Welcome: (schema.Welcome, _welcome),
+    schema.ReplyBody.SessionOpened: (schema.SessionOpened, _session_opened),
+    schema.ReplyBody.Topology: (schema.Topology, _topology),
+    schema.ReplyBody.Status: (schema.Status, _status),
+    schema.ReplyBody.Refused: (schema.Refused, _refused),
+    schema.ReplyBody.Done: (schema.Done, _done),
+    schema.ReplyBody.RangeDeleted: (schema.RangeDeleted, _range_deleted),
+    schema.ReplyBody.Lease: (schema.Lease, _lease),
+    schema.ReplyBody.Resolved: (schema.Resolved, _resolved),
+    schema.ReplyBody.WatchStarted: (schema.WatchStarted, _watch_started),
+    schema.ReplyBody.WatchEnded: (schema.WatchEnded, _watch_ended),
+}
+_KIND_MAX: Final = max(_PARSERS)

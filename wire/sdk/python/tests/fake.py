@@ -34,9 +34,7 @@ from ringbeam import (
 from ringbeam._answers import Absent, Consistency, Done, Item, Items, SessionOpened, Transacted, Welcome
 from ringbeam._frame import Decoder
 from ringbeam._refusal import Refusal
-from ringbeam._slots import slot_of
-from ringbeam._wire import (
-    Answer,
+from ringbeam._requests import (
     Body,
     CloseSession,
     Delete,
@@ -50,8 +48,9 @@ from ringbeam._wire import (
     Put,
     Scan,
     Transact,
-    Write,
 )
+from ringbeam._slots import slot_of
+from ringbeam._wire import Answer
 
 RING = 0xBEA4
 VALUE_BYTES_MAX = 1 << 20
@@ -224,7 +223,7 @@ class Ring:
                 return self._apply(at, body)
         raise AssertionError(f"no usual answer to {body}")
 
-    def _apply(self, at: At, body: Write) -> Written | Transacted:
+    def _apply(self, at: At, body: Put | Delete | Transact) -> Written | Transacted:
         first = self.answers.get((body.session, body.sequence))
         if first is not None and body.session:
             return replace(first, duplicate=True)

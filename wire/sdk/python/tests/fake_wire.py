@@ -24,12 +24,28 @@ from ringbeam import (
     ValueIs,
     Written,
 )
-from ringbeam import _wire as wire
-from ringbeam._answers import Absent, Consistency, Done, Item, Items, SessionOpened, Transacted, Welcome
+from ringbeam import _requests as requests
+from ringbeam._answers import (
+    Absent,
+    Consistency,
+    Counted,
+    Done,
+    Item,
+    Items,
+    LeaseStatus,
+    RangeDeleted,
+    Resolved,
+    SessionOpened,
+    Transacted,
+    Welcome,
+)
+from ringbeam._events import Event, Events, Fold, WatchEnded, WatchStarted
 from ringbeam._frame import frame
 from ringbeam._refusal import Refusal
+from ringbeam._requests import Body
 from ringbeam._schema import schema_generated as schema
-from ringbeam._wire import Answer, Body
+from ringbeam._traffic import AGE_UNKNOWN
+from ringbeam._wire import Answer
 
 
 def parse_request(payload: bytes) -> tuple[int, int, Body]:
@@ -39,45 +55,86 @@ def parse_request(payload: bytes) -> tuple[int, int, Body]:
     names = {number: name for name, number in vars(schema.RequestBody).items() if isinstance(number, int)}
     message = getattr(schema, names[kind])()
     message.Init(table.Bytes, table.Pos)
-    body: Body
-    match names[kind]:
+    return request.Id(), request.DeadlineMs(), _body(names[kind], message)
+
+
+def _body(kind: str, message: Any) -> Body:
+    match kind:
         case "Hello":
             name = (message.Client() or b"").decode()
-            body = wire.Hello(message.VersionMin(), message.VersionMax(), message.Features(), message.Ring(), name)
+            return requests.Hello(message.VersionMin(), message.VersionMax(), message.Features(), message.Ring(), name)
         case "Put":
             parts = (message.Namespace() or b"", vector(message, 6), vector(message, 8))
-            body = wire.Put(*parts, message.Session(), message.Sequence(), message.AnsweredBelow())
+            return requests.Put(*parts, *_place(message), message.TtlMs(), message.Lease())
         case "Delete":
-            pair = (message.Namespace() or b"", vector(message, 6))
-            body = wire.Delete(*pair, message.Session(), message.Sequence(), message.AnsweredBelow())
+            return requests.Delete(message.Namespace() or b"", vector(message, 6), *_place(message))
         case "Get":
-            body = wire.Get(message.Namespace() or b"", vector(message, 6), Consistency(message.Consistency()))
-        case "OpenSession":
-            body = wire.OpenSession()
-        case "CloseSession":
-            body = wire.CloseSession(message.Session())
-        case "GetTopology":
-            body = wire.GetTopology()
-        case "GetStatus":
-            body = wire.GetStatus()
-        case "Ping":
-            body = wire.Ping()
+            return requests.Get(message.Namespace() or b"", vector(message, 6), *_fresh(message))
+        case "GetMany":
+            keys = tuple(vector(message.Keys(at), 4) for at in range(message.KeysLength()))
+            return requests.GetMany(message.Namespace() or b"", keys, *_fresh(message))
+        case "Scan":
+            name, start, end = _range(message)
+            backward, keys_only, limit = message.Backward(), message.KeysOnly(), message.Limit()
+            return requests.Scan(name, start, end, backward, keys_only, limit, *_fresh(message))
         case "Transact":
             compares = [_compare(message.Compares(at)) for at in range(message.ComparesLength())]
             then = [_step(message.Then(at)) for at in range(message.ThenLength())]
             otherwise = [_step(message.Otherwise(at)) for at in range(message.OtherwiseLength())]
-            ticket = (message.Session(), message.Sequence(), message.AnsweredBelow())
-            body = wire.Transact(message.Namespace() or b"", Txn(compares, then, otherwise), *ticket)
-        case "Scan":
-            name = message.Namespace() or b""
-            flags = (message.Backward(), message.KeysOnly(), message.Limit(), Consistency(message.Consistency()))
-            body = wire.Scan(name, vector(message, 6), vector(message, 8), *flags)
-        case "GetMany":
-            keys = tuple(vector(message.Keys(at), 4) for at in range(message.KeysLength()))
-            body = wire.GetMany(message.Namespace() or b"", keys, Consistency(message.Consistency()))
+            return requests.Transact(message.Namespace() or b"", Txn(compares, then, otherwise), *_place(message))
+        case "Add":
+            numbers = (message.Delta(), message.Min(), message.Max())
+            return requests.Add(message.Namespace() or b"", vector(message, 6), *numbers, *_place(message))
+        case "Extend":
+            key = vector(message, 6)
+            return requests.Extend(
+                message.Namespace() or b"", key, Fold(message.Fold()), vector(message, 10), *_place(message)
+            )
+        case "DeleteRange":
+            return requests.DeleteRange(*_range(message), message.Limit(), *_place(message))
+        case "GrantLease":
+            return requests.GrantLease(message.TtlMs(), *_place(message))
+        case "KeepLease":
+            return requests.KeepLease(message.Lease())
+        case "RevokeLease":
+            return requests.RevokeLease(message.Lease(), *_place(message))
+        case "GetLease":
+            return requests.GetLease(message.Lease())
+        case "Resolve":
+            return requests.Resolve(*_place(message))
+        case "Watch":
+            after = message.After()
+            begin = Revision(after.Index(), after.Position()) if after else None
+            wishes = (message.Snapshot(), message.NoPuts(), message.NoDeletes(), message.Previous(), message.Conflate())
+            return requests.Watch(*_range(message), begin, *wishes, message.ProgressMs())
+        case "Unwatch":
+            return requests.Unwatch(message.Watch())
+        case "FollowTopology":
+            return requests.FollowTopology()
+        case "OpenSession":
+            return requests.OpenSession()
+        case "CloseSession":
+            return requests.CloseSession(message.Session())
+        case "GetTopology":
+            return requests.GetTopology()
+        case "GetStatus":
+            return requests.GetStatus()
+        case "Ping":
+            return requests.Ping()
         case other:
             raise AssertionError(f"the SDK has no request {other}")
-    return request.Id(), request.DeadlineMs(), body
+
+
+def _place(message: Any) -> tuple[int, int, int]:
+    return message.Session(), message.Sequence(), message.AnsweredBelow()
+
+
+def _range(message: Any) -> tuple[bytes, bytes, bytes]:
+    return message.Namespace() or b"", vector(message, 6), vector(message, 8)
+
+
+def _fresh(message: Any) -> tuple[Consistency, int, int, bool]:
+    return Consistency(message.Consistency()), message.IndexMin(), message.AgeMsMax(), message.StaleOk()
 
 
 def _compare(message: Any) -> Compare:
@@ -94,7 +151,7 @@ def _step(message: Any) -> Get | Put | Delete:
         case schema.StepKind.Get:
             return Get(key)
         case schema.StepKind.Put:
-            return Put(key, vector(message, 8))
+            return Put(key, vector(message, 8), message.TtlMs(), message.Lease())
         case schema.StepKind.Delete:
             return Delete(key)
         case other:
@@ -142,6 +199,8 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             schema.ValueAddValue(b, value)
             schema.ValueAddRevision(b, schema.CreateRevision(b, answer.revision.index, answer.revision.position))
             schema.ValueAddIndex(b, answer.index)
+            schema.ValueAddAgeMs(b, AGE_UNKNOWN if answer.age_ms is None else answer.age_ms)
+            schema.ValueAddStale(b, answer.stale)
             return kinds.Value, schema.ValueEnd(b)
         case Transacted():
             revision, spent = answer.revision, answer.breakdown
@@ -162,11 +221,83 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             schema.ItemsAddItems(b, items)
             schema.ItemsAddIndex(b, answer.index)
             schema.ItemsAddMore(b, answer.more)
+            schema.ItemsAddAgeMs(b, AGE_UNKNOWN if answer.age_ms is None else answer.age_ms)
+            schema.ItemsAddStale(b, answer.stale)
             return kinds.Items, schema.ItemsEnd(b)
         case Absent():
             schema.ValueStart(b)
             schema.ValueAddIndex(b, answer.index)
+            schema.ValueAddAgeMs(b, AGE_UNKNOWN if answer.age_ms is None else answer.age_ms)
+            schema.ValueAddStale(b, answer.stale)
             return kinds.Value, schema.ValueEnd(b)
+        case Counted():
+            revision, spent = answer.revision, answer.breakdown
+            schema.CountedStart(b)
+            schema.CountedAddRevision(b, schema.CreateRevision(b, revision.index, revision.position))
+            schema.CountedAddRingTimeMs(b, answer.ring_time_ms)
+            schema.CountedAddValue(b, answer.value)
+            schema.CountedAddDuplicate(b, answer.duplicate)
+            parts = (spent.queue_us, spent.fsync_us, spent.quorum_us, spent.apply_us)
+            schema.CountedAddBreakdown(b, schema.CreateBreakdown(b, *parts))
+            return kinds.Counted, schema.CountedEnd(b)
+        case RangeDeleted():
+            revision, spent = answer.revision, answer.breakdown
+            schema.RangeDeletedStart(b)
+            schema.RangeDeletedAddRevision(b, schema.CreateRevision(b, revision.index, revision.position))
+            schema.RangeDeletedAddRingTimeMs(b, answer.ring_time_ms)
+            schema.RangeDeletedAddDeleted(b, answer.deleted)
+            schema.RangeDeletedAddMore(b, answer.more)
+            schema.RangeDeletedAddDuplicate(b, answer.duplicate)
+            parts = (spent.queue_us, spent.fsync_us, spent.quorum_us, spent.apply_us)
+            schema.RangeDeletedAddBreakdown(b, schema.CreateBreakdown(b, *parts))
+            return kinds.RangeDeleted, schema.RangeDeletedEnd(b)
+        case LeaseStatus():
+            revision = answer.revision
+            schema.LeaseStart(b)
+            schema.LeaseAddLease(b, answer.lease)
+            schema.LeaseAddTtlMs(b, answer.ttl_ms)
+            schema.LeaseAddLeftMs(b, answer.left_ms)
+            schema.LeaseAddKeys(b, answer.keys)
+            schema.LeaseAddRevision(b, schema.CreateRevision(b, revision.index, revision.position))
+            schema.LeaseAddRingTimeMs(b, answer.ring_time_ms)
+            schema.LeaseAddDuplicate(b, answer.duplicate)
+            return kinds.Lease, schema.LeaseEnd(b)
+        case Resolved():
+            revision = answer.revision
+            found = [None if get is None else Item(b"", get.value, get.revision) for get in answer.gets]
+            gets = _build_items(b, found, schema.ResolvedStartGetsVector)
+            schema.ResolvedStart(b)
+            schema.ResolvedAddHappened(b, answer.happened)
+            schema.ResolvedAddExisted(b, answer.existed)
+            schema.ResolvedAddRevision(b, schema.CreateRevision(b, revision.index, revision.position))
+            schema.ResolvedAddRingTimeMs(b, answer.ring_time_ms)
+            schema.ResolvedAddGets(b, gets)
+            return kinds.Resolved, schema.ResolvedEnd(b)
+        case WatchStarted():
+            schema.WatchStartedStart(b)
+            schema.WatchStartedAddIndex(b, answer.index)
+            schema.WatchStartedAddOldest(b, schema.CreateRevision(b, answer.oldest.index, answer.oldest.position))
+            return kinds.WatchStarted, schema.WatchStartedEnd(b)
+        case WatchEnded():
+            text = b.CreateString(answer.message)
+            schema.WatchEndedStart(b)
+            schema.WatchEndedAddCode(b, answer.code)
+            schema.WatchEndedAddMessage(b, text)
+            schema.WatchEndedAddIndex(b, answer.index)
+            schema.WatchEndedAddOldest(b, schema.CreateRevision(b, answer.oldest.index, answer.oldest.position))
+            return kinds.WatchEnded, schema.WatchEndedEnd(b)
+        case Events():
+            tables = [_build_event(b, event) for event in answer.events]
+            schema.EventsStartEventsVector(b, len(tables))
+            for built in reversed(tables):
+                b.PrependUOffsetTRelative(built)
+            events = b.EndVector()
+            schema.EventsStart(b)
+            schema.EventsAddEvents(b, events)
+            schema.EventsAddIndex(b, answer.index)
+            schema.EventsAddRingTimeMs(b, answer.ring_time_ms)
+            schema.EventsAddSnapshotEnds(b, answer.snapshot_ends)
+            return kinds.Events, schema.EventsEnd(b)
         case Refusal():
             message, address = b.CreateString(answer.message), b.CreateString(answer.leader_address)
             schema.RefusedStart(b)
@@ -212,24 +343,43 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             return kinds.Topology, _build_topology(b, answer)
 
 
+def _build_event(b: Any, event: Event) -> int:
+    previous = None if event.previous is None else _build_item(b, event.previous)
+    key, value = b.CreateByteVector(event.key), b.CreateByteVector(event.value)
+    schema.EventStart(b)
+    schema.EventAddKind(b, event.kind)
+    schema.EventAddKey(b, key)
+    schema.EventAddValue(b, value)
+    schema.EventAddRevision(b, schema.CreateRevision(b, event.revision.index, event.revision.position))
+    schema.EventAddFold(b, event.fold)
+    if previous is not None:
+        schema.EventAddPrevious(b, previous)
+    schema.EventAddConflated(b, event.conflated)
+    end: int = schema.EventEnd(b)
+    return end
+
+
 def _build_items(b: Any, items: Sequence[Item | None], start: Callable[[Any, int], None]) -> int:
-    built = []
-    for item in items:
-        if item is None:
-            schema.ItemStart(b)
-            built.append(schema.ItemEnd(b))
-            continue
-        key, value = b.CreateByteVector(item.key), b.CreateByteVector(item.value)
-        schema.ItemStart(b)
-        schema.ItemAddKey(b, key)
-        schema.ItemAddFound(b, True)
-        schema.ItemAddValue(b, value)
-        schema.ItemAddRevision(b, schema.CreateRevision(b, item.revision.index, item.revision.position))
-        built.append(schema.ItemEnd(b))
+    built = [_build_item(b, item) for item in items]
     start(b, len(built))
     for table in reversed(built):
         b.PrependUOffsetTRelative(table)
     end: int = b.EndVector()
+    return end
+
+
+def _build_item(b: Any, item: Item | None) -> int:
+    if item is None:
+        schema.ItemStart(b)
+        nothing: int = schema.ItemEnd(b)
+        return nothing
+    key, value = b.CreateByteVector(item.key), b.CreateByteVector(item.value)
+    schema.ItemStart(b)
+    schema.ItemAddKey(b, key)
+    schema.ItemAddFound(b, True)
+    schema.ItemAddValue(b, value)
+    schema.ItemAddRevision(b, schema.CreateRevision(b, item.revision.index, item.revision.position))
+    end: int = schema.ItemEnd(b)
     return end
 
 

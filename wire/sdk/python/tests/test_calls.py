@@ -18,10 +18,10 @@ from ringbeam._connection import Connection
 from ringbeam._frame import frame
 from ringbeam._pool import OpenError, Pool
 from ringbeam._refusal import Refusal
+from ringbeam._requests import Body, CloseSession, Delete, Get, Hello, OpenSession, Ping, Put
 from ringbeam._session import Ticket
 from ringbeam._shard import Shard
 from ringbeam._slots import slot_of
-from ringbeam._wire import Body, CloseSession, Delete, Get, Hello, OpenSession, Ping, Put
 
 
 async def test_put_get_delete_from_any_one_endpoint() -> None:

@@ -18,9 +18,9 @@ import ringbeam
 from ringbeam import ABSENT, Code, Compare, Consistency, Delete, Get, Put, Relation, Revision, Txn, ValueIs
 from ringbeam._limits import GET_MANY_KEYS_MAX, ITEMS_BYTES_MAX, KEY_BYTES_MAX
 from ringbeam._refusal import Refusal
+from ringbeam._requests import GetMany, Transact
 from ringbeam._slots import slot_of
 from ringbeam._transaction import check_keys, check_size
-from ringbeam._wire import GetMany, Transact
 
 pytestmark = needs_ring
 # Long enough for a machine that does much else.

@@ -183,7 +183,8 @@ def test_nothing_certain_is_said_after_a_lost_copy() -> None:
 def test_every_code_has_its_row() -> None:
     """The table at the head of _retry.py, for a write with a session of which nothing was sent."""
     again_same = {Code.OVERLOADED, Code.DISK_FULL, Code.SESSION_WINDOW_FULL, Code.TOO_MANY_SESSIONS}
-    elsewhere = {Code.NOT_LEADER, Code.SHARD_FAULT, Code.NOT_SERVING, Code.SHUTTING_DOWN}
+    again_same |= {Code.TOO_MANY_LEASES, Code.TOO_MANY_WATCHES}
+    elsewhere = {Code.NOT_LEADER, Code.SHARD_FAULT, Code.NOT_SERVING, Code.SHUTTING_DOWN, Code.NOT_FRESH}
     for code in Code:
         seen: Seen = refused(code, unknown=code is Code.OUTCOME_UNKNOWN)
         step = Effort(Kind.EXACTLY_ONCE).after(seen, 1)

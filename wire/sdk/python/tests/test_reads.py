@@ -16,8 +16,8 @@ from ringbeam import Code, Consistency, Item, Revision, Value
 from ringbeam._answers import Items
 from ringbeam._limits import GET_MANY_AT_ONCE_MAX
 from ringbeam._refusal import Refusal
+from ringbeam._requests import Body, GetMany, Scan
 from ringbeam._slots import slot_of
-from ringbeam._wire import Body, GetMany, Scan
 
 
 def fill(ring: Ring, keys: list[bytes]) -> None:

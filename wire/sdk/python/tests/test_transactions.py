@@ -29,6 +29,7 @@ from ringbeam import (
     ValueIs,
     Written,
 )
+from ringbeam import _requests as requests
 from ringbeam import _wire as wire
 from ringbeam._answers import Item, Items
 from ringbeam._frame import HEADER_BYTES
@@ -42,10 +43,10 @@ from ringbeam._limits import (
     TRANSACTION_PARTS_MAX,
 )
 from ringbeam._refusal import Refusal
+from ringbeam._requests import Body, OpenSession, Transact
 from ringbeam._schema import schema_generated as schema
 from ringbeam._slots import slot_of
 from ringbeam._transaction import bytes_of, check_keys, check_size, compare_and_set
-from ringbeam._wire import Body, OpenSession, Transact
 
 # ---- what a node would refuse; the same cases as in wire/client/transaction.rs ----
 
@@ -159,7 +160,7 @@ def test_what_is_laid_out_by_hand_is_read_by_flatcs_code_and_aligned() -> None:
         namespace = dice.randbytes(dice.randrange(9)).hex().encode()
         keys = tuple(dice.randbytes(dice.randrange(1, 20)) for _ in range(dice.randrange(6)))
         ticket = (dice.getrandbits(64), dice.getrandbits(64), dice.getrandbits(64))
-        bodies: list[Body] = [Transact(namespace, random_transaction(dice), *ticket), wire.GetMany(namespace, keys)]
+        bodies: list[Body] = [Transact(namespace, random_transaction(dice), *ticket), requests.GetMany(namespace, keys)]
         for body in bodies:
             payload = wire.encode_request(dice.getrandbits(64), seed, body)[HEADER_BYTES:]
             assert parse_request(payload)[1:] == (seed, body), f"seed {seed}"
@@ -210,7 +211,7 @@ def test_the_largest_requests_fit_the_largest_frame() -> None:
         room = bytes_of(txn) + KEY_BYTES_MAX + NAMESPACE_BYTES_MAX + FRAME_OVERHEAD_BYTES_MAX
         assert len(frame) - HEADER_BYTES <= room, "on a node whose values are no longer than this transaction"
     many = (b"k" * (GET_MANY_KEY_BYTES_MAX // GET_MANY_KEYS_MAX),) * GET_MANY_KEYS_MAX
-    frame = wire.encode_request(1, 1, wire.GetMany(namespace, many))
+    frame = wire.encode_request(1, 1, requests.GetMany(namespace, many))
     assert len(frame) - HEADER_BYTES <= 1 + KEY_BYTES_MAX + NAMESPACE_BYTES_MAX + FRAME_OVERHEAD_BYTES_MAX
 
 
@@ -396,7 +397,7 @@ async def test_a_transaction_whose_answer_never_comes_is_unknown() -> None:
             await client.create("slow", "v", timeout=0.1)
         assert (unknown.value.session, unknown.value.sequence) == (1, 2)
         await client.put("k", "v")
-        last = [body for _, body in ring.asked if isinstance(body, wire.Put)][-1]
+        last = [body for _, body in ring.asked if isinstance(body, requests.Put)][-1]
         assert (last.sequence, last.answered_below) == (3, 3), "the abandoned transaction holds no floor"
 
 

@@ -14,8 +14,8 @@ from fake import Act, ApplyAndClose, At, Close, Later, Ring, Silence
 import ringbeam
 from ringbeam import Code, Consistency
 from ringbeam._refusal import Refusal
+from ringbeam._requests import Body, Delete, Get, GetTopology, Hello, OpenSession, Ping, Put
 from ringbeam._slots import slot_of
-from ringbeam._wire import Body, Delete, Get, GetTopology, Hello, OpenSession, Ping, Put
 
 
 def expired(session: int) -> Refusal:

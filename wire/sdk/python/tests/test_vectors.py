@@ -6,7 +6,7 @@ import json
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from fake_wire import encode_reply, parse_request
@@ -14,9 +14,12 @@ from fake_wire import encode_reply, parse_request
 from ringbeam import Code, Compare, Consistency, Delete, Get, Put, Relation, Revision, Txn, ValueIs
 from ringbeam import _answers as answers
 from ringbeam import _refusal as refusals
+from ringbeam import _requests as requests
 from ringbeam import _wire as wire
+from ringbeam._events import Fold
 from ringbeam._frame import HEADER_BYTES, Decoder, FrameError, preamble
 from ringbeam._slots import slot_of, tag_of
+from ringbeam._traffic import AGE_UNKNOWN
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 
@@ -51,9 +54,11 @@ def plain(value: object) -> object:
     return value
 
 
-def numbers(message: Any) -> Any:
-    """The vectors' decimal strings as numbers; their hex strings and texts stay."""
-    texts = {"key", "value", "namespace", "client", "peer", "admin", "region", "version", "raft_state", "fault"}
+def numbers(message: Any, texts: frozenset[str] = frozenset()) -> Any:
+    """The vectors' decimal strings as numbers; their hex strings and texts stay. `texts`: more of them."""
+    if isinstance(message, dict) and "delta" in message and "fold" in message:
+        texts = frozenset({"delta"})  # bytes here, a number elsewhere
+    texts |= {"key", "value", "namespace", "client", "peer", "admin", "region", "version", "raft_state", "fault"}
     texts |= {"server", "message", "leader_address", "from", "until", "bytes"}
     if isinstance(message, list):
         return [numbers(item) for item in message]
@@ -65,24 +70,28 @@ def numbers(message: Any) -> Any:
     return message
 
 
-def body_of(message: dict[str, Any]) -> wire.Body:
+def body_of(message: dict[str, Any]) -> requests.Body:
     given = numbers(message["body"])
     if message["body_type"] == "Transact":
         compares = [compare_of(compare) for compare in given.pop("compares")]
         then, otherwise = ([step_of(step) for step in given.pop(name)] for name in ("then", "otherwise"))
         given["txn"] = Txn(compares, then, otherwise)
-    if message["body_type"] == "Scan":
+    if "fold" in given:
+        given["fold"] = Fold(given["fold"])
+    if given.get("after") is not None:
+        given["after"] = Revision(**given["after"])
+    if {"from", "until"} <= set(given):
         given["start"], given["end"] = bytes.fromhex(given.pop("from")), bytes.fromhex(given.pop("until"))
     if message["body_type"] == "GetMany":
         given["keys"] = tuple(bytes.fromhex(key["bytes"]) for key in given["keys"])
-    for name in ("key", "value"):
-        if name in given:
+    for name in ("key", "value", "delta"):
+        if isinstance(given.get(name), str):
             given[name] = bytes.fromhex(given[name])
     if "namespace" in given:
         given["namespace"] = given["namespace"].encode()
     if "consistency" in given:
         given["consistency"] = Consistency(given["consistency"])
-    body: wire.Body = getattr(wire, message["body_type"])(**given)
+    body: requests.Body = getattr(requests, message["body_type"])(**given)
     return body
 
 
@@ -94,7 +103,7 @@ def compare_of(given: dict[str, Any]) -> Compare:
 
 def step_of(given: dict[str, Any]) -> Get | Put | Delete:
     key = bytes.fromhex(given["key"])
-    steps = Get(key), Put(key, bytes.fromhex(given["value"])), Delete(key)
+    steps = Get(key), Put(key, bytes.fromhex(given["value"]), given["ttl_ms"], given["lease"]), Delete(key)
     step: Get | Put | Delete = steps[given["kind"]]
     return step
 
@@ -115,7 +124,7 @@ def test_requests_are_encoded_as_their_message(vector: dict[str, Any]) -> None:
 
 
 def test_every_request_that_the_sdk_has_is_in_the_vectors() -> None:
-    known = {kind.__name__ for kind in wire.Body.__args__}
+    known = {kind.__name__ for kind in get_args(requests.Body)}
     assert {vector["message"]["body_type"] for vector in OURS} == known
 
 
@@ -123,9 +132,11 @@ def test_every_request_that_the_sdk_has_is_in_the_vectors() -> None:
 def test_replies_are_decoded_to_their_message(vector: dict[str, Any]) -> None:
     message = vector["message"]
     id, answer = wire.decode_reply(payload_of(bytes.fromhex(vector["frame"])))
-    kind = {"Absent": "Value", "Refusal": "Refused"}.get(type(answer).__name__, type(answer).__name__)
+    kind = type(answer).__name__
+    kind = {"Absent": "Value", "Refusal": "Refused", "LeaseStatus": "Lease"}.get(kind, kind)
     assert (id, kind) == (int(message["id"]), message["body_type"])
-    wanted = numbers(message["body"])
+    # The one number that has a hex string's name.
+    wanted = numbers(message["body"]) | ({"value": int(message["body"]["value"])} if kind == "Counted" else {})
     found = plain(answer)
     assert isinstance(found, dict)
     if isinstance(answer, answers.Value):
@@ -136,10 +147,15 @@ def test_replies_are_decoded_to_their_message(vector: dict[str, Any]) -> None:
     for name in {"items", "gets"} & set(found):
         told = [nothing | {"key": ""} if item is None else {"key": "", "found": True} | item for item in found[name]]
         found[name] = told
-    if isinstance(answer, answers.Transacted):
+    if isinstance(answer, answers.Transacted | answers.Resolved):
         for get in found["gets"]:
             # Not on the wire: the SDK says when it was.
             assert get.pop("index", answer.revision.index) == answer.revision.index
+            assert (get.pop("age_ms", None), get.pop("stale", False)) == (None, False)
+    if found.get("age_ms", 0) is None:
+        found["age_ms"] = AGE_UNKNOWN
+    for event in found.get("events", ()):
+        event["previous"] = event["previous"] and {"found": True} | event["previous"]
     assert found == wanted
     if not isinstance(answer, answers.Status | answers.Topology):
         # The fake node's encoder, which the other tests lean on.
