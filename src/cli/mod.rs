@@ -82,6 +82,9 @@ pub struct Reach {
     /// Client addresses of any nodes, host:port, separated by commas; one that answers is enough.
     #[arg(long, env = "RINGBEAM_ENDPOINTS", default_value = "127.0.0.1:7701", value_name = "HOST:PORT,...")]
     pub endpoints: String,
+    /// Region of this client: reads that any node may serve go to nodes of it first. Empty: none.
+    #[arg(long, env = "RINGBEAM_REGION", default_value = "")]
+    pub region: String,
     /// Longest time for the call, milliseconds.
     #[arg(long, default_value_t = 5_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     pub timeout_ms: u64,
@@ -95,6 +98,7 @@ impl Reach {
     async fn connect(&self) -> Result<Client, Failure> {
         let client = Client::builder()
             .endpoints([&self.endpoints])
+            .region(&self.region)
             .timeout(Duration::from_millis(self.timeout_ms))
             .client_name(concat!("ringbeam-cli/", env!("CARGO_PKG_VERSION")))
             .connect()

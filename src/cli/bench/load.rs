@@ -233,6 +233,7 @@ async fn drive(number: u32, plan: Arc<Plan>, events: mpsc::Sender<Event>) -> Res
     for client in (number..workload.clients).step_by(workload.threads as usize) {
         let connected = Client::builder()
             .endpoints([&workload.endpoints])
+            .region(&workload.region)
             .timeout(workload.timeout)
             .client_name("ringbeam bench")
             .connect()

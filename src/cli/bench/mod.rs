@@ -39,6 +39,9 @@ pub struct BenchArgs {
     /// Client addresses of any nodes, host:port, separated by commas.
     #[arg(long, env = "RINGBEAM_ENDPOINTS", default_value = "127.0.0.1:7701")]
     pub endpoints: String,
+    /// Region of this client: reads that any node may serve go to nodes of it first. Empty: none.
+    #[arg(long, env = "RINGBEAM_REGION", default_value = "")]
+    pub region: String,
     /// Namespace of the keys.
     #[arg(long, default_value = "")]
     pub namespace: String,

@@ -52,6 +52,8 @@ impl From<Freshness> for Consistency {
 pub struct Workload {
     /// Client addresses, host:port, separated by commas.
     pub endpoints: String,
+    /// Region of the clients; "": none.
+    pub region: String,
     /// The namespace of all keys.
     pub namespace: String,
     /// What the operations are.
@@ -89,6 +91,7 @@ impl Workload {
     pub fn new(args: &BenchArgs, environment: impl Fn(&str) -> Option<String>) -> Result<Workload, String> {
         let mut workload = Workload {
             endpoints: args.endpoints.clone(),
+            region: args.region.clone(),
             namespace: args.namespace.clone(),
             op: args.op,
             read_percent: u64::from(args.read_percent),

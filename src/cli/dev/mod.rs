@@ -194,6 +194,7 @@ fn look_on(load: Result<Load, String>, nodes: &mut Nodes, over: impl Fn() -> boo
 fn workload(endpoints: String) -> Workload {
     Workload {
         endpoints,
+        region: String::new(),
         namespace: NAMESPACE.into(),
         op: Op::Mixed,
         read_percent: 50,
