@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from random import getrandbits
 
 from ringbeam._answers import Absent, Consistency, SessionOpened, Topology, Transacted, Value, Written
+from ringbeam._budget import Budget, costs
 from ringbeam._connection import Connection, Outcome
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout, Unknown
 from ringbeam._leader import Finder, NotFound, deadline_ms
@@ -87,6 +88,7 @@ class Core:
         self._sessions = sessions
         self._shards = [Shard(number) for number in range(routes.shards)]
         self._loop = asyncio.get_running_loop()
+        self._budget = Budget(self._loop.time())
         # Tasks that look for a later leader; the loop itself keeps only weak references.
         self._reconsidering: set[asyncio.Task[None]] = set()
 
@@ -126,12 +128,15 @@ class Core:
     async def ask(self, what: Read, number: int, deadline: float, timeout: float) -> Answer:
         """Reads from shard `number`. What is asked has been checked."""
         shard = self._shards[number]
+        now = self._loop.time()
+        shard.flow.begin(now)
         node = shard.leader if what.consistency is Consistency.LINEARIZABLE else shard.reader
-        remaining = deadline - self._loop.time()
+        remaining = deadline - now
         first = None
         if node is not None and remaining > 0:
             outcome = await node.call(what, deadline, deadline_ms(remaining))
             if not isinstance(outcome, _FAILED):
+                node.breaker.answered()
                 return outcome
             first = (node, None, outcome)
         return await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout), first)
@@ -139,7 +144,7 @@ class Core:
     async def _write(self, what: Write, number: int, deadline: float, timeout: float) -> Answer:
         shard = self._shards[number]
         kind = Kind.EXACTLY_ONCE if self._sessions else Kind.AT_MOST_ONCE
-        ready = shard.begin_write()
+        ready = shard.begin_write(self._loop.time())
         if ready is None:
             return await self._carry_out(_Job(shard, kind, what, deadline, timeout))
         leader, ticket = ready
@@ -150,6 +155,7 @@ class Core:
             shard.settle(ticket)
             raise
         if not isinstance(outcome, _FAILED):
+            leader.breaker.answered()
             shard.settle(ticket)
             return outcome
         job = _Job(shard, kind, what, deadline, timeout)
@@ -185,14 +191,19 @@ class Core:
                     connection, outcome = last
                     last = None
                     if not isinstance(outcome, _FAILED):
+                        connection.breaker.answered()
                         return outcome
+                    if isinstance(outcome, Refusal):
+                        connection.breaker.refused(outcome, self._loop.time(), getrandbits(64))
                     why = _why(connection, outcome)
                     step = effort.after(outcome, getrandbits(64))
                     if isinstance(step, Verdict):
                         raise _error(step, why, job, ticket)
+                    if costs(outcome, step.leader) and not self._may_retry():
+                        raise _error(effort.out_of_time(), _spent(why), job, ticket, self._loop.time())
                     if step.leader is not Leader.SAME:
                         named = outcome.leader_address if isinstance(outcome, Refusal) else None
-                        shard.not_leader(connection, named if step.leader is Leader.NAMED else None)
+                        shard.not_leader(connection, named if step.leader is Leader.NAMED else None, self._loop.time())
                         shard.not_reader(connection)
                         avoid = connection.address
                     if step.new_session and ticket is not None:
@@ -282,6 +293,11 @@ class Core:
             return connection, Lost(sent=False)
         raise odd(outcome)
 
+    def _may_retry(self) -> bool:
+        """Takes a retry out of the budget."""
+        self._budget.earn(sum(shard.flow.harvest() for shard in self._shards), self._loop.time())
+        return self._budget.spend()
+
     def doubt(self, connection: Connection) -> None:
         """`connection` completes nothing: see whether another node leads."""
         shard = self._shards[connection.welcome.shard]
@@ -334,14 +350,28 @@ def _why(connection: Connection, outcome: Refusal | Lost | Trouble) -> tuple[str
     return f"{connection.address} did not answer in time", None
 
 
-def _error(verdict: Verdict, why: tuple[str, Refusal | None], job: _Job, ticket: Ticket | None) -> Error:
+def _spent(why: tuple[str, Refusal | None]) -> tuple[str, Refusal | None]:
+    """It would be tried again, but the client's retry budget is spent."""
+    text, refusal = why
+    spent = "; not tried again, as this client's retry budget is spent"
+    return text + spent, refusal and replace(refusal, message=refusal.message + spent)
+
+
+def _error(
+    verdict: Verdict,
+    why: tuple[str, Refusal | None],
+    job: _Job,
+    ticket: Ticket | None,
+    given_up_at: float | None = None,
+) -> Error:
+    """`given_up_at`: before the deadline."""
     text, refusal = why
     if verdict is Verdict.UNKNOWN:
         session, sequence = (ticket.session, ticket.sequence) if ticket is not None else (0, 0)
         return Unknown(job.shard.number, session, sequence, text)
     if verdict is Verdict.REFUSED and refusal is not None:
         return Refused(refusal)
-    return Timeout(job.timeout, text)
+    return Timeout(job.timeout if given_up_at is None else given_up_at - (job.deadline - job.timeout), text)
 
 
 def odd(answer: Outcome) -> ProtocolError:

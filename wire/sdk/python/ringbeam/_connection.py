@@ -25,9 +25,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from random import getrandbits
 from typing import Final
 
 from ringbeam._answers import Welcome
+from ringbeam._breaker import Breaker
 from ringbeam._frame import VERSION, Decoder, FrameError, preamble
 from ringbeam._limits import (
     BLOCKED_LOOP,
@@ -56,8 +58,10 @@ _NEVER: Final = float("inf")
 class Connection(asyncio.Protocol):
     """See the head of this file."""
 
-    def __init__(self, address: str, doubt: Doubt) -> None:
+    def __init__(self, address: str, doubt: Doubt, breaker: Breaker) -> None:
         self.address = address
+        self.breaker = breaker
+        """Its node's, as all connections to this address see it."""
         self.welcome = Welcome()
         self.closed: str | None = None
         """Why there is no more connection."""
@@ -219,11 +223,19 @@ class Connection(asyncio.Protocol):
             self.close(f"the node sent no sensible reply: {why}")
 
     def eof_received(self) -> None:
-        self.close("the node closed the connection")
+        self._broke("the node closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close("the node closed the connection" if exc is None else f"the connection broke: {exc}")
+        self._broke("the node closed the connection" if exc is None else f"the connection broke: {exc}")
         self.gone.set()
+
+    def _broke(self, why: str) -> None:
+        """It ended by itself: that is not so when we closed it. What happens before Welcome is a failure to open it,
+        which `_pool.py` counts."""
+        if self.closed is None:
+            if self.welcome.version:
+                self.breaker.failed(self._loop.time(), getrandbits(64))
+            self.close(why)
 
     # ---- what time brings ----
 
@@ -269,7 +281,7 @@ class Connection(asyncio.Protocol):
             self._pinged = False
         silence = now - self._heard_at
         if silence >= SILENCE_MAX:
-            self.close(f"the node owes replies and has been silent for {silence * 1000:.0f} ms")
+            self._broke(f"the node owes replies and has been silent for {silence * 1000:.0f} ms")
             return
         if silence >= SILENCE_BEFORE_PING and not self._pinged:
             self._pinged = True

@@ -2,7 +2,8 @@
 
     Refused        the ring said no, and nothing happened: change the request, or come back later when the code says so
     Unknown        it was sent and its answer was lost: it may have happened; read to see
-    Timeout        the deadline passed and it certainly did not happen: try again, with more time if it was short
+    Timeout        the deadline passed, or the retry budget was spent, and it certainly did not happen: try again, with
+                   more time if it was short
     ConnectError   no node could be reached: the operator or the list of endpoints must change
     ProtocolError  what answers is not a node of this ring, or a node with a defect
 
@@ -71,12 +72,12 @@ class Unknown(Error):
 
 
 class Timeout(Error):
-    """The deadline passed and the request certainly did not happen."""
+    """The deadline passed, or the client's retry budget was spent, and the request certainly did not happen."""
 
     def __init__(self, timeout: float, why: str) -> None:
         super().__init__(f"not done within {timeout * 1000:.0f} ms, and it certainly did not happen: try again. {why}")
         self.timeout = timeout
-        """The call's deadline, seconds."""
+        """For how long it was tried, seconds: the call's deadline, unless the budget was spent before (`why`)."""
         self.why = why
         """What held it up."""
 

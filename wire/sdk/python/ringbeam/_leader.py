@@ -3,7 +3,8 @@
     redirect names an address?  -> go there
     else ask everyone at once: "who leads this shard, in which term?"
          the latest term with a leader wins (_routing.py) -> go there
-    nobody knows -> wait 5 to 100 ms with full jitter, ask again, until the deadline
+    nobody knows -> wait 5 to 100 ms with full jitter (up to a second when there has been none for long), ask again
+    found -> those who waited go by and by (_pace.py)
 
 Asking brings the topology with it: after every change of leader the members are fresh.
 
@@ -22,6 +23,7 @@ from ringbeam._answers import Topology
 from ringbeam._connection import Connection
 from ringbeam._errors import Error
 from ringbeam._limits import CONNECT_TIMEOUT, DEADLINE_MARGIN_MAX, PROBE_GRACE, PROBE_TIMEOUT
+from ringbeam._pace import search_again
 from ringbeam._pool import OpenError, Pool
 from ringbeam._refusal import Refusal
 from ringbeam._requests import GetTopology
@@ -44,12 +46,14 @@ class _Poll:
     """What asking everyone brought."""
 
     asked: int
+    left_alone: int
+    """By their breakers."""
     claims: list[Claim] = field(default_factory=list)
     failures: list[OpenError] = field(default_factory=list)
 
     def hopeless(self) -> Error | None:
         """Everyone was asked, and everyone said something that time does not change."""
-        if not self.failures or len(self.failures) < self.asked:
+        if not self.failures or len(self.failures) < self.asked or self.left_alone:
             return None
         for failure in self.failures:
             if not failure.nonsense and (failure.refusal is None or not lasts(failure.refusal.code)):
@@ -68,36 +72,49 @@ class Finder:
         """The leader's connection. Raises NotFound."""
         if (connection := shard.open_leader()) is not None:
             return connection
-        try:
-            async with asyncio.timeout_at(deadline):
-                await shard.finding.acquire()
-        except TimeoutError:
-            raise NotFound(f"no leader of shard {shard.number} was found in time") from None
-        try:
-            return await self._search(shard, deadline)
-        finally:
-            shard.finding.release()
+        loop = asyncio.get_running_loop()
+        with shard.search(loop.time()) as since:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await shard.finding.acquire()
+            except TimeoutError:
+                raise NotFound(f"no leader of shard {shard.number} was found in time") from None
+            try:
+                connection = await self._search(shard, since, deadline)
+            finally:
+                shard.finding.release()
+        now = loop.time()
+        wait = min(shard.share(now, getrandbits(64)), max(0.0, deadline - now) / 2)
+        if wait > 0:
+            await asyncio.sleep(wait)
+        return connection
 
-    async def _search(self, shard: Shard, deadline: float) -> Connection:
+    async def _search(self, shard: Shard, since: float, deadline: float) -> Connection:
+        """`since`: how long there has been no leader."""
+        loop = asyncio.get_running_loop()
         rounds = 0
         while True:
             if (connection := shard.open_leader()) is not None:
                 return connection
             if (named := shard.take_named()) is not None:
                 try:
-                    shard.leader = await self._pool.open(named, shard.number, deadline)
-                    return shard.leader
+                    found = await self._pool.open(named, shard.number, deadline)
                 except OpenError:
                     pass
+                else:
+                    shard.lead_by(found, loop.time())
+                    return found
             poll = await self._ask_everyone(shard.number, deadline)
             try:
-                shard.leader = await self._go_to_leader(shard.number, poll, deadline)
-                return shard.leader
+                found = await self._go_to_leader(shard.number, poll, deadline)
+                shard.lead_by(found, loop.time())
+                return found
             except NotFound as nobody:
                 nobody.lasting = poll.hopeless()
                 rounds += 1
-                wait = backoff(rounds, getrandbits(64))
-                late = asyncio.get_running_loop().time() + wait >= deadline
+                now = loop.time()
+                wait = search_again(rounds, now - since, getrandbits(64))
+                late = now + wait >= deadline
                 if nobody.lasting is not None or late or self._pool.closed:
                     raise
             await asyncio.sleep(wait)
@@ -113,7 +130,7 @@ class Finder:
         rounds = 0
         why = f"no node serves reads of shard {number}"
         while True:
-            for address in order:
+            for address in self._pool.admit(order):
                 try:
                     shard.reader = await self._pool.open(address, number, deadline)
                     return shard.reader
@@ -154,6 +171,8 @@ class Finder:
             why = f"no leader of shard {number} is known to {poll.asked} nodes asked"
             if poll.failures:
                 why += f", {len(poll.failures)} of them could not be asked: {poll.failures[0]}"
+            if poll.left_alone:
+                why += f"; {poll.left_alone} more are left alone for a moment, as they failed again and again"
             raise NotFound(why)
         address = self._routes.address_of(claim.leader)
         if address is None:
@@ -168,9 +187,10 @@ class Finder:
     async def _ask_everyone(self, number: int, deadline: float) -> _Poll:
         """Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader."""
         loop = asyncio.get_running_loop()
-        askable = self._routes.askable()
+        everyone = self._routes.askable()
+        askable = self._pool.admit(everyone)
         until = min(deadline, loop.time() + PROBE_TIMEOUT)
-        poll = _Poll(asked=len(askable))
+        poll = _Poll(asked=len(askable), left_alone=len(everyone) - len(askable))
         asking = {asyncio.create_task(self.topology_from(address, number, until)) for address in askable}
         try:
             while asking and (left := until - loop.time()) > 0:
@@ -209,6 +229,7 @@ async def ask_topology(connection: Connection, deadline: float) -> Topology:
     told = deadline_ms(deadline - asyncio.get_running_loop().time())
     outcome = await connection.call(GetTopology(), deadline, told)
     if isinstance(outcome, Topology):
+        connection.breaker.answered()
         return outcome
     if isinstance(outcome, Refusal):
         raise OpenError(outcome, connection.address)

@@ -28,6 +28,40 @@ BACKOFF_MS_MAX: Final = 100
 REDIRECTS_AT_ONCE_MAX: Final = 2
 """Redirects that one call follows at once. More in a row are nodes that disagree during an election: back off."""
 
+SEARCH_MS_MAX: Final = 1_000
+"""Longest wait between two searches for a leader, milliseconds, when there has been none for long: every client asks
+every node."""
+
+RETRIES_PER_CALL: Final = 0.1
+"""What a first attempt puts into the retry budget, retries: a ring in trouble sees a tenth more, not a multiple."""
+
+RETRY_FADE: Final = 10.0
+"""What first attempts put into the retry budget fades with this time constant: a failover's worth of seconds."""
+
+RETRY_RESERVE: Final = 100.0
+"""Retries that a client may make that has called seldom: those of a hundred writes whose connection is lost."""
+
+RETRY_RESERVE_PER_SECOND: Final = 1.0
+"""The reserve grows back by so many retries a second: whoever waits for a ring in trouble may knock once a second."""
+
+RATE_WINDOW: Final = 1.0
+"""The rate of calls is measured over this long: seconds-long outages are to be set against it."""
+
+SPREAD_MAX: Final = 5.0
+"""Calls that waited for a leader are let go within this long, whatever their number: a call's usual deadline."""
+
+BREAKER_FAILURES: Final = 3
+"""Failures in a row after which a node is left alone. One or two are what a restart looks like."""
+
+BREAKER_MS_MIN: Final = 100
+"""A node is left alone for at most this long at first, milliseconds: several searches for a leader."""
+
+BREAKER_MS_MAX: Final = 2_000
+"""A node is left alone for at most this long at last, milliseconds: it serves again so much later than it could."""
+
+BREAKER_PROBE: Final = 1.0
+"""Whoever finds out whether a node is back has this long before somebody else may: see CONNECT_TIMEOUT."""
+
 SESSIONS_LOST_MAX: Final = 3
 """Sessions that one write may lose before it gives up: a ring that expires a session before its first write is
 broken."""

@@ -12,8 +12,11 @@ Not here: which node (`_leader.py`), what runs over a connection (`_connection.p
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import getrandbits
 
+from ringbeam._breaker import Breaker, admit
 from ringbeam._connection import Connection, Doubt
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused
 from ringbeam._frame import VERSION
@@ -60,6 +63,8 @@ class Pool:
         self._client = client
         self._doubt = doubt
         self._entries: dict[tuple[str, int], _Entry] = {}
+        # By address: what all connections to one node know of it together.
+        self._breakers: dict[str, Breaker] = {}
 
     def connected(self, address: str, shard: int) -> Connection | None:
         """The open connection to this node and shard, if there is one."""
@@ -84,12 +89,27 @@ class Pool:
                 try:
                     entry.connection = await self._dial(address, shard)
                 except OpenError as failure:
+                    # What is refused or makes no sense is an answer, and no reason to leave the node alone.
+                    if failure.refusal is None and not failure.nonsense and not self.closed:
+                        self.breaker_of(address).failed(loop.time(), getrandbits(64))
                     entry.failure = failure.with_traceback(None)
                     entry.failed_at = loop.time()
                     raise
                 return entry.connection
         except TimeoutError:
+            # Nor when it was the caller who had no time.
+            if loop.time() < deadline:
+                self.breaker_of(address).failed(loop.time(), getrandbits(64))
             raise OpenError("no connection before the deadline", address) from None
+
+    def admit(self, addresses: Sequence[str]) -> list[str]:
+        """Who of these may be asked: not those that failed again and again just now, but always somebody."""
+        now = asyncio.get_running_loop().time()
+        return [addresses[at] for at in admit([self.breaker_of(address).ask(now) for address in addresses])]
+
+    def breaker_of(self, address: str) -> Breaker:
+        """The breaker of the node at this address."""
+        return self._breakers.setdefault(address, Breaker())
 
     def also_known_as(self, address: str, connection: Connection) -> None:
         """The same node is known under another address too."""
@@ -115,7 +135,7 @@ class Pool:
     async def _dial(self, address: str, shard: int) -> Connection:
         host, port = split_address(address)
         loop = asyncio.get_running_loop()
-        connection = Connection(address, self._doubt)
+        connection = Connection(address, self._doubt, self.breaker_of(address))
         try:
             await loop.create_connection(lambda: connection, host, port)
         except OSError as why:

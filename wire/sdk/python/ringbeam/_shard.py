@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ringbeam._connection import Connection
+from ringbeam._pace import Flow, share, spread
 from ringbeam._refusal import Refusal
 from ringbeam._retry import Lost
 from ringbeam._session import NoTicket, Session, Ticket
@@ -29,13 +32,22 @@ class Shard:
         self.opening: asyncio.Task[tuple[Connection, Refusal | Lost] | None] | None = None
         """The task that opens a session, while it does: for all who wait, whoever began it. Its end says where and
         how it failed."""
+        self.flow = Flow()
+        """First attempts of calls."""
+        # Tasks that wait for a leader.
+        self._searching = 0
+        # Since when there has been no leader, and how many calls a second there were then.
+        self._leaderless: tuple[float, float] | None = None
+        # When the leader was found last, and within how long those that waited for it go.
+        self._found = (0.0, 0.0)
         # Where a redirect points, until somebody has gone there.
         self._named: str | None = None
         # Tasks that wait for room in the session, the longest first.
         self._waiters: deque[asyncio.Future[None]] = deque()
 
-    def begin_write(self) -> tuple[Connection, Ticket] | None:
-        """Everything a write needs, when it is all there: the usual case."""
+    def begin_write(self, now: float) -> tuple[Connection, Ticket] | None:
+        """Counts a write's first attempt. Everything it needs, when it is all there: the usual case."""
+        self.flow.begin(now)
         if self.leader is None:
             return None
         ticket = self.session.begin()
@@ -45,10 +57,37 @@ class Shard:
         """The leader's connection if it is open."""
         return self.leader if self.leader is not None and self.leader.is_open else None
 
-    def not_leader(self, connection: Connection, named: str | None) -> None:
+    def lead_by(self, connection: Connection, now: float) -> None:
+        """The leader is found. Those that waited for it are let go by and by: see `_pace.py`."""
+        if self._leaderless is not None:
+            since, per_second = self._leaderless
+            self._leaderless = None
+            self._found = (now, spread(self._searching, per_second, now - since))
+        self.leader = connection
+
+    @contextmanager
+    def search(self, now: float) -> Iterator[float]:
+        """Counts a task that waits for a leader. Since when there has been none."""
+        self._searching += 1
+        # Unless another task has found it since this one looked.
+        if self._leaderless is None and self.open_leader() is None:
+            self._leaderless = (now, self.flow.per_second(now))
+        try:
+            yield now if self._leaderless is None else self._leaderless[0]
+        finally:
+            self._searching -= 1
+
+    def share(self, now: float, dice: int) -> float:
+        """For how long a task still waits that has waited for the leader, now that it is found, seconds."""
+        found, window = self._found
+        return max(0.0, found + share(window, dice) - now)
+
+    def not_leader(self, connection: Connection, named: str | None, now: float) -> None:
         """This connection does not reach the leader any more; perhaps `named` does. News of another one than the
         present leader's is old and changes nothing."""
         if self.leader is connection:
+            if self._leaderless is None:
+                self._leaderless = (now, self.flow.per_second(now))
             self.leader = None
             self._named = named
 

@@ -74,7 +74,7 @@ async def test_writes_cut_in_flight_are_repeated_at_the_new_leader_with_the_same
 
 async def test_an_applied_write_whose_answer_is_lost_is_applied_once() -> None:
     def script(ring: Ring, at: At, body: Body) -> Act | None:
-        if isinstance(body, Put | Delete) and ring.leader == at.node and next(writes) % 10 == 9:
+        if isinstance(body, Put | Delete) and ring.leader == at.node and next(writes) % 80 == 9:
             return ApplyAndClose()
         return None
 
