@@ -319,7 +319,7 @@ impl Frozen {
             self.digest.bytes(namespace.as_bytes());
             self.digested = Some(namespace.into());
         }
-        slice.record(record.revision(), record.key(), record.value());
+        slice.record(record);
         self.digest.bytes(record.as_bytes());
         self.record_bytes += record.bytes();
         self.keys_left -= 1;

@@ -16,11 +16,12 @@ use super::limits::{
     VALUE_BYTES_HARD_MAX,
 };
 use super::reader::{Malformed, Reader};
+use super::record::{self, Extras, HAS_EXTRAS};
 use super::sessions::{HAS_GETS, Kept, Session};
 use super::slice::{First, HEAD_BYTES, Kind, Parsed, parse, parse_first, slice_bytes};
 use super::table::Table;
 use super::transaction::check_found;
-use super::{State, digest_moment, record};
+use super::{State, digest_moment};
 
 /// See the module.
 #[derive(Debug)]
@@ -231,16 +232,20 @@ impl Loader {
                     self.enter_namespace(name).map_err(|why| payload.malformed(why))?;
                     named = true;
                 }
-                key_bytes => {
+                marked => {
+                    let key_bytes = marked & !HAS_EXTRAS;
                     let (value_bytes, index, position) = (payload.u32()? as usize, payload.u64()?, payload.u32()?);
-                    let (key, value) = (payload.take(usize::from(key_bytes))?, payload.take(value_bytes)?);
-                    let fits = key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_HARD_MAX;
+                    let key = payload.take(usize::from(key_bytes))?;
+                    let extras = if marked == key_bytes { Extras::default() } else { Extras::parse(payload)? };
+                    let value = payload.take(value_bytes)?;
+                    let fits = key_bytes > 0 && key.len() <= KEY_BYTES_MAX && value.len() <= VALUE_BYTES_HARD_MAX;
                     if !fits || index > self.state.applied || position >= POSITIONS_MAX || !named {
                         let why =
                             format!("a record of {key_bytes} + {value_bytes} bytes at {index}.{position} is out of bounds");
                         return Err(payload.malformed(why));
                     }
-                    self.take_record(Revision { index, position }, key, value).map_err(|why| payload.malformed(why))?;
+                    let revision = Revision { index, position };
+                    self.take_record(revision, key, extras, value).map_err(|why| payload.malformed(why))?;
                 }
             }
         }
@@ -275,16 +280,16 @@ impl Loader {
         Ok(())
     }
 
-    fn take_record(&mut self, revision: Revision, key: &[u8], value: &[u8]) -> Result<(), String> {
+    fn take_record(&mut self, revision: Revision, key: &[u8], extras: Extras, value: &[u8]) -> Result<(), String> {
         let Some((_, table)) = &mut self.filling else {
             return Err("a record before its namespace".into());
         };
-        let Some(record) = table.push_last(revision, key, value) else {
+        let Some(record) = table.push_last(revision, key, extras, value) else {
             return Err("a key that is not after the one before it".into());
         };
         self.digest.bytes(record.as_bytes());
         self.state.contents.keys += 1;
-        self.state.contents.bytes += record::bytes_of(key, value);
+        self.state.contents.bytes += record::bytes_of(key, extras, value);
         Ok(())
     }
 

@@ -54,7 +54,7 @@ use freeze::Frozen;
 pub use limits::Limits;
 pub use loader::Loader;
 pub use reader::Malformed;
-use record::Record;
+use record::{Extras, Record};
 use sessions::{Admission, Moment, Sessions};
 use table::{Before, FETCH_KEYS, Table};
 
@@ -94,7 +94,7 @@ pub type Range<'a, 'b> = Box<dyn Iterator<Item = (&'a [u8], Found<'a>)> + 'b>;
 pub struct Stats {
     /// Keys in all namespaces.
     pub keys: u64,
-    /// Bytes of all records: key, value and 14 bytes each.
+    /// Bytes of all records: key, value, 14 bytes each, and up to 17 for what ends its life.
     pub bytes: u64,
     /// Namespaces with keys.
     pub namespaces: u64,
@@ -214,7 +214,7 @@ impl State {
     pub fn keys(&self) -> u64 {
         self.contents.keys
     }
-    /// Bytes of all records: key, value and 14 bytes each.
+    /// Bytes of all records: key, value, 14 bytes each, and up to 17 for what ends its life.
     pub fn bytes(&self) -> u64 {
         self.contents.bytes
     }
@@ -325,8 +325,8 @@ impl Contents {
                 }
                 let table = self.tables.get_mut(write.namespace).expect("inserted above if it was missing");
                 self.keys += 1;
-                self.bytes += record::bytes_of(key, value);
-                table.put(revision, key, value, keep_through)
+                self.bytes += record::bytes_of(key, Extras::default(), value);
+                table.put(revision, key, Extras::default(), value, keep_through)
             }
             Op::Delete { key } => {
                 let keep_through = frozen.as_deref().and_then(|f| f.keep_through(write.namespace, key));

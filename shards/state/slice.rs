@@ -15,6 +15,7 @@
 //! kind 3, records, ascending by namespace and key; a namespace's name, then its records:
 //!   0 u16 | name bytes u8 | name                                                   every such slice begins with a name,
 //!   key bytes u16 (not 0) | value bytes u32 | index u64 | position u32 | key | value      unless it has no records
+//!     bit 15 of the key bytes: extras stand between key and value, as in a record (record.rs)
 //! kind 4, last slice (and only this one):
 //!   digest u64 | record bytes u64
 //! ```
@@ -24,9 +25,9 @@
 //!
 //! **Not here**: what goes into a slice when (`freeze.rs`), what is checked of its contents (`loader.rs`).
 
-use super::answer::Revision;
 use super::limits::{Limits, SLICE_PAYLOAD_BYTES_MAX};
 use super::reader::{Malformed, Reader};
+use super::record::{HAS_EXTRAS, Record};
 use super::sessions::Session;
 
 const MAGIC: [u8; 4] = *b"rbsl";
@@ -101,13 +102,15 @@ impl Slice {
         self.0.extend_from_slice(&[0, 0, name.len() as u8]);
         self.0.extend_from_slice(name.as_bytes());
     }
-    pub fn record(&mut self, revision: Revision, key: &[u8], value: &[u8]) {
-        self.0.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        self.u32(value.len() as u32);
-        self.u64(revision.index);
-        self.u32(revision.position);
+    pub fn record(&mut self, record: &Record) {
+        let (key, extras) = (record.key(), record.extras());
+        let mark = if extras.is_empty() { 0 } else { HAS_EXTRAS };
+        self.0.extend_from_slice(&(key.len() as u16 | mark).to_le_bytes());
+        self.u32(record.value().len() as u32);
+        self.u64(record.revision().index);
+        self.u32(record.revision().position);
         self.0.extend_from_slice(key);
-        self.0.extend_from_slice(value);
+        self.0.extend_from_slice(record.behind_key());
     }
     /// The whole slice.
     pub fn finish(mut self) -> Vec<u8> {

@@ -19,7 +19,7 @@
 //! **Not here**: namespaces, sessions, and what is kept for a snapshot (`mod.rs`, `freeze.rs`).
 
 use super::answer::Revision;
-use super::record::Record;
+use super::record::{Extras, Record};
 use super::run::{ITEMS_MAX, Keyed, Run, shared_prefix};
 
 /// Keys that [`Table::fetch`] takes at once; about as many misses as a core can have outstanding.
@@ -118,7 +118,7 @@ impl Table {
 
     /// Sets a key. An old record with a revision index up to `keep_through` is handed back.
     #[inline]
-    pub fn put(&mut self, revision: Revision, key: &[u8], value: &[u8], keep_through: Option<u64>) -> Before {
+    pub fn put(&mut self, revision: Revision, key: &[u8], extras: Extras, value: &[u8], keep_through: Option<u64>) -> Before {
         let (at_trunk, at_branch) = self.way(key);
         let branches = &mut self.top.item_mut(at_trunk).run;
         let leaf = &mut branches.item_mut(at_branch).run;
@@ -127,16 +127,16 @@ impl Table {
                 let old = leaf.item_mut(at);
                 let kept = keep_through.is_some_and(|index| old.revision().index <= index);
                 let bytes = old.bytes();
-                if !kept && old.overwrite(revision, value) {
+                if !kept && old.overwrite(revision, extras, value) {
                     return Before::Replaced(bytes);
                 }
-                let old = std::mem::replace(old, Record::new(revision, key, value));
+                let old = std::mem::replace(old, Record::new(revision, key, extras, value));
                 return if kept { Before::Kept(old) } else { Before::Replaced(bytes) };
             }
             Err(at) => at,
         };
         self.keys += 1;
-        leaf.insert(at, Record::new(revision, key, value));
+        leaf.insert(at, Record::new(revision, key, extras, value));
         if leaf.len() > ITEMS_MAX {
             let run = leaf.split(cut(at));
             let (last, first) = (leaf.items().last(), &run.items()[0]);
@@ -171,11 +171,11 @@ impl Table {
     }
 
     /// Puts a record behind all others; `None`, and nothing done, if its key is not the greatest.
-    pub fn push_last(&mut self, revision: Revision, key: &[u8], value: &[u8]) -> Option<&Record> {
+    pub fn push_last(&mut self, revision: Revision, key: &[u8], extras: Extras, value: &[u8]) -> Option<&Record> {
         if self.last().is_some_and(|last| last.key() >= key) {
             return None;
         }
-        self.put(revision, key, value, None);
+        self.put(revision, key, extras, value, None);
         self.last()
     }
 
