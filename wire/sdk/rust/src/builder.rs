@@ -130,7 +130,11 @@ impl Builder {
 /// Longest client name, bytes: it must fit a Hello beside everything else.
 const CLIENT_NAME_BYTES_MAX: usize = 256;
 
-async fn first_contact(pool: &Pool, endpoint: &Address, time: Time) -> Result<(Arc<Connection>, Box<Topology>), OpenError> {
+async fn first_contact(
+    pool: &Arc<Pool>,
+    endpoint: &Address,
+    time: Time,
+) -> Result<(Arc<Connection>, Box<Topology>), OpenError> {
     let connection = pool.open(endpoint, 0, time.deadline).await?;
     let told = deadline_ms(time.deadline.saturating_duration_since(Instant::now()));
     match connection.call(RequestBody::GetTopology, time.deadline, told).await {

@@ -1,4 +1,4 @@
-//! Finding the node to talk to: one task per shard looks for the leader while the others wait for it.
+//! Finding the node to talk to: a task per shard looks for the leader while the callers wait for it.
 //!
 //! ```text
 //!   redirect names an address?  -> go there
@@ -8,6 +8,9 @@
 //! ```
 //!
 //! Asking brings the topology with it: after every change of leader the members are fresh.
+//!
+//! The search has its own time, and goes on for as long as anybody waits for it. One that ran on its callers' time, one after the other,
+//! failed for ever once it had failed for as long as a call may take: whoever had waited longest came next, with next to no time left.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,39 +54,25 @@ impl Inner {
         shard: &Shard,
         deadline: Instant,
     ) -> Result<Arc<Connection>, NotFound> {
-        if let Some(connection) = open_leader(shard) {
-            return Ok(connection);
-        }
-        let late = |_| NotFound { why: format!("no leader of shard {number} was found in time"), error: None };
-        let _finding = timeout_at(deadline.into(), shard.finding.lock()).await.map_err(late)?;
-        let mut rounds = 0;
+        let _seeking = shard.search.seek();
         loop {
+            let mut over = std::pin::pin!(shard.search.over.notified());
+            // From here on the end of a search is kept for us; only now is it safe to look before waiting.
+            over.as_mut().enable();
             if let Some(connection) = open_leader(shard) {
                 return Ok(connection);
             }
-            if let Some(named) = shard.take_named()
-                && let Ok(connection) = self.pool.open(&named, number, deadline).await
-            {
-                shard.lead_by(connection.clone());
-                return Ok(connection);
+            if shard.search.begin() {
+                tokio::spawn(UnderWay { client: self.clone(), number }.search());
             }
-            let mut poll = self.ask_everyone(number, deadline).await;
-            let why = match self.go_to_leader(number, &mut poll, deadline).await {
-                Ok(connection) => {
-                    shard.lead_by(connection.clone());
-                    return Ok(connection);
-                }
-                Err(why) => why,
-            };
-            if let Some(error) = poll.hopeless() {
-                return Err(NotFound { why, error: Some(error) });
-            }
-            rounds += 1;
-            let wait = backoff(rounds, fastrand::u64(..));
-            if Instant::now() + wait >= deadline {
+            if timeout_at(deadline.into(), over).await.is_err() {
+                let why = shard.search.why();
+                let why = why.unwrap_or_else(|| format!("no leader of shard {number} was found in time"));
                 return Err(NotFound { why, error: None });
             }
-            tokio::time::sleep(wait).await;
+            if let Some((why, error)) = shard.search.failed() {
+                return Err(NotFound { why, error: Some(error) });
+            }
         }
     }
 
@@ -210,6 +199,48 @@ impl Inner {
                 return Err(NotFound { why, error: None });
             }
             tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// A search. Its end is told when it is dropped: also when the runtime ends before it has begun.
+struct UnderWay {
+    client: Arc<Inner>,
+    number: u32,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(shard) = self.client.shards.get(self.number as usize) {
+            shard.search.end();
+        }
+    }
+}
+
+impl UnderWay {
+    /// Until the leader is found, or cannot be, or nobody waits for it any more.
+    async fn search(self) {
+        let (client, number) = (&self.client, self.number);
+        let Some(shard) = client.shards.get(number as usize) else { return };
+        let mut rounds = 0;
+        while open_leader(shard).is_none() && shard.search.is_wanted() {
+            let deadline = Instant::now() + PROBE_TIMEOUT + CONNECT_TIMEOUT;
+            if let Some(named) = shard.take_named()
+                && let Ok(connection) = client.pool.open(&named, number, deadline).await
+            {
+                return shard.lead_by(connection);
+            }
+            let mut poll = client.ask_everyone(number, deadline).await;
+            let why = match client.go_to_leader(number, &mut poll, deadline).await {
+                Ok(connection) => return shard.lead_by(connection),
+                Err(why) => why,
+            };
+            if let Some(error) = poll.hopeless() {
+                return shard.search.fail(why, error);
+            }
+            shard.search.say(why);
+            rounds += 1;
+            tokio::time::sleep(backoff(rounds, fastrand::u64(..))).await;
         }
     }
 }

@@ -69,6 +69,7 @@ mod request;
 pub mod retry;
 pub mod routing;
 mod scan;
+mod search;
 pub mod session;
 mod shard;
 mod slab;

@@ -1,6 +1,7 @@
 //! The connections of a client: one per (node, shard), opened when first needed, shared by all tasks.
 //!
-//! Two tasks that need the same connection wait for one dial. A dial that failed answers everyone for
+//! Two tasks that need the same connection wait for one dial. It has a task and a time of its own: a caller who gives up does not end it,
+//! or callers with little time left could go on ending it for ever where a handshake takes longer than that. A dial that failed answers everyone for
 //! [`CONNECT_FAILURE_SHARED`], so that a thousand tasks knock once at a dead node and not a thousand times.
 //! Bounded by the addresses ever known times shards.
 
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::client::Inner;
 use crate::connection::{Connection, Doubt};
@@ -60,34 +61,51 @@ impl Pool {
     }
 
     /// The connection to this node and shard, opened if need be, until `deadline` at most.
-    pub(crate) async fn open(&self, address: &Address, shard: u32, deadline: Instant) -> Result<Arc<Connection>, OpenError> {
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        address: &Address,
+        shard: u32,
+        deadline: Instant,
+    ) -> Result<Arc<Connection>, OpenError> {
         let entry = self.entries().entry(address.clone()).or_default().entry(shard).or_default().clone();
         if let Some(connection) = entry.open() {
             return Ok(connection);
         }
         let until = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-        let dial = async {
-            let mut failure = entry.dialling.lock().await;
-            if let Some(connection) = entry.open() {
-                return Ok(connection);
+        let dialling = tokio::spawn(self.clone().dial(entry, address.clone(), shard));
+        match timeout_at(until.into(), dialling).await {
+            Ok(Ok(dialled)) => dialled,
+            Ok(Err(_)) => Err(OpenError::Connect(format!("{address}: the runtime that connects has ended"))),
+            Err(_) => Err(OpenError::Connect(format!("{address}: no connection before the deadline"))),
+        }
+    }
+
+    async fn dial(self: Arc<Self>, entry: Arc<Entry>, address: Address, shard: u32) -> Result<Arc<Connection>, OpenError> {
+        let mut failure = entry.dialling.lock().await;
+        if let Some(connection) = entry.open() {
+            return Ok(connection);
+        }
+        if let Some((_, error)) = failure.as_ref().filter(|(at, _)| at.elapsed() < CONNECT_FAILURE_SHARED) {
+            return Err(error.clone());
+        }
+        let opening = handshake::open(&address, shard, self.ring.load(Ordering::Relaxed), &self.client, &self.doubt);
+        let late = |_| Err(OpenError::Connect(format!("{address}: no connection within {CONNECT_TIMEOUT:?}")));
+        match timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(late) {
+            // Begun before the client had its ring, and answered by another one's node.
+            Ok(connection) if ![0, connection.welcome.ring].contains(&self.ring.load(Ordering::Relaxed)) => {
+                connection.close("the node is of another ring");
+                Err(OpenError::Protocol(connection.why_closed()))
             }
-            if let Some((_, error)) = failure.as_ref().filter(|(at, _)| at.elapsed() < CONNECT_FAILURE_SHARED) {
-                return Err(error.clone());
+            Ok(connection) => {
+                *failure = None;
+                entry.keep(connection.clone());
+                Ok(connection)
             }
-            match handshake::open(address, shard, self.ring.load(Ordering::Relaxed), &self.client, &self.doubt).await {
-                Ok(connection) => {
-                    *failure = None;
-                    entry.keep(connection.clone());
-                    Ok(connection)
-                }
-                Err(error) => {
-                    *failure = Some((Instant::now(), error.clone()));
-                    Err(error)
-                }
+            Err(error) => {
+                *failure = Some((Instant::now(), error.clone()));
+                Err(error)
             }
-        };
-        let late = |_| OpenError::Connect(format!("{address}: no connection before the deadline"));
-        timeout_at(until.into(), dial).await.map_err(late)?
+        }
     }
 
     /// The same node is known under another address too.

@@ -10,14 +10,15 @@ use tokio::sync::Notify;
 
 use crate::connection::Connection;
 use crate::routing::Address;
+use crate::search::Search;
 use crate::session::{NoTicket, Session, Ticket};
 
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     state: Mutex<State>,
-    /// Held by the one task that looks for the leader; the others wait for it.
-    pub(crate) finding: tokio::sync::Mutex<()>,
+    /// For the leader.
+    pub(crate) search: Search,
     /// Held by the one task that opens a session.
     pub(crate) opening: tokio::sync::Mutex<()>,
     /// Told when the session's window has room again, or the session is another.

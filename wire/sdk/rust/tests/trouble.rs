@@ -58,6 +58,29 @@ async fn no_leader_yet_is_waited_for_with_backoff() {
     assert!(questions < 300, "one task asks for all, not each for itself: {questions} questions");
 }
 
+/// Between regions a handshake takes longer than a call may: the search ran on its callers' time, one after the other, so none of them ever
+/// ended one, and the client found its new leader only when it was restarted.
+#[tokio::test]
+async fn a_leader_is_found_that_takes_longer_to_reach_than_a_call_may_last() {
+    let ring = Ring::start(2, 1, |ring, at, asked| match asked {
+        Asked::Hello { .. } if at.node == 2 => Some(Act::Later(Duration::from_millis(400), Box::new(ring.usual(at, asked)))),
+        Asked::Put { .. } if at.node == 1 && ring.leader.load(Ordering::SeqCst) == 2 => Some(Act::Close),
+        _ => None,
+    })
+    .await;
+    let client = Client::builder().endpoints([ring.address(1)]).timeout(Duration::from_millis(150)).connect().await.unwrap();
+    client.put("before", "1").await.unwrap();
+    ring.lead(2);
+    let mut found = false;
+    for n in 0..100 {
+        found |= client.put(format!("{n}"), "v").await.is_ok();
+        if found {
+            break;
+        }
+    }
+    assert!(found, "100 calls of 150 ms each did not find a leader that answers within 400 ms");
+}
+
 #[tokio::test]
 async fn without_a_leader_the_call_ends_as_a_timeout() {
     let ring = Ring::start(3, 1, |_, _, _| None).await;
