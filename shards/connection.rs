@@ -32,7 +32,7 @@ use crate::raft::runtime::timeout;
 use crate::shard::{Settings, Shard};
 use crate::state::command::{Op, Write};
 use crate::state::transaction::{self, Transaction};
-use crate::{admin, read, write};
+use crate::{admin, read, topology, write};
 
 /// Answers of one connection that wait to be sent.
 pub(crate) struct Outbox {
@@ -45,6 +45,8 @@ pub(crate) struct Outbox {
     promised: Cell<usize>,
     room: Notify,
     closed: Cell<bool>,
+    /// It is told when the topology changes.
+    pub follows: Cell<bool>,
 }
 
 impl Outbox {
@@ -57,6 +59,7 @@ impl Outbox {
             promised: Cell::new(0),
             room: Notify::new(),
             closed: Cell::new(false),
+            follows: Cell::new(false),
         })
     }
 
@@ -67,6 +70,21 @@ impl Outbox {
             self.encoder.borrow_mut().reply(&mut self.bytes.borrow_mut(), request, body);
         }
         self.ready.notify_one();
+    }
+
+    /// Adds one more answer to a request that has had its first; false when there is no room for it now.
+    pub fn push(&self, request: u64, body: &ReplyBody<'_>) -> bool {
+        let room = self.has_room() || self.closed.get();
+        if room && !self.closed.get() {
+            self.encoder.borrow_mut().reply(&mut self.bytes.borrow_mut(), request, body);
+            self.ready.notify_one();
+        }
+        room
+    }
+
+    /// Nobody takes answers any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     /// Keeps room for an answer of `bytes` that will be given later.
@@ -278,6 +296,7 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         }
         RequestBody::Ping => waiter(Form::Written).answer(&ReplyBody::Done { message: String::new() }),
         RequestBody::GetTopology => waiter(Form::Written).answer(&ReplyBody::Topology(admin::topology(shard))),
+        RequestBody::FollowTopology => topology::follow(shard, waiter(Form::Written)),
         RequestBody::GetStatus => waiter(Form::Written).answer(&ReplyBody::Status(Box::new(admin::status(shard)))),
         RequestBody::RingAdd { .. }
         | RequestBody::RingPromote { .. }

@@ -26,9 +26,11 @@ macro_rules! planted {
 
 mod admin;
 mod admission;
+mod attest;
 mod batcher;
 mod connection;
 mod error;
+mod fresh;
 pub mod io;
 pub mod limits;
 #[cfg(feature = "sim")]
@@ -39,5 +41,6 @@ pub mod raft;
 mod read;
 pub mod shard;
 pub mod state;
+mod topology;
 pub mod wal;
 mod write;

@@ -36,6 +36,41 @@ pub const FAREWELL_MAX: Duration = Duration::from_secs(30);
 /// Linearizable reads of a shard that wait for one read-index round.
 pub const READS_WAITING_MAX: usize = 65_536;
 
+/// Reads of a shard that wait until its state has come so far, or is shown to be so fresh. They are looked through together.
+pub const FRESH_WAITING_MAX: usize = 4096;
+
+/// How long such a read waits, when its deadline is not earlier: longer than an election after a killed leader and a catch-up of a follower
+/// that was away for a moment, shorter than a caller's patience, who may ask another node.
+pub const FRESH_WAIT_MAX: Duration = Duration::from_millis(1000);
+
+/// How long a bounded read that takes a stale answer waits for a better one: a round between regions.
+pub const STALE_PATIENCE: Duration = Duration::from_millis(150);
+
+/// Between two questions to the leader how far it has committed, while reads arrive that want to know their age.
+pub const ASK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The same while a read waits for the answer: it bounds what such reads cost the leader, a hundred rounds a second for each node.
+pub const ASK_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// The leader is asked for so long after the last read that wanted its age: one who reads each second finds an answer that is there.
+pub const ASK_LINGER: Duration = Duration::from_secs(2);
+
+/// Answers of the leader that are kept while the state has not applied them: at [`ASK_INTERVAL`] some seconds, then more coarsely.
+pub const FRESHNESS_PAIRS_MAX: usize = 64;
+
+/// How much slower than true time a node's monotonic clock may run, thousandths. Far beyond what NTP corrects (0.5) or a crystal is off (0.1);
+/// the simulator's clocks are off by up to 50.
+pub const CLOCK_DRIFT_PER_MILLE_MAX: u64 = 60;
+
+/// Questions for the commit index that wait for one round: one a member, as each asks once at a time.
+pub const READ_INDEX_QUESTIONS_MAX: usize = ringbeam_wire::limits::MEMBERS_MAX as usize;
+
+/// Connections of a shard that follow the topology: each client keeps one. A change is sent to all of them at once.
+pub const TOPOLOGY_FOLLOWERS_MAX: usize = 16_384;
+
+/// Pause before a follower of the topology that had no room for a change is tried again.
+pub const TOPOLOGY_RETRY: Duration = Duration::from_millis(100);
+
 /// Time from a connection's preamble to its Hello.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -88,5 +123,6 @@ pub const FUTILE_MAX: Duration = Duration::from_millis(500);
 pub const OVERLOADED_RETRY_MS: u32 = 5;
 
 const _: () = assert!(BATCH_WRITES_MAX < 1 << 20, "session ids keep 20 bits for the position in a batch");
+const _: () = assert!(CLOCK_DRIFT_PER_MILLE_MAX < 1000);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX <= 64, "openraft's follower queues 64 appends of a stream");

@@ -69,6 +69,10 @@ bugs! {
     ReadBeforeApplied "read-before-applied",
     /// A read that arrives while a round is under way is served by that round.
     ReadJoinsRound "read-joins-round",
+    /// A leader says how far it has committed by its own belief: its followers show an age that may not be true.
+    AttestedWithoutQuorum "attested-without-quorum",
+    /// A session's read is answered by whatever a node has applied.
+    SessionIndexIgnored "session-index-ignored",
     /// Any node answers linearizable reads from its own state.
     FollowerReads "follower-reads",
     /// Answers of a batch go to the wrong writes.

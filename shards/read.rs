@@ -4,6 +4,10 @@
 //! |---|---|---|
 //! | local | any node that keeps state | nothing |
 //! | linearizable | the leader | a quorum confirms, after the read arrived, that it still leads; one round serves all that wait |
+//! | session | any node that keeps state | it has applied the index that the session has seen (`attest.rs`) |
+//! | bounded | any node that keeps state | it can show that its state is fresh enough (`attest.rs`, `fresh.rs`) |
+//!
+//! Every answer says which log index it reflects and, where that is known, how old it may be.
 //!
 //! **Invariant**: a linearizable read reflects every write that was acknowledged anywhere before the read arrived: the round that
 //! serves it began after its arrival.
@@ -23,10 +27,11 @@ use ringbeam_wire::limits::{ITEMS_BYTES_MAX, SCAN_ITEMS_MAX};
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::Reason;
+use crate::attest;
 use crate::batcher::Waiter;
 use crate::error::{internal, overloaded};
-use crate::io::Env;
-use crate::limits::READS_WAITING_MAX;
+use crate::io::{Env, Instant};
+use crate::limits::{FRESH_WAITING_MAX, READS_WAITING_MAX};
 use crate::raft::replica::NotApplied;
 use crate::shard::Shard;
 use crate::state::{Found, State};
@@ -39,6 +44,7 @@ pub(crate) struct Reading {
     pub promised: usize,
     /// It asks for several keys.
     pub is_page: bool,
+    pub consistency: Consistency,
 }
 
 /// Answers a read, now or after the next round. `body` is one that [`consistency`] knows.
@@ -46,10 +52,18 @@ pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame
     if let Err(refusal) = may_read(shard, body) {
         return waiter.answer(&ReplyBody::Refused(refusal));
     }
-    let at_once = consistency(body) == Consistency::Local || planted!(FollowerReads) && shard.keeps_state();
+    let (consistency, now) = (consistency(body), waiter.arrived);
+    let ready = match consistency {
+        Consistency::Linearizable => planted!(FollowerReads) && shard.keeps_state(),
+        Consistency::Local => true,
+        Consistency::Session { .. } | Consistency::Bounded { .. } => attest::is_ready(shard, consistency, now),
+    };
+    if consistency != Consistency::Linearizable {
+        attest::wanted(shard, now);
+    }
     let is_page = !matches!(body, RequestBody::Get(_));
-    if at_once && !is_page {
-        return answer(shard, body, waiter);
+    if ready && !is_page {
+        return answer(shard, body, waiter, now);
     }
     // The answer may change until then; a connection's bound need not be exact.
     let promised = shard.replica.machine().with_state(|state| match body {
@@ -57,26 +71,49 @@ pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame
         _ => ITEMS_BYTES_MAX as usize,
     });
     waiter.outbox.promise(promised);
-    let reading = Reading { frame: frame.clone(), waiter, promised, is_page };
-    if at_once {
+    let reading = Reading { frame: frame.clone(), waiter, promised, is_page, consistency };
+    if ready {
+        serve_in_turn(shard, reading, now);
+    } else if consistency == Consistency::Linearizable {
+        shard.readings.borrow_mut().push(reading);
+        shard.replica.rounds.wanted.notify_one();
+    } else {
+        attest::wait(shard, reading);
+    }
+}
+
+/// Answers a read whose time has come: a page once others have had theirs.
+pub(crate) fn serve_in_turn<E: Env>(shard: &Rc<Shard<E>>, reading: Reading, now: Instant) {
+    if reading.is_page {
         E::spawn(take_turn(shard.clone(), reading));
     } else {
-        shard.readings.borrow_mut().push(reading);
-        shard.reads.notify_one();
+        serve(shard, reading, now);
     }
 }
 
 async fn take_turn<E: Env>(shard: Rc<Shard<E>>, reading: Reading) {
-    serve(&shard, reading);
+    let now = E::now();
+    // What was fresh enough when it was its turn may be no more.
+    if matches!(reading.consistency, Consistency::Bounded { stale_ok: false, .. })
+        && !attest::is_ready(&shard, reading.consistency, now)
+    {
+        return attest::wait(&shard, reading);
+    }
+    serve(&shard, reading, now);
 }
 
-/// Answers a read whose time has come.
-fn serve<E: Env>(shard: &Shard<E>, Reading { frame, waiter, promised, .. }: Reading) {
+fn serve<E: Env>(shard: &Shard<E>, Reading { frame, waiter, promised, .. }: Reading, now: Instant) {
     waiter.outbox.redeem(promised);
     match client::parse_request(&frame) {
-        Ok(request) => answer(shard, &request.body, waiter),
+        Ok(request) => answer(shard, &request.body, waiter, now),
         Err(_) => waiter.answer(&ReplyBody::Refused(internal("a read's frame changed"))),
     }
+}
+
+/// Refuses a read that has waited.
+pub(crate) fn refuse(reading: Reading, refusal: Refusal) {
+    reading.waiter.outbox.redeem(reading.promised);
+    reading.waiter.answer(&ReplyBody::Refused(refusal));
 }
 
 fn consistency(body: &RequestBody<'_>) -> Consistency {
@@ -103,26 +140,39 @@ fn may_read<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>) -> Result<(), Refu
     if let Some(why) = shard.fault() {
         return Err(shard.explain(Reason::Fault(why)));
     }
-    if consistency(body) != Consistency::Local {
-        if !shard.replica.leads() && !planted!(FollowerReads) {
-            return Err(shard.explain(Reason::NotLeader));
+    match consistency(body) {
+        Consistency::Linearizable => {
+            if !shard.replica.leads() && !planted!(FollowerReads) {
+                return Err(shard.explain(Reason::NotLeader));
+            }
+            within("reads that wait", shard.readings.borrow().len(), READS_WAITING_MAX)
         }
-        let waiting = shard.readings.borrow().len();
-        if waiting >= READS_WAITING_MAX {
-            return Err(overloaded("reads that wait", waiting, READS_WAITING_MAX));
+        _ if !shard.keeps_state() => {
+            Err(Refusal::new(Code::NotServing, "this node is a tie-breaker: it keeps no state and serves no reads"))
         }
-    } else if !shard.keeps_state() {
-        return Err(Refusal::new(Code::NotServing, "this node is a tie-breaker: it keeps no state and serves no reads"));
+        Consistency::Local => Ok(()),
+        Consistency::Bounded { age_ms_max: 0, .. } => {
+            Err(Refusal::new(Code::BadRequest, "a bound of 0 ms: no answer is so fresh; at least 1, or a linearizable read"))
+        }
+        Consistency::Session { .. } | Consistency::Bounded { .. } => {
+            within("reads that wait to be fresh", shard.attest.waiting(), FRESH_WAITING_MAX)
+        }
     }
-    Ok(())
 }
 
-fn answer<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: Waiter) {
+fn within(what: &str, waiting: usize, limit: usize) -> Result<(), Refusal> {
+    if waiting < limit { Ok(()) } else { Err(overloaded(what, waiting, limit)) }
+}
+
+/// Answers from the state as it is. `now`: a moment ago at most, so that an age may be a moment too great.
+fn answer<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: Waiter, now: Instant) {
     shard.replica.machine().with_state(|state| {
+        let age_ms = shard.attest.age_ms(state.applied(), now);
+        let stale = attest::is_stale(consistency(body), age_ms);
         let body = match body {
-            RequestBody::Get(get) => ReplyBody::Value(value(state, get)),
-            RequestBody::GetMany(many) => ReplyBody::Items(many_items(state, many)),
-            RequestBody::Scan(scan) => ReplyBody::Items(page(state, scan)),
+            RequestBody::Get(get) => ReplyBody::Value(Value { age_ms, stale, ..value(state, get) }),
+            RequestBody::GetMany(many) => ReplyBody::Items(Items { age_ms, stale, ..many_items(state, many) }),
+            RequestBody::Scan(scan) => ReplyBody::Items(Items { age_ms, stale, ..page(state, scan) }),
             _ => ReplyBody::Refused(internal("not a read")),
         };
         waiter.answer(&body);
@@ -174,28 +224,32 @@ fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: 
     Items { items: page, index: state.applied(), more: items.next().is_some(), ..Items::default() }
 }
 
-/// One round: confirms leadership once for all reads that wait now.
+/// One round: confirms leadership once for all reads that wait now, here or at nodes that ask how far the log is committed.
 pub(crate) async fn round<E: Env>(shard: &Rc<Shard<E>>) {
     let readings = std::mem::take(&mut *shard.readings.borrow_mut());
-    if readings.is_empty() {
+    let questions = shard.replica.rounds.take();
+    if readings.is_empty() && questions.is_empty() {
         return;
     }
+    let began = E::now();
     let confirmed = shard.replica.confirm_leadership().await;
     let late = if planted!(ReadJoinsRound) { std::mem::take(&mut *shard.readings.borrow_mut()) } else { Vec::new() };
+    let now = E::now();
+    if let Ok(index) = &confirmed {
+        shard.attest.learn(began, *index);
+        for question in questions {
+            // Who asked may have gone.
+            let _ = question.send(*index);
+        }
+    }
     for reading in readings.into_iter().chain(late) {
-        let refusal = match &confirmed {
-            Ok(()) if reading.is_page => {
-                E::spawn(take_turn(shard.clone(), reading));
-                continue;
+        match &confirmed {
+            Ok(_) => serve_in_turn(shard, reading, now),
+            Err(NotApplied::NotLeader) => refuse(reading, shard.explain(Reason::NotLeader)),
+            Err(NotApplied::Unknown(why)) => {
+                let why = format!("leadership could not be confirmed: {why}");
+                refuse(reading, Refusal::new(Code::NotLeader, why));
             }
-            Ok(()) => {
-                serve(shard, reading);
-                continue;
-            }
-            Err(NotApplied::NotLeader) => shard.explain(Reason::NotLeader),
-            Err(NotApplied::Unknown(why)) => Refusal::new(Code::NotLeader, format!("leadership could not be confirmed: {why}")),
-        };
-        reading.waiter.outbox.redeem(reading.promised);
-        reading.waiter.answer(&ReplyBody::Refused(refusal));
+        }
     }
 }

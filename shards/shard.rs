@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  accept ─┬─ client ─▶ connection.rs ─▶ write::offer ─▶ batcher ─▶ [batches] ─▶ write::carry
-//!          │                          └▶ read::get ────▶ readings ─▶ [reads] ──▶ read::round
+//!          │                          └▶ read::arrive ─▶ readings ─▶ [reads] ──▶ read::round
+//!          │                                         └▶ waiting ──▶ [applied] ─▶ attest::settle
 //!          └─ peer ───▶ raft/peers.rs
 //!  [care]  snapshots due, leadership, membership changes left half done, room on the disk
 //!  [waiting]  who has stopped waiting, or waits for nothing
@@ -26,6 +27,7 @@ use ringbeam_wire::preamble::{Kind, Preamble};
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::{Names, Reason, Standing};
+use crate::attest::Attest;
 use crate::batcher::{Batch, Batcher};
 use crate::error::{deadline_exceeded, deadline_unknown, denied, overloaded};
 use crate::io::channel::Notify;
@@ -37,8 +39,9 @@ use crate::limits::{
 use crate::raft::replica::{Replica, Timers};
 use crate::read::Reading;
 use crate::state::{Answer, Limits};
+use crate::topology::Followers;
 use crate::wal::{NoRoom, WalConfig};
-use crate::{connection, raft, read, write};
+use crate::{attest, connection, raft, read, topology, write};
 
 /// What the operator chose, for one shard. Ranges are checked where the file is read.
 #[derive(Clone, Debug)]
@@ -85,7 +88,8 @@ pub(crate) struct Shard<E: Env> {
     /// There is something to propose, or a batch has come back.
     pub work: Notify,
     pub readings: RefCell<Vec<Reading>>,
-    pub reads: Notify,
+    pub attest: Attest,
+    pub topology: Followers,
     /// A round of reads is under way.
     pub confirming: Cell<bool>,
     pub connections: Cell<usize>,
@@ -109,6 +113,8 @@ pub async fn run<E: Env>(
     crate::probe::open(&shard);
     E::spawn(propose_batches(shard.clone()));
     E::spawn(serve_reads(shard.clone()));
+    E::spawn(attest::watch_applied(shard.clone()));
+    E::spawn(topology::push(shard.clone()));
     E::spawn(watch_waiting(shard.clone()));
     E::spawn(care(shard.clone()));
     E::spawn(leave(shard.clone(), net.clone()));
@@ -180,7 +186,7 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
 
 async fn serve_reads<E: Env>(shard: Rc<Shard<E>>) {
     loop {
-        shard.reads.notified().await;
+        shard.replica.rounds.wanted.notified().await;
         shard.confirming.set(true);
         read::round(&shard).await;
         shard.confirming.set(false);
@@ -207,6 +213,7 @@ async fn watch_waiting<E: Env>(shard: Rc<Shard<E>>) {
                 }
             }
         }
+        attest::settle(&shard, false);
         for waiter in shard.batcher.borrow_mut().take_expired(now) {
             waiter.answer(&ReplyBody::Refused(deadline_exceeded()));
         }

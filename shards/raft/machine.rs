@@ -29,6 +29,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use super::snapshot::{self, BUILDING, Meta, SnapshotFile};
 use super::{Applied, TLogId, Types, membership_in, membership_out};
+use crate::io::channel::Notify;
 use crate::io::{Disk, Env, Instant};
 use crate::limits::{HOLD_MAX, SNAPSHOT_SLICE_BYTES};
 use crate::raft;
@@ -61,6 +62,9 @@ struct Inner<E: Env> {
     snapshot: RefCell<Option<SnapshotOf<Types<E>, SnapshotFile>>>,
     /// Ring time at the entry applied last, and when it was applied here.
     ring_time: Cell<(u64, Instant)>,
+    /// The least log index that somebody waits for; the greatest number: nobody waits.
+    awaited: Cell<u64>,
+    reached: Notify,
 }
 
 impl<E: Env> Clone for Machine<E> {
@@ -93,6 +97,8 @@ impl<E: Env> Machine<E> {
             membership: RefCell::new(Default::default()),
             snapshot: RefCell::new(found),
             ring_time: Cell::new((0, E::now())),
+            awaited: Cell::new(u64::MAX),
+            reached: Notify::new(),
         })))
     }
 
@@ -104,6 +110,23 @@ impl<E: Env> Machine<E> {
     /// Index of the entry applied last; 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.0.applied.borrow().as_ref().map_or(0, |id| id.index)
+    }
+
+    /// From now on [`Machine::awaited_is_applied`] waits for `index`, or for an earlier one that it waits for already.
+    pub fn await_index(&self, index: u64) {
+        self.0.awaited.set(self.0.awaited.get().min(index));
+    }
+
+    /// Completes when the least of the indexes that are waited for is applied; by then none is.
+    pub async fn awaited_is_applied(&self) {
+        self.0.reached.notified().await;
+    }
+
+    fn has_applied(&self, index: u64) {
+        if index >= self.0.awaited.get() {
+            self.0.awaited.set(u64::MAX);
+            self.0.reached.notify_one();
+        }
     }
 
     /// The ring's time now, as this node would carry it on: what the log said last, and this node's monotonic clock since.
@@ -166,6 +189,7 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
                 }
             };
             *self.0.applied.borrow_mut() = Some(id);
+            self.has_applied(id.index);
             if let Some(responder) = responder {
                 responder.send(applied);
             }
@@ -210,6 +234,7 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
             inner.generation.set(inner.generation.get() + 1);
         }
         *inner.applied.borrow_mut() = meta.last_log_id;
+        self.has_applied(self.applied_index());
         *inner.membership.borrow_mut() = meta.last_membership.clone();
         let last = meta.last_log_id.as_ref().map(raft::log_id_out::<E>);
         let path = snapshot::name_of(&inner.settings.dir, last);

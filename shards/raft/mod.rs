@@ -14,6 +14,7 @@
 //! | `machine.rs`, `snapshot.rs` | state machine, snapshots | `state`, files |
 //! | `network.rs`, `link.rs` | requests to peers | `io` connections, `wire::peer` |
 //! | `peers.rs` | requests from peers | the same, the other way |
+//! | `read_index.rs` | nothing: asks the leader how far it has committed, and answers | `wire::peer` |
 //! | `replica.rs` | one raft group as the rest of the shard sees it | all of them |
 //!
 //! **Invariants**
@@ -30,6 +31,7 @@ pub mod log;
 pub mod machine;
 pub mod network;
 pub mod peers;
+pub(crate) mod read_index;
 pub mod replica;
 pub mod runtime;
 #[cfg(feature = "sim")]

@@ -4,6 +4,7 @@
 //! peer ── hello ──▶ admitted? ─┬─ append ... ──▶ Raft::stream_append ──▶ replies in order, after this node's flush
 //!                              ├─ vote, hand-over
 //!                              ├─ snapshot: offer, chunks ──▶ incoming.tmp ──▶ install
+//!                              ├─ how far is the log committed? (`read_index.rs`)
 //!                              └─ identify, who-am-i (also before any hello: a node that is not founded has no ring yet)
 //! ```
 //!
@@ -146,6 +147,7 @@ async fn session<E: Env>(
             PeerRequestBody::Transfer(transfer) => answer_transfer(replica, transfer).await,
             PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, from, offer).await,
             PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, offset, data, last).await,
+            PeerRequestBody::ReadIndex => Ok(replica.answer_read_index().await),
             PeerRequestBody::Identify => Ok(PeerReplyBody::Identity(Box::new(replica.identity()))),
             PeerRequestBody::WhoAmI { node, incarnation } => Ok(replica.who_is(node, incarnation)),
             _ => Ok(refused(Code::BadRequest, "not a request for an open session")),

@@ -37,6 +37,7 @@ use super::log::LogStore;
 use super::machine::{Machine, MachineSettings};
 use super::network::{FullNodes, Network};
 use super::peers::Incoming;
+use super::read_index::Rounds;
 use super::{Applied, Batch, Site, Types};
 use crate::io::{Env, Instant, channel};
 use crate::wal::{Claim, Wal};
@@ -60,6 +61,8 @@ pub struct Replica<E: Env> {
     pub(crate) incoming: channel::Mutex<Option<Incoming<E>>>,
     /// The leadership that this node holds, or is about to, was handed to it: it does not hand it on by itself.
     pub(crate) led_by_transfer: Cell<bool>,
+    /// Who waits for a round that confirms that this node leads.
+    pub(crate) rounds: Rounds,
     full: FullNodes,
     /// Everything up to this log index is on enough voters that keep state: a tie-breaker may drop it.
     settled: Rc<Cell<u64>>,
@@ -178,6 +181,7 @@ impl<E: Env> Replica<E> {
             disk,
             incoming: channel::Mutex::new(None),
             led_by_transfer: Cell::new(false),
+            rounds: Rounds::default(),
             full,
             settled,
             machine,
@@ -219,18 +223,18 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// Confirms with a quorum that this node leads now, and waits until all that was committed before is applied here.
-    pub async fn confirm_leadership(&self) -> Result<(), NotApplied> {
+    /// Confirms with a quorum that this node leads now, and waits until all that was committed before is applied here: up to which index.
+    pub async fn confirm_leadership(&self) -> Result<u64, NotApplied> {
         if planted!(ReadWithoutQuorum) {
-            return if self.leads() { Ok(()) } else { Err(NotApplied::NotLeader) };
+            return if self.leads() { Ok(self.machine.applied_index()) } else { Err(NotApplied::NotLeader) };
         }
         if planted!(ReadBeforeApplied) {
             let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
-            return confirmed.map(drop).map_err(|e| NotApplied::Unknown(e.to_string()));
+            return confirmed.map(|read| read.read_log_id().index()).map_err(|e| NotApplied::Unknown(e.to_string()));
         }
         let policy = if planted!(ReadByLease) { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
         match self.raft.ensure_linearizable(policy).await {
-            Ok(_) => Ok(()),
+            Ok(read) => Ok(read.index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(NotApplied::NotLeader),
             Err(e) => Err(NotApplied::Unknown(e.to_string())),
         }

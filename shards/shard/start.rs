@@ -16,6 +16,7 @@ use ringbeam_wire::peer::Role;
 use ringbeam_wire::preamble::{Kind, Preamble};
 
 use super::{Settings, Shard};
+use crate::attest::Attest;
 use crate::batcher::Batcher;
 use crate::connection;
 use crate::io::channel::Notify;
@@ -25,6 +26,7 @@ use crate::raft::link::PeerContext;
 use crate::raft::machine::MachineSettings;
 use crate::raft::replica::Replica;
 use crate::raft::runtime::timeout;
+use crate::topology::Followers;
 use crate::wal::{OpenError, Owner, Wal};
 
 /// Why a shard is not open.
@@ -118,7 +120,8 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         replica,
         work: Notify::new(),
         readings: RefCell::new(Vec::new()),
-        reads: Notify::new(),
+        attest: Attest::default(),
+        topology: Followers::default(),
         confirming: Cell::new(false),
         connections: Cell::new(0),
         started: E::now(),
