@@ -11,7 +11,7 @@
 //!   table.rs    the keys of a namespace         slice.rs    the bytes of a slice
 //!   run.rs      neighbours, searched fast       loader.rs   slices back into a state
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
-//!   transaction.rs  compares, then reads and writes, as one
+//!   transaction.rs  compares, then reads and writes, as one      events.rs  each change of a key, for who listens
 //! ```
 //!
 //! Everything here is a function of the log alone: no clock (ring time comes with the batch), no I/O, no randomness, no hasher
@@ -25,11 +25,12 @@
 //! - A namespace without keys does not exist.
 //! - What was frozen is what the slices carry, whatever is applied between them.
 //!
-//! **Not here**: who may write (admission), when a snapshot is due and where it goes (`raft/`), watches and leases (to come).
+//! **Not here**: who may write (admission), when a snapshot is due and where it goes (`raft/`), watches (`watch/` listens), leases (to come).
 
 mod answer;
 pub mod command;
 mod digest;
+pub mod events;
 mod freeze;
 
 pub mod limits;
@@ -50,6 +51,7 @@ use std::collections::BTreeMap;
 pub use answer::{Answer, Denied, Revision};
 use command::{Batch, Op, Write};
 use digest::Digest;
+use events::{Change, ChangeKind, Sink};
 use freeze::Frozen;
 pub use limits::Limits;
 pub use loader::Loader;
@@ -135,6 +137,14 @@ impl State {
     /// # Panics
     /// If `index` is not above the applied one: an entry applied twice is a broken shard.
     pub fn apply(&mut self, index: u64, batch: &Batch<'_>, answers: &mut Vec<Answer>) {
+        self.apply_to(index, batch, answers, &mut ());
+    }
+
+    /// The same, and tells `sink` each change.
+    ///
+    /// # Panics
+    /// As [`State::apply`].
+    pub fn apply_to<S: Sink>(&mut self, index: u64, batch: &Batch<'_>, answers: &mut Vec<Answer>, sink: &mut S) {
         self.advance(index);
         self.ring_time_ms = self.ring_time_ms.max(batch.ring_time_ms);
         let now = Moment { index, ring_time_ms: self.ring_time_ms };
@@ -145,7 +155,7 @@ impl State {
             if batch.len() > 1 && (position as usize).is_multiple_of(FETCH_KEYS) {
                 self.contents.fetch(write.namespace, &mut ahead);
             }
-            answers.push(self.apply_write(Revision { index, position }, &write, now));
+            answers.push(self.apply_write(Revision { index, position }, &write, now, sink));
         }
     }
 
@@ -158,7 +168,7 @@ impl State {
         self.applied = index;
     }
 
-    fn apply_write(&mut self, revision: Revision, write: &Write<'_>, now: Moment) -> Answer {
+    fn apply_write<S: Sink>(&mut self, revision: Revision, write: &Write<'_>, now: Moment, sink: &mut S) -> Answer {
         let State { limits, contents, sessions, frozen, .. } = self;
         let mut frozen = frozen.as_mut();
         let ring_time_ms = now.ring_time_ms;
@@ -166,10 +176,10 @@ impl State {
         match write.op {
             Op::OpenSession => answer.outcome = sessions.open(revision, now, limits, frozen),
             Op::CloseSession => answer.existed = sessions.close(write.session, now, limits, frozen),
-            _ if write.session == 0 => contents.run(write, frozen, &mut answer),
+            _ if write.session == 0 => contents.run(write, frozen, &mut answer, sink),
             _ => match sessions.admit(write, now, limits, frozen.as_deref_mut()) {
                 Admission::Apply(seat) => {
-                    contents.run(write, frozen, &mut answer);
+                    contents.run(write, frozen, &mut answer, sink);
                     if answer.outcome.is_ok() {
                         seat.keep(&answer);
                     }
@@ -304,49 +314,82 @@ impl Contents {
     }
 
     /// Runs a write of keys at the revision of its answer, and says in there what came of it.
-    fn run(&mut self, write: &Write<'_>, frozen: Option<&mut Frozen>, answer: &mut Answer) {
+    fn run<S: Sink>(&mut self, write: &Write<'_>, frozen: Option<&mut Frozen>, answer: &mut Answer, sink: &mut S) {
         let Op::Transact(transaction) = write.op else {
-            answer.existed = self.change(answer.revision, write, frozen);
+            answer.existed = self.change(answer.revision, write, frozen, sink);
             return;
         };
-        match transaction.run(self, answer.revision, write.namespace, frozen) {
+        match transaction.run(self, answer.revision, write.namespace, frozen, sink) {
             Ok(done) => (answer.existed, answer.gets) = (done.succeeded, done.gets),
             Err(denied) => answer.outcome = Err(denied),
         }
     }
 
     /// Puts or deletes; whether the key existed.
-    fn change(&mut self, revision: Revision, write: &Write<'_>, frozen: Option<&mut Frozen>) -> bool {
-        let before = match write.op {
+    fn change<S: Sink>(&mut self, revision: Revision, write: &Write<'_>, frozen: Option<&mut Frozen>, sink: &mut S) -> bool {
+        let namespace = write.namespace;
+        match write.op {
             Op::Put { key, value } => {
-                let keep_through = frozen.as_deref().and_then(|f| f.keep_through(write.namespace, key));
-                if !self.tables.contains_key(write.namespace) {
-                    self.tables.insert(write.namespace.into(), Table::new());
-                }
-                let table = self.tables.get_mut(write.namespace).expect("inserted above if it was missing");
-                self.keys += 1;
-                self.bytes += record::bytes_of(key, Extras::default(), value);
-                table.put(revision, key, Extras::default(), value, keep_through)
+                let previous = if sink.wants_previous() { self.get(namespace, key) } else { None };
+                sink.changed(&Change { kind: ChangeKind::Put, namespace, key, value, revision, previous });
+                self.put(revision, namespace, key, value, frozen)
             }
-            Op::Delete { key } => {
-                let keep_through = frozen.as_deref().and_then(|f| f.keep_through(write.namespace, key));
-                let Some(table) = self.tables.get_mut(write.namespace) else {
-                    return false;
-                };
-                let before = table.remove(key, keep_through);
-                if table.is_empty() {
-                    self.tables.remove(write.namespace);
-                }
-                before
-            }
-            Op::OpenSession | Op::CloseSession | Op::Transact(_) => return false,
-        };
+            Op::Delete { key } => self.remove(ChangeKind::Delete, revision, namespace, key, frozen, sink),
+            Op::OpenSession | Op::CloseSession | Op::Transact(_) => false,
+        }
+    }
+
+    /// Sets a key, and tells nobody; whether it existed.
+    fn put(&mut self, revision: Revision, namespace: &str, key: &[u8], value: &[u8], frozen: Option<&mut Frozen>) -> bool {
+        let extras = Extras::default();
+        let keep_through = frozen.as_deref().and_then(|f| f.keep_through(namespace, key));
+        if !self.tables.contains_key(namespace) {
+            self.tables.insert(namespace.into(), Table::new());
+        }
+        let table = self.tables.get_mut(namespace).expect("inserted above if it was missing");
+        self.keys += 1;
+        self.bytes += record::bytes_of(key, extras, value);
+        let before = table.put(revision, key, extras, value, keep_through);
+        self.without(before, namespace, frozen)
+    }
+
+    /// Removes a key, for the reason that `kind` says; whether it existed.
+    fn remove<S: Sink>(
+        &mut self,
+        kind: ChangeKind,
+        revision: Revision,
+        namespace: &str,
+        key: &[u8],
+        frozen: Option<&mut Frozen>,
+        sink: &mut S,
+    ) -> bool {
+        let gone = Change { kind, namespace, key, value: &[], revision, previous: None };
+        let previous = if sink.wants_previous() { self.get(namespace, key) } else { None };
+        if previous.is_some() {
+            sink.changed(&Change { previous, ..gone });
+        }
+        let told = previous.is_some();
+        let keep_through = frozen.as_deref().and_then(|f| f.keep_through(namespace, key));
+        let Some(table) = self.tables.get_mut(namespace) else { return false };
+        let before = table.remove(key, keep_through);
+        if table.is_empty() {
+            self.tables.remove(namespace);
+        }
+        let existed = self.without(before, namespace, frozen);
+        if existed && !told {
+            sink.changed(&gone);
+        }
+        existed
+    }
+
+    /// Takes what was there before a change out of the count; whether there was anything.
+    fn without(&mut self, before: Before, namespace: &str, frozen: Option<&mut Frozen>) -> bool {
         let bytes = match before {
             Before::Absent => return false,
             Before::Replaced(bytes) => bytes,
             Before::Kept(record) => {
                 let bytes = record.bytes();
-                frozen.expect("only a snapshot keeps records").keep_record(write.namespace, record);
+                frozen.expect("only a snapshot keeps records").keep_record(namespace, record);
                 bytes
             }
         };

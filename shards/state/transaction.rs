@@ -28,6 +28,7 @@ use ringbeam_wire::limits::{TRANSACTION_PARTS_MAX, TRANSACTION_RESULT_BYTES_MAX}
 
 use super::answer::{Denied, Revision};
 use super::command::{Op, Write};
+use super::events::Sink;
 use super::freeze::Frozen;
 use super::limits::{KEY_BYTES_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
@@ -171,12 +172,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Runs it.
-    pub(super) fn run(
+    pub(super) fn run<S: Sink>(
         self,
         contents: &mut Contents,
         revision: Revision,
         namespace: &str,
         mut frozen: Option<&mut Frozen>,
+        sink: &mut S,
     ) -> Result<Done, Denied> {
         let succeeded =
             self.compares().all(|compare| holds(&compare, contents.get(namespace, compare.key))) || planted!(ComparesIgnored);
@@ -197,7 +199,7 @@ impl<'a> Transaction<'a> {
                 Step::Delete { key } => Op::Delete { key },
             };
             let write = Write { namespace, session: 0, sequence: 0, answered_below: 0, op };
-            contents.change(revision, &write, frozen.as_deref_mut());
+            contents.change(revision, &write, frozen.as_deref_mut(), sink);
         }
         Ok(Done { succeeded, gets: any.then(|| gets.into()) })
     }

@@ -3,6 +3,7 @@
 //! Everything random comes from a seed that a failing assertion names.
 
 mod apply;
+mod events;
 mod model;
 mod sessions;
 mod snapshot;
