@@ -25,6 +25,7 @@ pub struct Builder {
     ring: u64,
     client: String,
     sessions: bool,
+    jitter: bool,
 }
 
 impl Default for Builder {
@@ -36,6 +37,7 @@ impl Default for Builder {
             ring: 0,
             client: concat!("ringbeam-sdk-rust/", env!("CARGO_PKG_VERSION")).to_string(),
             sessions: true,
+            jitter: true,
         }
     }
 }
@@ -87,6 +89,13 @@ impl Builder {
         self
     }
 
+    /// Back-off without jitter: for tests that show what jitter is for.
+    #[doc(hidden)]
+    pub fn jitter(mut self, jitter: bool) -> Builder {
+        self.jitter = jitter;
+        self
+    }
+
     /// Asks all endpoints at once and takes the first that answers. Tries each once: a ring that is not up is
     /// [`Error::Connect`] as soon as that is certain.
     pub async fn connect(self) -> Result<Client, Error> {
@@ -121,7 +130,7 @@ impl Builder {
             if let Some(address) = routes.address_of(connection.welcome.node) {
                 pool.also_known_as(&address, &connection);
             }
-            return Ok(Client::new(Inner::new(pool, routes, self.sessions), self.timeout));
+            return Ok(Client::new(Inner::new(pool, routes, self.sessions, self.jitter), self.timeout));
         }
         Err(first_failure(failures))
     }

@@ -11,11 +11,12 @@
 //! boxed, so that the futures of usual calls stay small.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringbeam_wire::client::RequestBody;
 
 use crate::answer::{Answer, Outcome};
+use crate::budget;
 use crate::client::Inner;
 use crate::connection::Connection;
 use crate::error::Error;
@@ -35,10 +36,11 @@ impl Inner {
         let (number, shard) = self.shard_of(key);
         let kind = if self.sessions { Kind::ExactlyOnce } else { Kind::AtMostOnce };
         let mut first = None;
-        if let Some((leader, turn)) = shard.begin_write() {
+        if let Some((leader, turn)) = shard.begin_write(time.started) {
             what.check(leader.welcome.value_bytes_max).map_err(Error::Refused)?;
             let outcome = leader.call(what.body(Some(turn.ticket)), time.deadline, deadline_ms(timeout)).await;
             if let Outcome::Answer(answer @ (Answer::Written(_) | Answer::Transacted(_))) = outcome {
+                leader.health.answered();
                 return Ok(answer);
             }
             first = Some((leader, Some(turn), outcome));
@@ -51,10 +53,11 @@ impl Inner {
         let time = Time::start(timeout);
         let shard = self.shard(number)?;
         let mut first = None;
-        if let Some(node) = if what.reads_anywhere() { shard.reader() } else { shard.leader() } {
+        if let Some(node) = shard.begin_read(time.started, what.reads_anywhere()) {
             what.check(u32::MAX).map_err(Error::Refused)?;
             let outcome = node.call(what.body(None), time.deadline, deadline_ms(timeout)).await;
             if let Outcome::Answer(answer @ (Answer::Value(_) | Answer::Items(_))) = outcome {
+                node.health.answered();
                 return Ok(answer);
             }
             first = Some((node, None, outcome));
@@ -94,6 +97,7 @@ impl Inner {
             if let Some((connection, outcome)) = last.take() {
                 let outcome = match outcome {
                     Outcome::Answer(answer) if !matches!(answer, Answer::Refused(_)) => {
+                        connection.health.answered();
                         return Ok(answer);
                     }
                     other => other,
@@ -104,17 +108,23 @@ impl Inner {
                     Outcome::DeadlinePassed => (Seen::DeadlinePassed, None),
                     Outcome::Busy | Outcome::Answer(_) => (Seen::Busy, None),
                 };
-                let next = effort.after(seen, fastrand::u64(..));
+                if let Seen::Refused(refusal) = seen {
+                    connection.health.refused(refusal);
+                }
+                let next = effort.after(seen, self.dice());
                 let (after, leader, new_session) = match next {
                     Next::Fail(verdict) => {
                         return Err(Why::of(&connection, outcome).error(verdict, &job, turn.as_ref()));
+                    }
+                    Next::Again { leader, .. } if budget::costs(seen, leader) && !self.may_retry() => {
+                        return Err(Why::of(&connection, outcome).spent().error(effort.out_of_time(), &job, turn.as_ref()));
                     }
                     Next::Again { after, leader, new_session } => (after, leader, new_session),
                 };
                 match leader {
                     Leader::Same => {}
-                    Leader::Named => job.shard.not_leader(&connection, named.map(Address::from)),
-                    Leader::Search => job.shard.not_leader(&connection, None),
+                    Leader::Named => job.shard.not_leader(&connection, named.map(Address::from), Instant::now()),
+                    Leader::Search => job.shard.not_leader(&connection, None, Instant::now()),
                 }
                 if leader != Leader::Same {
                     job.shard.not_reader(&connection);

@@ -9,12 +9,13 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringbeam_wire::client::{RequestBody, Topology, Written};
 use ringbeam_wire::slots::slot_of;
 
 use crate::answer::{Answer, Value};
+use crate::budget::Budget;
 use crate::builder::Builder;
 use crate::error::Error;
 use crate::pool::Pool;
@@ -56,6 +57,9 @@ pub struct GetOptions {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) sessions: bool,
+    /// Off in tests only, which show what it is for.
+    pub(crate) jitter: bool,
+    budget: Mutex<Budget>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) shards: Vec<Shard>,
     /// The shard of every slot. Read by every call, so without a lock.
@@ -154,10 +158,24 @@ fn written(answer: Answer) -> Result<Written, Error> {
 }
 
 impl Inner {
-    pub(crate) fn new(pool: Arc<Pool>, routes: Routes, sessions: bool) -> Inner {
+    pub(crate) fn new(pool: Arc<Pool>, routes: Routes, sessions: bool, jitter: bool) -> Inner {
         let slots = routes.slot_table().into_iter().map(AtomicU16::new).collect();
         let shards = (0..routes.shards()).map(|_| Shard::default()).collect();
-        Inner { sessions, pool, shards, slots, routes: Mutex::new(routes) }
+        let budget = Mutex::new(Budget::new(Instant::now()));
+        Inner { sessions, jitter, budget, pool, shards, slots, routes: Mutex::new(routes) }
+    }
+
+    /// Takes a retry out of the budget. False: there is none.
+    pub(crate) fn may_retry(&self) -> bool {
+        let fresh = self.shards.iter().map(Shard::harvest).sum();
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.earn(fresh, Instant::now());
+        budget.spend()
+    }
+
+    /// 64 bits for a wait with full jitter.
+    pub(crate) fn dice(&self) -> u64 {
+        if self.jitter { fastrand::u64(..) } else { u64::MAX }
     }
 
     pub(crate) fn routes(&self) -> MutexGuard<'_, Routes> {

@@ -32,6 +32,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::answer::Outcome;
 use crate::client::Inner;
+use crate::health::Health;
 use crate::limits::OUT_BYTES_MAX;
 #[allow(unused_imports)] // for the documentation
 use crate::limits::SWEEP;
@@ -52,6 +53,8 @@ pub(crate) struct Connection {
     pub(crate) writer: OwnedWriteHalf,
     /// Whom to tell that this node may not be the leader any more; nobody until the client is made.
     pub(crate) doubt: Doubt,
+    /// Its node's, as all connections to this address see it.
+    pub(crate) health: Arc<Health>,
     shared: Mutex<Shared>,
 }
 
@@ -90,6 +93,7 @@ impl Connection {
         writer: OwnedWriteHalf,
         encoder: Encoder,
         doubt: Doubt,
+        health: Arc<Health>,
     ) -> Connection {
         let shared = Shared {
             slab: Slab::new(),
@@ -103,7 +107,7 @@ impl Connection {
             driver: None,
             closed: None,
         };
-        Connection { address, welcome, writer, doubt, shared: Mutex::new(shared) }
+        Connection { address, welcome, writer, doubt, health, shared: Mutex::new(shared) }
     }
 
     /// Sends a request and waits for its outcome. Dropping the future forgets the reply, it does not take the request back.

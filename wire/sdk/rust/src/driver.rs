@@ -65,7 +65,13 @@ impl Driver {
             match poll_fn(|cx| driver.turn(cx)).await {
                 Ok(burst) if burst > 1 => tokio::task::yield_now().await,
                 Ok(_) => {}
-                Err(why) => return driver.connection.close(&why),
+                Err(why) => {
+                    // Not when we closed it ourselves.
+                    if driver.connection.is_open() {
+                        driver.connection.health.failed();
+                    }
+                    return driver.connection.close(&why);
+                }
             }
         }
     }

@@ -24,9 +24,10 @@ pub enum Error {
         /// What was seen last.
         why: String,
     },
-    /// The deadline passed and the request certainly did not happen: try again, with more time if it was short.
+    /// The deadline passed, or the client's retry budget was spent, and the request certainly did not happen: try again, with more time
+    /// if it was short.
     Timeout {
-        /// The call's deadline, milliseconds.
+        /// For how long it was tried, milliseconds: the call's deadline, unless `why` says that the retry budget was spent before.
         timeout_ms: u64,
         /// What held it up.
         why: String,

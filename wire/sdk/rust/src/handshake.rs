@@ -15,6 +15,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use crate::connection::{Connection, Doubt, NOBODY};
 use crate::driver::Driver;
 use crate::error::Error;
+use crate::health::Health;
 use crate::routing::Address;
 
 /// Why a connection could not be opened.
@@ -54,6 +55,7 @@ pub(crate) async fn open(
     ring: u64,
     client: &str,
     doubt: &Doubt,
+    health: &Arc<Health>,
 ) -> Result<Arc<Connection>, OpenError> {
     let failed = |what: &str, error: std::io::Error| OpenError::Connect(format!("{address}: {what}: {error}"));
     let stream = TcpStream::connect(&**address).await.map_err(|error| failed("cannot connect", error))?;
@@ -78,7 +80,7 @@ pub(crate) async fn open(
     if welcome.shard != shard {
         return wrong(format!("shard {} answered, asked was shard {shard}", welcome.shard));
     }
-    let connection = Arc::new(Connection::new(address.clone(), welcome, writer, encoder, doubt.clone()));
+    let connection = Arc::new(Connection::new(address.clone(), welcome, writer, encoder, doubt.clone(), health.clone()));
     tokio::spawn(Driver::run(connection.clone(), reader, decoder));
     Ok(connection)
 }

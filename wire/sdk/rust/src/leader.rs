@@ -4,7 +4,8 @@
 //!   redirect names an address?  -> go there
 //!   else ask everyone at once: "who leads this shard, in which term?"
 //!        the latest term with a leader wins (routing.rs) -> go there
-//!   nobody knows -> wait 5 to 100 ms with full jitter, ask again, until the deadline
+//!   nobody knows -> wait 5 to 100 ms with full jitter (up to a second when there has been none for long), ask again
+//!   found -> those who waited go by and by (pace.rs)
 //! ```
 //!
 //! Asking brings the topology with it: after every change of leader the members are fresh.
@@ -25,6 +26,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::handshake::OpenError;
 use crate::limits::{CONNECT_TIMEOUT, PROBE_GRACE, PROBE_TIMEOUT};
+use crate::pace;
 use crate::request::deadline_ms;
 use crate::retry::{self, backoff};
 use crate::routing::{Address, Claim, believe};
@@ -44,6 +46,8 @@ struct Poll {
     claims: Vec<Claim>,
     failures: Vec<OpenError>,
     asked: usize,
+    /// By their breakers.
+    left_alone: usize,
 }
 
 impl Inner {
@@ -54,14 +58,26 @@ impl Inner {
         shard: &Shard,
         deadline: Instant,
     ) -> Result<Arc<Connection>, NotFound> {
-        let _seeking = shard.search.seek();
+        let seeking = shard.search.seek();
+        let mut waited = false;
         loop {
             let mut over = std::pin::pin!(shard.search.over.notified());
             // From here on the end of a search is kept for us; only now is it safe to look before waiting.
             over.as_mut().enable();
             if let Some(connection) = open_leader(shard) {
+                drop(seeking);
+                if waited && self.jitter {
+                    let now = Instant::now();
+                    // One whose deadline comes before its share goes a little before the deadline.
+                    let most = deadline.saturating_duration_since(now) / 4 * 3;
+                    let wait = shard.share(now, fastrand::u64(..)).min(most);
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
+                }
                 return Ok(connection);
             }
+            waited = true;
             if shard.search.begin() {
                 tokio::spawn(UnderWay { client: self.clone(), number }.search());
             }
@@ -81,6 +97,9 @@ impl Inner {
             let mut why = format!("no leader of shard {number} is known to {} nodes asked", poll.asked);
             if let Some(failure) = poll.failures.first() {
                 why = format!("{why}, {} of them could not be asked: {failure}", poll.failures.len());
+            }
+            if poll.left_alone > 0 {
+                why = format!("{why}; {} more are left alone for a moment, as they failed again and again", poll.left_alone);
             }
             return Err(why);
         };
@@ -120,9 +139,11 @@ impl Inner {
 
     /// Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader.
     async fn ask_everyone(self: &Arc<Self>, number: u32, deadline: Instant) -> Poll {
-        let askable = self.routes().askable();
+        let everyone = self.routes().askable();
+        let all = everyone.len();
+        let askable = self.pool.admit(everyone);
         let mut until = deadline.min(Instant::now() + PROBE_TIMEOUT);
-        let mut poll = Poll { asked: askable.len(), ..Poll::default() };
+        let mut poll = Poll { asked: askable.len(), left_alone: all - askable.len(), ..Poll::default() };
         let mut asking = JoinSet::new();
         for address in askable {
             let inner = self.clone();
@@ -155,7 +176,10 @@ impl Inner {
         let connection = self.pool.open(address, number, deadline).await?;
         let told = deadline_ms(deadline.saturating_duration_since(Instant::now()));
         match connection.call(RequestBody::GetTopology, deadline, told).await {
-            Outcome::Answer(Answer::Topology(topology)) => Ok((connection.welcome.node, topology)),
+            Outcome::Answer(Answer::Topology(topology)) => {
+                connection.health.answered();
+                Ok((connection.welcome.node, topology))
+            }
             Outcome::Answer(Answer::Refused(refusal)) => Err(OpenError::Refused(address.to_string(), *refusal)),
             Outcome::Answer(other) => {
                 Err(OpenError::Protocol(format!("{address}: {} is no answer to GetTopology", other.kind())))
@@ -184,7 +208,7 @@ impl Inner {
         let mut rounds = 0;
         let mut why = format!("no node serves reads of shard {number}");
         loop {
-            for address in &order {
+            for address in &self.pool.admit(order.clone()) {
                 match self.pool.open(address, number, deadline).await {
                     Ok(connection) => {
                         shard.read_from(connection.clone());
@@ -222,17 +246,18 @@ impl UnderWay {
     async fn search(self) {
         let (client, number) = (&self.client, self.number);
         let Some(shard) = client.shards.get(number as usize) else { return };
+        let since = shard.leaderless(Instant::now());
         let mut rounds = 0;
         while open_leader(shard).is_none() && shard.search.is_wanted() {
             let deadline = Instant::now() + PROBE_TIMEOUT + CONNECT_TIMEOUT;
             if let Some(named) = shard.take_named()
                 && let Ok(connection) = client.pool.open(&named, number, deadline).await
             {
-                return shard.lead_by(connection);
+                return shard.lead_by(connection, Instant::now());
             }
             let mut poll = client.ask_everyone(number, deadline).await;
             let why = match client.go_to_leader(number, &mut poll, deadline).await {
-                Ok(connection) => return shard.lead_by(connection),
+                Ok(connection) => return shard.lead_by(connection, Instant::now()),
                 Err(why) => why,
             };
             if let Some(error) = poll.hopeless() {
@@ -240,7 +265,7 @@ impl UnderWay {
             }
             shard.search.say(why);
             rounds += 1;
-            tokio::time::sleep(backoff(rounds, fastrand::u64(..))).await;
+            tokio::time::sleep(pace::search_again(rounds, since.elapsed(), client.dice())).await;
         }
     }
 }
@@ -253,7 +278,7 @@ impl Poll {
             OpenError::Protocol(_) => true,
             OpenError::Refused(_, refusal) => retry::lasts(refusal.code),
         };
-        let all = !self.failures.is_empty() && self.failures.len() >= self.asked;
+        let all = !self.failures.is_empty() && self.failures.len() >= self.asked && self.left_alone == 0;
         let first = self.failures.first().filter(|_| all && self.failures.iter().all(|failure| lasting(&failure)))?;
         Some(first.clone().into())
     }

@@ -30,6 +30,8 @@
 //!   applies it once. `session.rs` says how, and what happens to writes that were given up.
 //! - **No configuration to keep.** Leaders, members and redirects are followed; a dead leader is left as soon as its
 //!   connection ends, one that has been deposed without noticing after one second, a silent one after two.
+//! - **No herd.** Retries take from a budget that first attempts fill ([`budget`]), calls that waited for a leader are let go at the
+//!   rate at which calls came before ([`pace`]), a node that fails again and again is left alone for a while ([`breaker`]).
 //! - **One client for all tasks.** [`Client`] clones cheaply; calls from many tasks share one connection per (node, shard)
 //!   and leave in as few sends as possible. A dropped future forgets its reply; the write may still happen.
 //!
@@ -42,7 +44,7 @@
 //!   anything but success: retry.rs decides, leader.rs finds the leader, handshake.rs and pool.rs connect
 //! ```
 //!
-//! Decisions are pure (`routing`, `retry`, `session`: no tokio, no clock, no randomness inside); the rest carries them out.
+//! Decisions are pure (`routing`, `retry`, `budget`, `breaker`, `pace`, `session`: no tokio, no clock, no randomness inside); the rest carries them out.
 //!
 //! # Needs
 //!
@@ -51,10 +53,12 @@
 //!
 //! # Not here (yet)
 //!
-//! TLS, watches, session and bounded reads, a retry budget across calls, lookup of a lost write's outcome.
+//! TLS, watches, session and bounded reads, lookup of a lost write's outcome.
 
 mod admin;
 mod answer;
+pub mod breaker;
+pub mod budget;
 mod builder;
 mod call;
 mod client;
@@ -62,8 +66,10 @@ mod connection;
 mod driver;
 mod error;
 mod handshake;
+mod health;
 mod leader;
 pub mod limits;
+pub mod pace;
 mod pool;
 mod request;
 pub mod retry;

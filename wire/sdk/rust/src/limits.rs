@@ -18,6 +18,39 @@ pub const BACKOFF_MS_MAX: u64 = 100;
 /// Redirects that one call follows at once. More in a row are nodes that disagree during an election: back off.
 pub const REDIRECTS_AT_ONCE_MAX: u32 = 2;
 
+/// Longest wait between two searches for a leader, milliseconds, when there has been none for long: every client asks every node.
+pub const SEARCH_MS_MAX: u64 = 1_000;
+
+/// What a first attempt puts into the retry budget, retries: a ring in trouble sees a tenth more, not a multiple.
+pub const RETRIES_PER_CALL: f64 = 0.1;
+
+/// What first attempts put into the retry budget fades with this time constant: a failover's worth of seconds, and no more.
+pub const RETRY_FADE: Duration = Duration::from_secs(10);
+
+/// Retries that a client may make that has called seldom: those of a hundred writes whose connection is lost.
+pub const RETRY_RESERVE: f64 = 100.0;
+
+/// The reserve grows back by so many retries a second: whoever waits for a ring in trouble may knock once a second.
+pub const RETRY_RESERVE_PER_SECOND: f64 = 1.0;
+
+/// The rate of calls is measured over this long: seconds-long outages are to be set against it.
+pub const RATE_WINDOW: Duration = Duration::from_secs(1);
+
+/// Calls that waited for a leader are let go within this long, whatever their number: a call's usual deadline.
+pub const SPREAD_MAX: Duration = Duration::from_secs(5);
+
+/// Failures in a row after which a node is left alone. One or two are what a restart looks like.
+pub const BREAKER_FAILURES: u32 = 3;
+
+/// A node is left alone for at most this long at first, milliseconds: several searches for a leader.
+pub const BREAKER_MS_MIN: u64 = 100;
+
+/// A node is left alone for at most this long at last, milliseconds: it serves again so much later than it could.
+pub const BREAKER_MS_MAX: u64 = 2_000;
+
+/// Whoever finds out whether a node is back has this long before somebody else may: see [`CONNECT_TIMEOUT`].
+pub const BREAKER_PROBE: Duration = Duration::from_secs(1);
+
 /// Sessions that one write may lose before it gives up: a ring that expires a session before its first write is broken.
 pub const SESSIONS_LOST_MAX: u32 = 3;
 

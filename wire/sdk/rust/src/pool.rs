@@ -12,9 +12,11 @@ use std::time::Instant;
 
 use tokio::time::{timeout, timeout_at};
 
+use crate::breaker::{self, Leave};
 use crate::client::Inner;
 use crate::connection::{Connection, Doubt};
 use crate::handshake::{self, OpenError};
+use crate::health::Health;
 use crate::limits::{CONNECT_FAILURE_SHARED, CONNECT_TIMEOUT};
 use crate::routing::Address;
 
@@ -27,6 +29,7 @@ pub(crate) struct Pool {
     /// The ring that nodes must belong to; 0 until the first answered.
     ring: AtomicU64,
     entries: Mutex<Entries>,
+    health: Mutex<HashMap<Address, Arc<Health>>>,
     /// Handed to every connection.
     doubt: Doubt,
 }
@@ -40,7 +43,13 @@ struct Entry {
 
 impl Pool {
     pub(crate) fn new(client: String, ring: u64) -> Pool {
-        Pool { client, ring: AtomicU64::new(ring), entries: Mutex::default(), doubt: Doubt::default() }
+        Pool {
+            client,
+            ring: AtomicU64::new(ring),
+            entries: Mutex::default(),
+            health: Mutex::default(),
+            doubt: Doubt::default(),
+        }
     }
 
     /// From now on connections tell `client` when their node may not lead any more.
@@ -88,7 +97,8 @@ impl Pool {
         if let Some((_, error)) = failure.as_ref().filter(|(at, _)| at.elapsed() < CONNECT_FAILURE_SHARED) {
             return Err(error.clone());
         }
-        let opening = handshake::open(&address, shard, self.ring.load(Ordering::Relaxed), &self.client, &self.doubt);
+        let (health, ring) = (self.health_of(&address), self.ring.load(Ordering::Relaxed));
+        let opening = handshake::open(&address, shard, ring, &self.client, &self.doubt, &health);
         let late = |_| Err(OpenError::Connect(format!("{address}: no connection within {CONNECT_TIMEOUT:?}")));
         match timeout(CONNECT_TIMEOUT, opening).await.unwrap_or_else(late) {
             // Begun before the client had its ring, and answered by another one's node.
@@ -102,10 +112,27 @@ impl Pool {
                 Ok(connection)
             }
             Err(error) => {
+                // What is refused or makes no sense is an answer, and no reason to leave the node alone.
+                if matches!(error, OpenError::Connect(_)) {
+                    health.failed();
+                }
                 *failure = Some((Instant::now(), error.clone()));
                 Err(error)
             }
         }
+    }
+
+    /// Who of these may be asked: not those that failed again and again just now, but always somebody.
+    pub(crate) fn admit(&self, addresses: Vec<Address>) -> Vec<Address> {
+        let now = Instant::now();
+        let leaves: Vec<Leave> = addresses.iter().map(|address| self.health_of(address).ask(now)).collect();
+        let admitted = breaker::admit(&leaves);
+        admitted.into_iter().filter_map(|at| addresses.get(at).cloned()).collect()
+    }
+
+    fn health_of(&self, address: &Address) -> Arc<Health> {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.entry(address.clone()).or_default().clone()
     }
 
     /// The same node is known under another address too.

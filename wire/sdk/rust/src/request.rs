@@ -47,6 +47,7 @@ pub(crate) enum What<'a> {
 /// A call's time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time {
+    pub(crate) started: Instant,
     pub(crate) deadline: Instant,
     pub(crate) timeout: Duration,
 }
@@ -65,7 +66,7 @@ impl Time {
         let now = Instant::now();
         // A timeout beyond what a clock can say is no deadline in practice; a year is as good.
         let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(365 * 86_400));
-        Time { deadline, timeout }
+        Time { started: now, deadline, timeout }
     }
 
     pub(crate) fn remaining(&self) -> Duration {
@@ -134,11 +135,13 @@ impl<'a> What<'a> {
 pub(crate) struct Why {
     text: String,
     refusal: Option<Refusal>,
+    /// The call ends as it may not be repeated any more, with time left.
+    spent: bool,
 }
 
 impl Why {
     pub(crate) fn text(text: String) -> Why {
-        Why { text, refusal: None }
+        Why { text, ..Why::default() }
     }
 
     /// Whether the ring refused it.
@@ -149,12 +152,24 @@ impl Why {
     pub(crate) fn of(connection: &Connection, outcome: Outcome) -> Why {
         let address = &connection.address;
         match outcome {
-            Outcome::Answer(Answer::Refused(refusal)) => Why { text: format!("{address}: {refusal}"), refusal: Some(*refusal) },
+            Outcome::Answer(Answer::Refused(refusal)) => {
+                Why { text: format!("{address}: {refusal}"), refusal: Some(*refusal), spent: false }
+            }
             Outcome::Answer(other) => Why::text(format!("{address} answered with {}", other.kind())),
             Outcome::Lost { .. } => Why::text(connection.why_closed()),
             Outcome::DeadlinePassed => Why::text(format!("{address} did not answer in time")),
             Outcome::Busy => Why::text(format!("too much is in flight to {address}")),
         }
+    }
+
+    /// It would be tried again, but the client's retry budget is spent.
+    pub(crate) fn spent(mut self) -> Why {
+        const SPENT: &str = "; not tried again, as this client's retry budget is spent";
+        self.text.push_str(SPENT);
+        if let Some(refusal) = &mut self.refusal {
+            refusal.message.push_str(SPENT);
+        }
+        Why { spent: true, ..self }
     }
 
     pub(crate) fn error(self, verdict: Verdict, job: &Job<'_>, turn: Option<&Turn<'_>>) -> Error {
@@ -165,7 +180,8 @@ impl Why {
                 Error::Unknown { shard: job.number, session, sequence, why: self.text }
             }
             (Verdict::Refused | Verdict::Timeout, _) => {
-                let timeout_ms = u64::try_from(job.time.timeout.as_millis()).unwrap_or(u64::MAX);
+                let tried = if self.spent { job.time.started.elapsed() } else { job.time.timeout };
+                let timeout_ms = u64::try_from(tried.as_millis()).unwrap_or(u64::MAX);
                 Error::Timeout { timeout_ms, why: self.text }
             }
         }

@@ -55,7 +55,12 @@ impl Search {
     }
 
     pub(crate) fn is_wanted(&self) -> bool {
-        self.lock().seekers > 0
+        self.seekers() > 0
+    }
+
+    /// Calls that wait.
+    pub(crate) fn seekers(&self) -> u64 {
+        self.lock().seekers
     }
 
     /// What a round came to.

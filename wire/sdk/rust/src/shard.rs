@@ -5,10 +5,12 @@
 //! **Not here**: finding leaders (`leader.rs`), opening sessions (`turn.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::connection::Connection;
+use crate::pace::{self, Flow};
 use crate::routing::Address;
 use crate::search::Search;
 use crate::session::{NoTicket, Session, Ticket};
@@ -34,15 +36,44 @@ struct State {
     session: Session,
     /// Tasks that wait for room.
     waiting: u64,
+    flow: Flow,
+    /// Since when there has been no leader, and how many calls a second there were then.
+    leaderless: Option<(Instant, f64)>,
+    /// The last time.
+    found: Option<Found>,
+}
+
+/// The leader was found: those that waited for it are let go by and by.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    at: Instant,
+    /// Within how long they go.
+    window: Duration,
+    waiting: u64,
+    /// Of them so far.
+    gone: u64,
 }
 
 impl Shard {
-    /// Everything a write needs, when it is all there: the usual case.
-    pub(crate) fn begin_write(&self) -> Option<(Arc<Connection>, Turn<'_>)> {
+    /// Counts a write's first attempt. Everything it needs, when it is all there: the usual case.
+    pub(crate) fn begin_write(&self, now: Instant) -> Option<(Arc<Connection>, Turn<'_>)> {
         let mut state = self.lock();
+        state.flow.begin(now);
         let leader = state.leader.clone()?;
         let ticket = state.session.begin().ok()?;
         Some((leader, Turn { shard: self, ticket }))
+    }
+
+    /// Counts a read's first attempt. The node it goes to, when it is known: the usual case.
+    pub(crate) fn begin_read(&self, now: Instant, anywhere: bool) -> Option<Arc<Connection>> {
+        let mut state = self.lock();
+        state.flow.begin(now);
+        if anywhere { state.reader.clone() } else { state.leader.clone() }
+    }
+
+    /// First attempts since the last time.
+    pub(crate) fn harvest(&self) -> u64 {
+        self.lock().flow.harvest()
     }
 
     /// A place in the session.
@@ -68,8 +99,31 @@ impl Shard {
         self.lock().reader.clone()
     }
 
-    pub(crate) fn lead_by(&self, connection: Arc<Connection>) {
-        self.lock().leader = Some(connection);
+    /// The leader is found. Those that waited for it are let go by and by: see `pace.rs`.
+    pub(crate) fn lead_by(&self, connection: Arc<Connection>, now: Instant) {
+        let waiting = self.search.seekers();
+        let mut state = self.lock();
+        if let Some((since, per_second)) = state.leaderless.take() {
+            let window = pace::spread(waiting, per_second, now.saturating_duration_since(since));
+            state.found = Some(Found { at: now, window, waiting, gone: 0 });
+        }
+        state.leader = Some(connection);
+    }
+
+    /// Since when there has been no leader, from now on if there was one.
+    pub(crate) fn leaderless(&self, now: Instant) -> Instant {
+        let mut state = self.lock();
+        let per_second = state.flow.per_second(now);
+        state.leaderless.get_or_insert((now, per_second)).0
+    }
+
+    /// For how long a task still waits that has waited for the leader, now that it is found.
+    pub(crate) fn share(&self, now: Instant, dice: u64) -> Duration {
+        let mut state = self.lock();
+        let Some(found) = &mut state.found else { return Duration::ZERO };
+        let share = pace::share(found.window, found.gone, found.waiting, dice);
+        found.gone += 1;
+        (found.at + share).saturating_duration_since(now)
     }
 
     pub(crate) fn read_from(&self, connection: Arc<Connection>) {
@@ -78,9 +132,11 @@ impl Shard {
 
     /// This connection does not reach the leader any more; perhaps `named` does. News of another one than the present
     /// leader's is old and changes nothing.
-    pub(crate) fn not_leader(&self, connection: &Arc<Connection>, named: Option<Address>) {
+    pub(crate) fn not_leader(&self, connection: &Arc<Connection>, named: Option<Address>, now: Instant) {
         let mut state = self.lock();
         if state.leader.as_ref().is_some_and(|leader| Arc::ptr_eq(leader, connection)) {
+            let per_second = state.flow.per_second(now);
+            state.leaderless.get_or_insert((now, per_second));
             state.leader = None;
             state.named = named;
         }

@@ -120,7 +120,7 @@ async fn an_applied_write_whose_answer_is_lost_is_applied_once() {
     static CUTS: AtomicU32 = AtomicU32::new(0);
     let ring = Ring::start(3, 2, |ring, at, asked| {
         let leads = ring.leader.load(Ordering::SeqCst) == at.node;
-        if leads && is_write(asked) && CUTS.fetch_add(1, Ordering::SeqCst) % 10 == 9 {
+        if leads && is_write(asked) && CUTS.fetch_add(1, Ordering::SeqCst) % 80 == 9 {
             return Some(Act::ApplyAndClose);
         }
         None
