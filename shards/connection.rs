@@ -32,7 +32,8 @@ use crate::raft::runtime::timeout;
 use crate::shard::{Settings, Shard};
 use crate::state::command::{Op, Write};
 use crate::state::transaction::{self, Transaction};
-use crate::{admin, read, topology, write};
+use crate::watch::limits::EVENT_BYTES_MAX;
+use crate::{admin, read, topology, watch, write};
 
 /// Answers of one connection that wait to be sent.
 pub(crate) struct Outbox {
@@ -47,6 +48,10 @@ pub(crate) struct Outbox {
     closed: Cell<bool>,
     /// It is told when the topology changes.
     pub follows: Cell<bool>,
+    /// Bytes on their way into the socket.
+    sending: Cell<usize>,
+    /// Its number among the connections that watch; 0: it has never watched.
+    pub watching: Cell<u64>,
 }
 
 impl Outbox {
@@ -60,6 +65,8 @@ impl Outbox {
             room: Notify::new(),
             closed: Cell::new(false),
             follows: Cell::new(false),
+            sending: Cell::new(0),
+            watching: Cell::new(0),
         })
     }
 
@@ -85,6 +92,19 @@ impl Outbox {
     /// Nobody takes answers any more.
     pub fn is_closed(&self) -> bool {
         self.closed.get()
+    }
+
+    /// Adds what a watch has to be told; its caller has asked for [`Outbox::has_event_room`].
+    pub fn tell(&self, request: u64, body: &ReplyBody<'_>) {
+        if !self.closed.get() {
+            self.encoder.borrow_mut().reply(&mut self.bytes.borrow_mut(), request, body);
+            self.ready.notify_one();
+        }
+    }
+
+    /// Whether the client takes what it is sent: otherwise its watches wait.
+    pub fn has_event_room(&self) -> bool {
+        self.bytes.borrow().len() + self.sending.get() < EVENT_BYTES_MAX
     }
 
     /// Keeps room for an answer of `bytes` that will be given later.
@@ -128,7 +148,7 @@ impl Outbox {
 pub(crate) async fn serve<E: Env>(shard: Rc<Shard<E>>, mut reader: <E::Net as Net>::Reader, writer: <E::Net as Net>::Writer) {
     let outbox = Outbox::new();
     shard.connections.set(shard.connections.get() + 1);
-    E::spawn(send_replies::<E>(outbox.clone(), writer));
+    E::spawn(send_replies(shard.clone(), outbox.clone(), writer));
     let mut decoder = Decoder::new(shard.frame_bytes_max());
     let (mut greeted, arrived) = (false, E::now());
     'connection: while outbox.room().await {
@@ -167,15 +187,19 @@ pub(crate) async fn serve<E: Env>(shard: Rc<Shard<E>>, mut reader: <E::Net as Ne
         }
     }
     outbox.close();
+    if outbox.watching.get() > 0 {
+        watch::close(&shard, &outbox);
+    }
     shard.connections.set(shard.connections.get() - 1);
 }
 
-async fn send_replies<E: Env>(outbox: Rc<Outbox>, mut writer: <E::Net as Net>::Writer) {
+async fn send_replies<E: Env>(shard: Rc<Shard<E>>, outbox: Rc<Outbox>, mut writer: <E::Net as Net>::Writer) {
     let mut sending = Vec::new();
     loop {
         outbox.ready.notified().await;
         std::mem::swap(&mut sending, &mut outbox.bytes.borrow_mut());
         if !sending.is_empty() {
+            outbox.sending.set(sending.len());
             let sent = timeout::<E, _>(SEND_STALL_MAX, writer.write_all(&sending)).await;
             if !matches!(sent, Ok(Ok(()))) {
                 break;
@@ -183,6 +207,10 @@ async fn send_replies<E: Env>(outbox: Rc<Outbox>, mut writer: <E::Net as Net>::W
             sending.clear();
             // One large value must not stay for the life of the connection.
             sending.shrink_to(64 << 10);
+            outbox.sending.set(0);
+            if outbox.watching.get() > 0 {
+                watch::room(&shard, &outbox);
+            }
         }
         outbox.room.notify_one();
         if outbox.closed.get() && outbox.bytes.borrow().is_empty() {
@@ -294,6 +322,8 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) => {
             read::arrive(shard, &request.body, frame, waiter(Form::Written));
         }
+        RequestBody::Watch(watch) => watch::ask(shard, watch, waiter(Form::Written)),
+        RequestBody::Unwatch { watch } => watch::unwatch(shard, *watch, waiter(Form::Written)),
         RequestBody::Ping => waiter(Form::Written).answer(&ReplyBody::Done { message: String::new() }),
         RequestBody::GetTopology => waiter(Form::Written).answer(&ReplyBody::Topology(admin::topology(shard))),
         RequestBody::FollowTopology => topology::follow(shard, waiter(Form::Written)),

@@ -6,6 +6,7 @@
 //! connection ─▶ admission ─▶ batcher ─▶ raft ─┬─▶ wal ─▶ io
 //!     ▲                                       ├─▶ peers
 //!     └────────────── answers ◀── state ◀─────┘
+//!     ◀────── events ◀── watch ◀────┘
 //! ```
 //!
 //! All of it is generic over [`io::Env`], the outside world.
@@ -43,4 +44,5 @@ pub mod shard;
 pub mod state;
 mod topology;
 pub mod wal;
+pub mod watch;
 mod write;

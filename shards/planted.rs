@@ -95,6 +95,8 @@ bugs! {
     ComparesIgnored "compares-ignored",
     /// A tie-breaker drops what its snapshot covers, whoever has it.
     TieBreakerForgets "tie-breaker-forgets",
+    /// A watch whose connection has no room misses what it was about to be told.
+    WatchSkipsWhilePaused "watch-skips-while-paused",
 }
 
 thread_local! {

@@ -6,6 +6,7 @@
 //!          │                                         └▶ waiting ──▶ [applied] ─▶ attest::settle
 //!          └─ peer ───▶ raft/peers.rs
 //!  [care]  snapshots due, leadership, membership changes left half done, room on the disk
+//!  [pump]  what happens, to those who watch (watch/)
 //!  [waiting]  who has stopped waiting, or waits for nothing
 //! ```
 //! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
@@ -41,7 +42,8 @@ use crate::read::Reading;
 use crate::state::{Answer, Limits};
 use crate::topology::Followers;
 use crate::wal::{NoRoom, WalConfig};
-use crate::{attest, connection, raft, read, topology, write};
+use crate::watch::{Bounds, Hub};
+use crate::{attest, connection, raft, read, topology, watch, write};
 
 /// What the operator chose, for one shard. Ranges are checked where the file is read.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub struct Settings {
     pub timers: Timers,
     /// Bounds of the replicated state.
     pub state: Limits,
+    /// How much of what happened lately is kept for watches.
+    pub history: Bounds,
 }
 
 /// A running shard.
@@ -93,6 +97,7 @@ pub(crate) struct Shard<E: Env> {
     /// A round of reads is under way.
     pub confirming: Cell<bool>,
     pub connections: Cell<usize>,
+    pub watches: Hub,
     pub started: Instant,
     pub in_flight: RefCell<Vec<Rc<Batch>>>,
     stopping: Cell<bool>,
@@ -116,6 +121,7 @@ pub async fn run<E: Env>(
     E::spawn(attest::watch_applied(shard.clone()));
     E::spawn(topology::push(shard.clone()));
     E::spawn(watch_waiting(shard.clone()));
+    E::spawn(watch::pump(shard.clone()));
     E::spawn(care(shard.clone()));
     E::spawn(leave(shard.clone(), net.clone()));
     while let Some((preamble, reader, writer)) = net.accept().await {

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use ringbeam_shards::io::uring::DurableWrites;
 use ringbeam_shards::wal::WalConfig;
+use ringbeam_shards::watch::Bounds;
 use ringbeam_wire::client::Role;
 use ringbeam_wire::limits::{KEY_BYTES_MAX, VALUE_BYTES_DEFAULT_MAX};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,8 @@ pub struct Config {
     pub log: Log,
     /// Heartbeats and elections.
     pub timers: Timers,
+    /// What is kept for watches.
+    pub watch: Watch,
     /// Log lines for people.
     pub logging: Logging,
 }
@@ -159,6 +162,16 @@ pub struct Timers {
     pub election_timeout_max_ms: u64,
 }
 
+/// `[watch]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Watch {
+    /// Bytes of changes that each shard keeps for watches.
+    pub history_bytes_max: u64,
+    /// Changes older than this are dropped, milliseconds of ring time.
+    pub history_ms_max: u64,
+}
+
 /// `[logging]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -229,6 +242,13 @@ impl Default for Log {
     }
 }
 
+impl Default for Watch {
+    fn default() -> Watch {
+        let Bounds { bytes_max, age_ms_max } = Bounds::default();
+        Watch { history_bytes_max: bytes_max, history_ms_max: age_ms_max }
+    }
+}
+
 impl Default for Timers {
     fn default() -> Timers {
         Timers { heartbeat_ms: 100, election_timeout_min_ms: 300, election_timeout_max_ms: 600 }
@@ -275,6 +295,11 @@ impl Config {
             stock_ahead: true,
             entry_bytes_max: check::entry_bytes_max(self.log.segment_bytes) as usize,
         }
+    }
+
+    /// How much of what happened lately is kept for watches.
+    pub fn history(&self) -> Bounds {
+        Bounds { bytes_max: self.watch.history_bytes_max, age_ms_max: self.watch.history_ms_max }
     }
 
     /// The bounds of the replicated state.

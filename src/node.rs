@@ -136,6 +136,7 @@ fn settings(config: &Config, directory: &DataDirectory) -> Settings {
             election_timeout_max: ms(config.timers.election_timeout_max_ms),
         },
         state: config.state_limits(),
+        history: config.history(),
     }
 }
 

@@ -34,6 +34,7 @@ use crate::io::{Disk, Env, Instant};
 use crate::limits::{HOLD_MAX, SNAPSHOT_SLICE_BYTES};
 use crate::raft;
 use crate::state::{Loader, State, command};
+use crate::watch::{Bounds, Feed};
 
 /// How the machine of one shard is set up.
 #[derive(Clone, Debug)]
@@ -46,6 +47,8 @@ pub struct MachineSettings {
     pub limits: crate::state::Limits,
     /// Pause after each snapshot chunk, so that the log's flushes go first on a shared disk.
     pub snapshot_pause: Duration,
+    /// How much of what happened lately is kept for watches.
+    pub history: Bounds,
 }
 
 /// The state of one shard, shared by raft (which changes it) and reads. Clones share it.
@@ -65,6 +68,8 @@ struct Inner<E: Env> {
     /// The least log index that somebody waits for; the greatest number: nobody waits.
     awaited: Cell<u64>,
     reached: Notify,
+    /// Hears of each change.
+    feed: Rc<Feed>,
 }
 
 impl<E: Env> Clone for Machine<E> {
@@ -90,6 +95,7 @@ impl<E: Env> Machine<E> {
         };
         Ok(Machine(Rc::new(Inner {
             state: RefCell::new(State::new(settings.limits)),
+            feed: Feed::new(settings.history),
             disk,
             settings,
             generation: Cell::new(0),
@@ -135,10 +141,16 @@ impl<E: Env> Machine<E> {
         ms + now.since(at).as_millis() as u64
     }
 
+    /// What watches are served from.
+    pub fn feed(&self) -> Rc<Feed> {
+        self.0.feed.clone()
+    }
+
     /// An entry that is no batch. The first membership has index 0, which is where a state begins.
     fn advance(&self, index: u64) {
         if index > 0 {
             self.0.state.borrow_mut().advance(index);
+            self.0.feed.passed(index);
         }
     }
 
@@ -151,7 +163,9 @@ impl<E: Env> Machine<E> {
                 io::Error::new(io::ErrorKind::InvalidData, format!("log index {index}: batch: {why}"))
             })?;
             let mut state = self.0.state.borrow_mut();
-            state.apply(index, &batch, &mut answers);
+            let ring_time_ms = state.ring_time_ms().max(batch.ring_time_ms);
+            let feed = &self.0.feed;
+            feed.record(index, ring_time_ms, |changes| state.apply_to(index, &batch, &mut answers, changes));
             #[cfg(feature = "sim")]
             crate::probe::ran(&self.0.settings.dir, index, &batch, &answers);
             self.0.ring_time.set((state.ring_time_ms(), began));
@@ -230,6 +244,7 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
         if inner.settings.keeps_state {
             let state = loader.finish().map_err(|why| reader.bad(&why.to_string()))?;
             inner.ring_time.set((state.ring_time_ms(), E::now()));
+            inner.feed.reset(state.applied(), state.ring_time_ms());
             *inner.state.borrow_mut() = state;
             inner.generation.set(inner.generation.get() + 1);
         }

@@ -25,7 +25,8 @@ const WAL: WalConfig =
     WalConfig { segment_bytes: 1 << 20, cache_bytes: 4096, spare_segments: 1, stock_ahead: false, entry_bytes_max: 64 << 10 };
 
 fn machine_in(dir: &str) -> MachineSettings {
-    MachineSettings { dir: dir.to_string(), keeps_state: true, limits: Limits::default(), snapshot_pause: Duration::ZERO }
+    let (limits, history) = Default::default();
+    MachineSettings { dir: dir.to_string(), keeps_state: true, limits, snapshot_pause: Duration::ZERO, history }
 }
 
 /// A directory that goes away with its test.

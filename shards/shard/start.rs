@@ -28,6 +28,7 @@ use crate::raft::replica::Replica;
 use crate::raft::runtime::timeout;
 use crate::topology::Followers;
 use crate::wal::{OpenError, Owner, Wal};
+use crate::watch::Hub;
 
 /// Why a shard is not open.
 enum NotOpen {
@@ -110,6 +111,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         keeps_state: settings.node.role != Role::TieBreaker,
         limits: settings.state,
         snapshot_pause: settings.snapshot_pause,
+        history: settings.history,
     };
     let founders = settings.founders.clone();
     let replica = Replica::open(Rc::new(context), disk, wal, machine, settings.timers.clone(), founders).await?;
@@ -124,6 +126,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         topology: Followers::default(),
         confirming: Cell::new(false),
         connections: Cell::new(0),
+        watches: Hub::default(),
         started: E::now(),
         in_flight: RefCell::new(Vec::new()),
         stopping: Cell::new(false),

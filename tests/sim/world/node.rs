@@ -23,6 +23,7 @@ use ringbeam_shards::raft::replica::Timers;
 use ringbeam_shards::shard::{self, Settings};
 use ringbeam_shards::state::Limits;
 use ringbeam_shards::wal::WalConfig;
+use ringbeam_shards::watch::Bounds;
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::peer::{self, Encoder, Identity, Member, PeerReplyBody, PeerRequestBody, Standing};
 use ringbeam_wire::preamble::{Kind, Preamble};
@@ -40,6 +41,7 @@ pub struct NodeSettings {
     pub value_bytes_max: usize,
     pub queue_bytes_max: usize,
     pub batch_bytes_max: usize,
+    pub history: Bounds,
 }
 
 impl Default for NodeSettings {
@@ -62,6 +64,7 @@ impl Default for NodeSettings {
             value_bytes_max: 16 << 10,
             queue_bytes_max: 256 << 10,
             batch_bytes_max: 64 << 10,
+            history: Bounds { bytes_max: 256 << 10, age_ms_max: 60_000 },
         }
     }
 }
@@ -214,6 +217,7 @@ fn shard_settings(settings: &NodeSettings, identity: &Identity, founder: bool, s
         snapshot_pause: settings.snapshot_pause,
         timers: settings.timers.clone(),
         state: settings.state,
+        history: settings.history,
     }
 }
 

@@ -1,0 +1,5 @@
+//! Watches against a plain reference: everything that happened, in one list.
+
+mod engine;
+mod model;
+mod pieces;
