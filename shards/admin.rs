@@ -63,7 +63,7 @@ pub(crate) fn status<E: Env>(shard: &Shard<E>) -> Status {
         voters: standing.progress,
         voters_joint: standing.joint,
         fault: shard.fault(),
-        ring_time_ms: machine.ring_time_ms(E::now()),
+        ring_time_ms: replica.ring_time_ms(E::now()),
     }
 }
 

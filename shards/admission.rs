@@ -68,14 +68,14 @@ pub(crate) fn admit(standing: &Standing<'_>, write: &Write<'_>) -> Result<(), Re
 
 fn check_sizes(standing: &Standing<'_>, write: &Write<'_>) -> Result<(), Reason> {
     let (key, value) = match write.op {
-        Op::Put { key, value } => (key, value),
+        Op::Put { key, value } | Op::PutFor { key, value, .. } => (key, value),
         Op::Delete { key } => (key, &[][..]),
-        Op::OpenSession | Op::CloseSession => return Ok(()),
         // Its bytes and that all its keys are of one shard: `Transact::check`.
         Op::Transact(transaction) => {
             let check = |key| standing.names.check(write.namespace, key);
             return transaction.keys().try_for_each(check).map_err(|(code, why)| Reason::Limit(code, why));
         }
+        _ => return Ok(()),
     };
     if value.len() > standing.value_bytes_max {
         let why =

@@ -42,6 +42,8 @@ pub(crate) enum Form {
     Written,
     SessionOpened,
     Transacted,
+    /// Of this lease; 0: of the one that it grants.
+    Leased(u64),
 }
 
 impl Waiter {

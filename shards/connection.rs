@@ -18,7 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Encoder, Hello, ReplyBody, Request, RequestBody, Status, Transact, Welcome};
+use ringbeam_wire::client::{self, Encoder, Hello, Life, ReplyBody, Request, RequestBody, Status, Transact, Welcome};
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::limits;
 use ringbeam_wire::preamble;
@@ -33,7 +33,7 @@ use crate::shard::{Settings, Shard};
 use crate::state::command::{Op, Write};
 use crate::state::transaction::{self, Transaction};
 use crate::watch::limits::EVENT_BYTES_MAX;
-use crate::{admin, read, topology, watch, write};
+use crate::{admin, leases, read, topology, watch, write};
 
 /// Answers of one connection that wait to be sent.
 pub(crate) struct Outbox {
@@ -286,7 +286,7 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         form,
     };
     match &request.body {
-        RequestBody::Put(put) => {
+        RequestBody::Put(put) if put.life == Life::default() => {
             let op = Op::Put { key: put.key, value: put.value };
             let command = Write {
                 namespace: put.namespace,
@@ -319,7 +319,11 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
             write::offer(shard, &command, waiter(Form::Written));
         }
         RequestBody::Transact(transact) => transact_in(shard, transact, waiter(Form::Transacted)),
-        RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) => {
+        RequestBody::Put(_)
+        | RequestBody::GrantLease { .. }
+        | RequestBody::KeepLease { .. }
+        | RequestBody::RevokeLease { .. } => leases::carry_out(shard, &request.body, waiter(Form::Written)),
+        RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) | RequestBody::GetLease { .. } => {
             read::arrive(shard, &request.body, frame, waiter(Form::Written));
         }
         RequestBody::Watch(watch) => watch::ask(shard, watch, waiter(Form::Written)),
@@ -348,7 +352,8 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
 fn transact_in<E: Env>(shard: &Shard<E>, transact: &Transact<'_>, waiter: Waiter) {
     let settings = &shard.settings;
     let namespace = limits::check_namespace(transact.namespace);
-    if let Err(refusal) = namespace.and_then(|()| transact.check(settings.value_bytes_max as u32, settings.shards)) {
+    let checked = namespace.and_then(|()| transact.check(settings.value_bytes_max as u32, settings.shards));
+    if let Err(refusal) = checked.and_then(|()| leases::check_lives(transact)) {
         return waiter.answer(&ReplyBody::Refused(refusal));
     }
     let bytes = transaction::encode(transact);

@@ -33,6 +33,7 @@ mod connection;
 mod error;
 mod fresh;
 pub mod io;
+mod leases;
 pub mod limits;
 #[cfg(feature = "sim")]
 pub mod planted;

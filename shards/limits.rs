@@ -103,6 +103,19 @@ pub const DEADLINE_SWEEP: Duration = Duration::from_millis(20);
 /// How often a shard looks after itself: snapshots due, leadership to hand over, room on the disk.
 pub const CARE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often a leader looks for keys and leases whose time is up, while there are any that have one: they go to within this, and what
+/// taking them out takes. Without any it looks each [`CARE_INTERVAL`].
+pub const EXPIRY_LOOK: Duration = Duration::from_millis(20);
+
+/// Keys and leases that one entry takes out: applying it holds the core for half a millisecond or so, about two batches' worth.
+pub const EXPIRE_KEYS_MAX: u32 = 500;
+
+/// Pause after such an entry while writes of clients are on their way: more of the time is theirs.
+pub const EXPIRE_PAUSE: Duration = Duration::from_millis(5);
+
+/// While there are keys or leases that go, a leader puts the time into the log at least this often: a new one goes on from there.
+pub const RING_TIME_NOTE: Duration = Duration::from_secs(10);
+
 /// How long a stopping leader waits to see its heir take over. A hand-over takes a few milliseconds; an heir whose disk or core
 /// is busy may need two flushes of its own and a voter's before it leads. Longer than an election, so that who stops in vain has
 /// left the ring nothing to wait for.
@@ -124,5 +137,6 @@ pub const OVERLOADED_RETRY_MS: u32 = 5;
 
 const _: () = assert!(BATCH_WRITES_MAX < 1 << 20, "session ids keep 20 bits for the position in a batch");
 const _: () = assert!(CLOCK_DRIFT_PER_MILLE_MAX < 1000);
+const _: () = assert!(EXPIRE_KEYS_MAX <= crate::state::limits::EXPIRE_HARD_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX <= 64, "openraft's follower queues 64 appends of a stream");

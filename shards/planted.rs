@@ -93,6 +93,8 @@ bugs! {
     SnapshotHoldsMore "snapshot-holds-more",
     /// A transaction's compares hold, whatever is there.
     ComparesIgnored "compares-ignored",
+    /// Keys and leases go a second of ring time before their time.
+    ExpiresEarly "expires-early",
     /// A tie-breaker drops what its snapshot covers, whoever has it.
     TieBreakerForgets "tie-breaker-forgets",
     /// A watch whose connection has no room misses what it was about to be told.

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
+use ringbeam_wire::client::Life;
 use ringbeam_wire::peer::{Member, Role};
 
 use crate::io::Env;
@@ -17,7 +18,7 @@ use crate::io::sim::{HostId, World, current_host, offer};
 use crate::raft::{log_id_out, vote_out};
 use crate::shard::Shard;
 use crate::state::command::{Batch, Op};
-use crate::state::{Answer, Revision};
+use crate::state::{Answer, Denied, Revision};
 use crate::wal::{LogId, Vote};
 
 /// One shard on one node at one moment.
@@ -198,18 +199,81 @@ pub fn take_ran() -> Vec<Ran> {
     RAN.take()
 }
 
+/// A write of a namespace other than the default one, or of a lease, as a state machine ran it. Not one that was only answered again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lived {
+    /// As in [`Ran`].
+    pub host: HostId,
+    /// As in [`Ran`].
+    pub dir: String,
+    /// The place of the log.
+    pub revision: Revision,
+    /// Ring time there, milliseconds.
+    pub ring_time_ms: u64,
+    /// What was asked.
+    pub what: LifeOp,
+    /// It was denied.
+    pub denied: bool,
+}
+
+/// What was asked that has to do with the lives of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are those of the log")]
+pub enum LifeOp {
+    Put { key: Vec<u8>, life: Life, existed: bool },
+    Grant { lease: u64, ttl_ms: u64 },
+    Keep { lease: u64 },
+    Revoke { lease: u64 },
+}
+
+thread_local! {
+    static LIVED: RefCell<Vec<Lived>> = const { RefCell::new(Vec::new()) };
+}
+
+/// All of these that state machines of this thread ran since the last call.
+pub fn take_lived() -> Vec<Lived> {
+    LIVED.take()
+}
+
+fn lived(host: HostId, dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) {
+    for ((position, write), answer) in (0..).zip(batch.iter()).zip(answers) {
+        let revision = Revision { index, position };
+        let what = match write.op {
+            Op::Put { key, .. } if !write.namespace.is_empty() => {
+                LifeOp::Put { key: key.to_vec(), life: Life::default(), existed: answer.existed }
+            }
+            Op::PutFor { key, life, .. } => LifeOp::Put { key: key.to_vec(), life, existed: answer.existed },
+            Op::GrantLease { ttl_ms } => LifeOp::Grant { lease: revision.session_id(), ttl_ms },
+            Op::KeepLease { lease } => LifeOp::Keep { lease },
+            Op::RevokeLease { lease } => LifeOp::Revoke { lease },
+            _ => continue,
+        };
+        // A session that is not there, or its window, says nothing of a life.
+        let denied = match answer.outcome {
+            Ok(()) => false,
+            Err(Denied::LeaseNotFound) => true,
+            Err(_) => continue,
+        };
+        if !answer.duplicate {
+            let (dir, ring_time_ms) = (dir.to_string(), answer.ring_time_ms);
+            LIVED.with_borrow_mut(|all| all.push(Lived { host, dir, revision, ring_time_ms, what, denied }));
+        }
+    }
+}
+
 /// A state machine has run a batch.
 pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) {
     let Some(host) = current_host() else { return };
+    lived(host, dir, index, batch, answers);
     RAN.with_borrow_mut(|ran| {
         for ((position, write), answer) in (0..).zip(batch.iter()).zip(answers) {
             // A transaction that found another state than it expected wrote nothing.
             let (key, ran_it) = match write.op {
                 Op::Put { key, .. } | Op::Delete { key } => (key, true),
                 Op::Transact(transaction) => (transaction.keys().next().unwrap_or_default(), answer.existed),
-                Op::OpenSession | Op::CloseSession => continue,
+                _ => continue,
             };
-            if write.session == 0 {
+            if write.session == 0 || !write.namespace.is_empty() {
                 continue;
             }
             let answer = (answer.outcome.is_ok() && ran_it).then_some((answer.revision, answer.duplicate));

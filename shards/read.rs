@@ -15,6 +15,9 @@
 //! An answer is as of one log index, and bounded: it is made without a pause, and a page ends where a bound is reached. Pages take as
 //! long as a hundred gets, so each is a task of its own: others run in between.
 //!
+//! A key whose time is up is read until an entry of the log has taken it out (`leases.rs`): a moment later, or much later while no
+//! leader is there to propose it. Who must not see it compares ring times.
+//!
 //! **Caveat**: a local read is served by whatever this node has applied, and a follower hears of a commit after the client does, with
 //! the next append (`limits::COMMIT_UPDATE_WAIT`). When the leader dies in between, its followers have the entry and cannot know
 //! that it was acknowledged: local reads lack it until a quorum has elected a leader, for as long as that takes.
@@ -31,6 +34,7 @@ use crate::attest;
 use crate::batcher::Waiter;
 use crate::error::{internal, overloaded};
 use crate::io::{Env, Instant};
+use crate::leases;
 use crate::limits::{FRESH_WAITING_MAX, READS_WAITING_MAX};
 use crate::raft::replica::NotApplied;
 use crate::shard::Shard;
@@ -61,13 +65,14 @@ pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame
     if consistency != Consistency::Linearizable {
         attest::wanted(shard, now);
     }
-    let is_page = !matches!(body, RequestBody::Get(_));
+    let is_page = !matches!(body, RequestBody::Get(_) | RequestBody::GetLease { .. });
     if ready && !is_page {
         return answer(shard, body, waiter, now);
     }
     // The answer may change until then; a connection's bound need not be exact.
     let promised = shard.replica.machine().with_state(|state| match body {
         RequestBody::Get(get) => state.get(get.namespace, get.key).map_or(0, |found| found.value.len()),
+        RequestBody::GetLease { .. } => 0,
         _ => ITEMS_BYTES_MAX as usize,
     });
     waiter.outbox.promise(promised);
@@ -173,6 +178,7 @@ fn answer<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: Waiter, now:
             RequestBody::Get(get) => ReplyBody::Value(Value { age_ms, stale, ..value(state, get) }),
             RequestBody::GetMany(many) => ReplyBody::Items(Items { age_ms, stale, ..many_items(state, many) }),
             RequestBody::Scan(scan) => ReplyBody::Items(Items { age_ms, stale, ..page(state, scan) }),
+            RequestBody::GetLease { lease } => leases::found(state, *lease, shard.replica.ring_time_ms(now)),
             _ => ReplyBody::Refused(internal("not a read")),
         };
         waiter.answer(&body);

@@ -7,6 +7,7 @@
 //!          └─ peer ───▶ raft/peers.rs
 //!  [care]  snapshots due, leadership, membership changes left half done, room on the disk
 //!  [pump]  what happens, to those who watch (watch/)
+//!  [expire]  keys and leases whose time is up: leases.rs
 //!  [waiting]  who has stopped waiting, or waits for nothing
 //! ```
 //! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
@@ -43,7 +44,7 @@ use crate::state::{Answer, Limits};
 use crate::topology::Followers;
 use crate::wal::{NoRoom, WalConfig};
 use crate::watch::{Bounds, Hub};
-use crate::{attest, connection, raft, read, topology, watch, write};
+use crate::{attest, connection, leases, raft, read, topology, watch, write};
 
 /// What the operator chose, for one shard. Ranges are checked where the file is read.
 #[derive(Clone, Debug)]
@@ -123,6 +124,7 @@ pub async fn run<E: Env>(
     E::spawn(watch_waiting(shard.clone()));
     E::spawn(watch::pump(shard.clone()));
     E::spawn(care(shard.clone()));
+    E::spawn(leases::expire(shard.clone()));
     E::spawn(leave(shard.clone(), net.clone()));
     while let Some((preamble, reader, writer)) = net.accept().await {
         match Preamble::decode(&preamble).map(|p| p.kind) {

@@ -29,6 +29,7 @@ use crate::admission::{self, Reason};
 use crate::batcher::{Batch, Form, Waiter};
 use crate::error::{denied, internal, outcome_unknown};
 use crate::io::{Env, Instant};
+use crate::leases;
 use crate::raft::replica::NotApplied;
 use crate::raft::{Applied, Claim};
 use crate::shard::Shard;
@@ -39,7 +40,7 @@ use crate::state::{Answer, Found};
 pub(crate) fn offer<E: Env>(shard: &Shard<E>, write: &Write<'_>, waiter: Waiter) {
     let mut batcher = shard.batcher.borrow_mut();
     match shard.admit(batcher.bytes(), |standing| admission::admit(standing, write)) {
-        Ok(()) => match batcher.push(write, waiter, shard.replica.machine().ring_time_ms(E::now())) {
+        Ok(()) => match batcher.push(write, waiter, shard.replica.ring_time_ms(E::now())) {
             Ok(()) => shard.work.notify_one(),
             Err((waiter, why)) => waiter.answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why))),
         },
@@ -80,6 +81,7 @@ fn acknowledge<E: Env>(shard: &Shard<E>, batch: &Batch, applied: &Applied, taken
         match waiter.form {
             Form::SessionOpened => shard.session_opened(answer),
             Form::Transacted => transacted(answer, breakdown),
+            Form::Leased(lease) => leases::leased(shard, answer, lease),
             Form::Written => ReplyBody::Written(Written {
                 revision: answer.revision.into(),
                 ring_time_ms: answer.ring_time_ms,

@@ -63,13 +63,22 @@ struct Inner<E: Env> {
     applied: RefCell<Option<TLogId<E>>>,
     membership: RefCell<StoredMembershipOf<Types<E>>>,
     snapshot: RefCell<Option<SnapshotOf<Types<E>, SnapshotFile>>>,
-    /// Ring time at the entry applied last, and when it was applied here.
-    ring_time: Cell<(u64, Instant)>,
+    led_since: Cell<Option<LedSince>>,
     /// The least log index that somebody waits for; the greatest number: nobody waits.
     awaited: Cell<u64>,
     reached: Notify,
     /// Hears of each change.
     feed: Rc<Feed>,
+}
+
+/// A leader's first entry was applied here.
+#[derive(Clone, Copy)]
+struct LedSince {
+    /// Whose, term and node.
+    leader: (u64, u64),
+    /// The ring time that the state had reached, and when.
+    ring_time_ms: u64,
+    at: Instant,
 }
 
 impl<E: Env> Clone for Machine<E> {
@@ -102,7 +111,7 @@ impl<E: Env> Machine<E> {
             applied: RefCell::new(None),
             membership: RefCell::new(Default::default()),
             snapshot: RefCell::new(found),
-            ring_time: Cell::new((0, E::now())),
+            led_since: Cell::new(None),
             awaited: Cell::new(u64::MAX),
             reached: Notify::new(),
         })))
@@ -135,10 +144,23 @@ impl<E: Env> Machine<E> {
         }
     }
 
-    /// The ring's time now, as this node would carry it on: what the log said last, and this node's monotonic clock since.
-    pub fn ring_time_ms(&self, now: Instant) -> u64 {
-        let (ms, at) = self.0.ring_time.get();
-        ms + now.since(at).as_millis() as u64
+    /// The ring's time now, as the leader of `(term, node)` carries it on: what the log said when it began to lead, and its monotonic
+    /// clock since. Before that it stands still. So between two batches, whoever made them, no more ring time passes than time did.
+    pub fn ring_time_ms(&self, leader: (u64, u64), now: Instant) -> u64 {
+        let reached_ms = self.0.state.borrow().ring_time_ms();
+        match self.0.led_since.get() {
+            Some(since) if since.leader == leader => {
+                reached_ms.max(since.ring_time_ms + now.since(since.at).as_millis() as u64)
+            }
+            _ => reached_ms,
+        }
+    }
+
+    /// A leader's first entry: all that was before it is applied.
+    fn led_from_here(&self, id: &TLogId<E>) {
+        let id = raft::log_id_out::<E>(id);
+        let ring_time_ms = self.0.state.borrow().ring_time_ms();
+        self.0.led_since.set(Some(LedSince { leader: (id.term, id.leader), ring_time_ms, at: E::now() }));
     }
 
     /// What watches are served from.
@@ -168,7 +190,6 @@ impl<E: Env> Machine<E> {
             feed.record(index, ring_time_ms, |changes| state.apply_to(index, &batch, &mut answers, changes));
             #[cfg(feature = "sim")]
             crate::probe::ran(&self.0.settings.dir, index, &batch, &answers);
-            self.0.ring_time.set((state.ring_time_ms(), began));
         }
         Ok(Applied { answers, index, began, ended: E::now() })
     }
@@ -194,6 +215,7 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
                 EntryPayload::Normal(batch) => self.apply_batch(id.index, &batch.payload)?,
                 EntryPayload::Blank => {
                     self.advance(id.index);
+                    self.led_from_here(&id);
                     Applied { index: id.index, ..Applied::default() }
                 }
                 EntryPayload::Membership(m) => {
@@ -243,7 +265,6 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
         let bytes = reader.position();
         if inner.settings.keeps_state {
             let state = loader.finish().map_err(|why| reader.bad(&why.to_string()))?;
-            inner.ring_time.set((state.ring_time_ms(), E::now()));
             inner.feed.reset(state.applied(), state.ring_time_ms());
             *inner.state.borrow_mut() = state;
             inner.generation.set(inner.generation.get() + 1);

@@ -240,6 +240,12 @@ impl<E: Env> Replica<E> {
         }
     }
 
+    /// The ring's time now, for what this node proposes as the leader.
+    pub fn ring_time_ms(&self, now: Instant) -> u64 {
+        let term = self.metrics.borrow_watched().current_term;
+        self.machine.ring_time_ms((term, self.context.me.node), now)
+    }
+
     /// The state machine, for reads.
     pub fn machine(&self) -> &Machine<E> {
         &self.machine

@@ -16,7 +16,6 @@ use super::machine::{Machine, MachineSettings};
 use super::replica::{Replica, Timers};
 use super::{Site, TEntry, Types, log_id_in, vote_in};
 use crate::io::uring::{DurableWrites, Uring, UringDisk, UringNet};
-use crate::state::Limits;
 use crate::wal::{LogId, Owner, Vote, Wal, WalConfig};
 
 struct Builder;

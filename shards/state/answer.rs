@@ -48,6 +48,10 @@ pub enum Denied {
     SequenceReused = 24,
     /// The gets of a transaction found more than an answer may hold.
     ResultTooLarge = 29,
+    /// The lease has ended, or never was.
+    LeaseNotFound = 33,
+    /// The shard has as many leases as it may.
+    TooManyLeases = 34,
 }
 
 impl Denied {
@@ -64,6 +68,8 @@ impl Denied {
             Denied::TooManySessions => "the shard has as many sessions as it may; close some or retry later",
             Denied::SequenceReused => "the session used this sequence for another command; use the next sequence",
             Denied::ResultTooLarge => "the gets of the transaction found more than 65536 bytes; read those keys by themselves",
+            Denied::LeaseNotFound => "the lease has ended, or never was; grant a new one",
+            Denied::TooManyLeases => "the shard has as many leases as it may; revoke some or retry later",
         }
     }
 }

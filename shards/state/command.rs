@@ -13,6 +13,9 @@
 //!
 //! ops: 1 put, 2 delete, 3 open session, 4 close session,             all integers little-endian
 //!      5 transaction (no key; its value is that of transaction.rs)
+//!      9 grant a lease (value: ttl ms u64), 10 keep, 11 revoke it (value: lease u64); no key
+//!      12 expire (value: keys at most u32), by the leader itself
+//!      14 put with a life (value: ttl ms u64, lease u64, one of them not 0, value)
 //! ```
 //!
 //! The log checks a CRC before anybody reads a batch, so bytes that do not parse mean a bug or another version, and the shard
@@ -25,7 +28,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::limits::{KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, POSITIONS_MAX, VALUE_BYTES_HARD_MAX};
+use ringbeam_wire::client::Life;
+
+use super::limits::{EXPIRE_HARD_MAX, KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, POSITIONS_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
 use super::transaction::{self, Transaction};
 
@@ -34,6 +39,45 @@ const HEAD_BYTES: usize = 16;
 const WRITE_HEAD_BYTES: usize = 8;
 const SESSION_BYTES: usize = 24;
 const OP_HAS_SESSION: u8 = 0x80;
+/// Bytes of a life in front of a value.
+pub(super) const LIFE_BYTES: usize = 16;
+const FRONT_BYTES_MAX: usize = 24;
+
+/// Numbers in front of a write's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Front {
+    bytes: [u8; FRONT_BYTES_MAX],
+    len: usize,
+}
+
+impl Front {
+    const NONE: Front = Front { bytes: [0; FRONT_BYTES_MAX], len: 0 };
+
+    pub fn of(words: &[u64]) -> Front {
+        let mut front = Front { len: 8 * words.len(), ..Front::NONE };
+        for (to, word) in front.bytes.chunks_exact_mut(8).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        front
+    }
+    fn of_u32(word: u32) -> Front {
+        Front { len: 4, ..Front::of(&[u64::from(word)]) }
+    }
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// A life, and the value behind it. `None`: none is there, or one without an end.
+pub(super) fn split_life(bytes: &[u8]) -> Option<(Life, &[u8])> {
+    let (front, value) = bytes.split_at_checked(LIFE_BYTES)?;
+    let life = Life { ttl_ms: word(front, 0)?, lease: word(front, 8)? };
+    (life != Life::default()).then_some((life, value))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|eight| u64::from_le_bytes(*eight))
+}
 
 /// One write of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +115,35 @@ pub enum Op<'a> {
     CloseSession,
     /// Compares, then one of two lists of gets, puts and deletes.
     Transact(Transaction<'a>),
+    /// Sets a key that goes again.
+    PutFor {
+        /// 1 to 4,096 bytes.
+        key: &'a [u8],
+        /// When it goes: a time, a lease, or both.
+        life: Life,
+        /// At most 16 MiB.
+        value: &'a [u8],
+    },
+    /// Grants a lease; its id is the revision's (`Revision::session_id`).
+    GrantLease {
+        /// It ends this long after it was kept alive last; not 0.
+        ttl_ms: u64,
+    },
+    /// Keeps a lease alive.
+    KeepLease {
+        /// Its id.
+        lease: u64,
+    },
+    /// Ends a lease.
+    RevokeLease {
+        /// Its id.
+        lease: u64,
+    },
+    /// Takes out keys and leases whose time is up. Only a leader makes it.
+    Expire {
+        /// So many at most: 1 to `limits::EXPIRE_HARD_MAX`.
+        most: u32,
+    },
 }
 
 impl<'a> Op<'a> {
@@ -81,50 +154,67 @@ impl<'a> Op<'a> {
             Op::OpenSession => 3,
             Op::CloseSession => 4,
             Op::Transact(_) => 5,
+            Op::GrantLease { .. } => 9,
+            Op::KeepLease { .. } => 10,
+            Op::RevokeLease { .. } => 11,
+            Op::Expire { .. } => 12,
+            Op::PutFor { .. } => 14,
         }
     }
-    fn key_and_value(&self) -> (&'a [u8], &'a [u8]) {
+    /// Its key, and its value in two parts.
+    #[inline]
+    fn parts(&self) -> (&'a [u8], Front, &'a [u8]) {
         match *self {
-            Op::Put { key, value } => (key, value),
-            Op::Delete { key } => (key, &[]),
-            Op::OpenSession | Op::CloseSession => (&[], &[]),
-            Op::Transact(transaction) => (&[], transaction.bytes()),
+            Op::Put { key, value } => (key, Front::NONE, value),
+            Op::Delete { key } => (key, Front::NONE, &[]),
+            Op::OpenSession | Op::CloseSession => (&[], Front::NONE, &[]),
+            Op::Transact(transaction) => (&[], Front::NONE, transaction.bytes()),
+            Op::PutFor { key, life, value } => (key, Front::of(&[life.ttl_ms, life.lease]), value),
+            Op::GrantLease { ttl_ms: word } | Op::KeepLease { lease: word } | Op::RevokeLease { lease: word } => {
+                (&[], Front::of(&[word]), &[])
+            }
+            Op::Expire { most } => (&[], Front::of_u32(most), &[]),
         }
+    }
+    /// Whether it is about keys, which are in a namespace.
+    fn has_namespace(&self) -> bool {
+        matches!(self, Op::Put { .. } | Op::Delete { .. } | Op::Transact(_) | Op::PutFor { .. })
     }
 }
 
 impl Write<'_> {
     /// Bytes of this write in a batch.
     pub fn encoded_bytes(&self) -> usize {
-        let (key, value) = self.op.key_and_value();
+        let (key, front, value) = self.op.parts();
         let session = if self.session == 0 { 0 } else { SESSION_BYTES };
-        WRITE_HEAD_BYTES + session + self.namespace.len() + key.len() + value.len()
+        WRITE_HEAD_BYTES + session + self.namespace.len() + key.len() + front.len + value.len()
     }
 
     /// CRC32 of what the write does, apart from who sends it as which number: tells a retry from a reuse of its sequence.
     pub(super) fn command_crc(&self) -> u32 {
-        let (key, value) = self.op.key_and_value();
+        let (key, front, value) = self.op.parts();
         let mut crc = crc32fast::Hasher::new();
         crc.update(&self.head(0));
         crc.update(self.namespace.as_bytes());
         crc.update(key);
+        crc.update(front.bytes());
         crc.update(value);
         crc.finalize()
     }
 
     fn head(&self, flags: u8) -> [u8; WRITE_HEAD_BYTES] {
-        let (key, value) = self.op.key_and_value();
+        let (key, front, value) = self.op.parts();
         let mut head = [0; WRITE_HEAD_BYTES];
         head[0] = self.op.code() | flags;
         head[1] = self.namespace.len() as u8;
         head[2..4].copy_from_slice(&(key.len() as u16).to_le_bytes());
-        head[4..].copy_from_slice(&(value.len() as u32).to_le_bytes());
+        head[4..].copy_from_slice(&((front.len + value.len()) as u32).to_le_bytes());
         head
     }
 
     /// What both builder and parser hold a write to.
     fn check(&self) -> Result<(), String> {
-        let (key, value) = self.op.key_and_value();
+        let (key, _, value) = self.op.parts();
         let (namespace, sessionless) = (self.namespace.len(), self.session == 0);
         if namespace > NAMESPACE_BYTES_MAX {
             return Err(format!("a namespace of {namespace} bytes, at most {NAMESPACE_BYTES_MAX} are allowed"));
@@ -139,11 +229,16 @@ impl Write<'_> {
             return Err(format!("a value of {} bytes, at most {value_bytes_max} are allowed", value.len()));
         }
         match self.op {
-            Op::Put { .. } | Op::Delete { .. } if key.is_empty() => Err("an empty key".into()),
-            Op::OpenSession | Op::CloseSession if namespace > 0 => {
-                Err("a namespace on opening or closing a session, which has none".into())
+            Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } if key.is_empty() => Err("an empty key".into()),
+            op if namespace > 0 && !op.has_namespace() => Err(format!("a namespace on op {}, which has none", op.code())),
+            Op::OpenSession | Op::KeepLease { .. } | Op::Expire { .. } if !sessionless => {
+                Err(format!("a session on op {}, which has none", self.op.code()))
             }
-            Op::OpenSession if !sessionless => Err("a session on opening a session".into()),
+            Op::PutFor { life, .. } if life == Life::default() => Err("a life without an end".into()),
+            Op::GrantLease { ttl_ms: 0 } => Err("a lease without time".into()),
+            Op::Expire { most } if most == 0 || most > EXPIRE_HARD_MAX => {
+                Err(format!("{most} keys to expire, 1 to {EXPIRE_HARD_MAX} are allowed"))
+            }
             Op::CloseSession if sessionless => Err("session 0 to be closed, which is none".into()),
             _ if sessionless && (self.sequence, self.answered_below) != (0, 0) => Err("a sequence without a session".into()),
             _ => Ok(()),
@@ -187,7 +282,7 @@ impl Builder {
             return Err(Malformed::new(0, format!("a batch holds fewer than {POSITIONS_MAX} writes")));
         }
         write.check().map_err(|why| Malformed::new(self.buffer.len() as u64, why))?;
-        let (key, value) = write.op.key_and_value();
+        let (key, front, value) = write.op.parts();
         self.buffer.reserve(write.encoded_bytes());
         if write.session == 0 {
             self.buffer.put_slice(&write.head(0));
@@ -199,6 +294,7 @@ impl Builder {
         }
         self.buffer.put_slice(write.namespace.as_bytes());
         self.buffer.put_slice(key);
+        self.buffer.put_slice(front.bytes());
         self.buffer.put_slice(value);
         self.count += 1;
         Ok(())
@@ -295,10 +391,24 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<Write<'a>, Malformed> {
         3 => Op::OpenSession,
         4 => Op::CloseSession,
         5 => Op::Transact(Transaction::parse(value).map_err(|e| reader.malformed(format!("its transaction: {e}")))?),
-        other => return Err(reader.malformed(format!("op {other}, known are 1 to 5"))),
+        12 => Op::Expire { most: Reader::new(value).u32()? },
+        14 => match split_life(value) {
+            Some((life, value)) => Op::PutFor { key, life, value },
+            None => return Err(reader.malformed("a put with a life, which it has not")),
+        },
+        code @ 9..=11 => {
+            let word = Reader::new(value).u64()?;
+            match code {
+                9 => Op::GrantLease { ttl_ms: word },
+                10 => Op::KeepLease { lease: word },
+                _ => Op::RevokeLease { lease: word },
+            }
+        }
+        other => return Err(reader.malformed(format!("op {other}, known are 1 to 5, 9 to 12 and 14"))),
     };
     let write = Write { namespace, session, sequence, answered_below, op };
-    if op.key_and_value() != (key, value) {
+    let (op_key, front, op_value) = op.parts();
+    if (op_key.len(), front.len + op_value.len()) != (key.len(), value.len()) {
         return Err(reader.malformed(format!("a key or value that op {} does not take", op.code())));
     }
     write.check().map_err(|why| reader.malformed(why))?;

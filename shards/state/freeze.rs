@@ -11,12 +11,12 @@
 //! Freezing costs nothing. While frozen, the first change to a record that the cursor has not reached moves the old record
 //! here instead of freeing it; later changes to the same key find a record newer than the moment and keep nothing. A slice
 //! walks on from the cursor through the live table and what was kept, side by side, and leaves out live records that are newer
-//! than the moment. Sessions are treated alike, except that the old one is a copy, once.
+//! than the moment. Sessions and leases are treated alike (`owed.rs`), except that the old one is a copy, once.
 //!
 //! **Invariants**
 //! - Everything kept is beyond the cursor and was there at the moment; a key is kept at most once.
-//! - `keys_left` and `sessions_left` count what the slices still owe. They reach 0 exactly when the walk has seen it all, and
-//!   the walk ends then, however many newer keys lie ahead.
+//! - `keys_left` counts what the slices still owe. It reaches 0 exactly when the walk has seen it all, and the walk ends then,
+//!   however many newer keys lie ahead.
 //! - A slice visits a bounded number of records, whether it takes them or not.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,9 @@ use std::iter::Peekable;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::digest::Digest;
+use super::leases::Lease;
 use super::limits::{SLICE_BUDGET_BYTES, VISIT_COST_BYTES};
+use super::owed::Owed;
 use super::record::Record;
 use super::sessions::{Session, Sessions};
 use super::slice::{First, Kind, Slice};
@@ -38,13 +40,13 @@ pub(super) struct Frozen {
     cursor: Cursor,
     slices: u32,
     keys_left: u64,
-    sessions_left: u64,
     record_bytes: u64,
     digest: Digest,
     /// Namespace whose name the digest took last.
     digested: Option<Box<str>>,
     records: BTreeMap<Box<str>, BTreeSet<Record>>,
-    sessions: BTreeMap<u64, Session>,
+    sessions: Owed<Session>,
+    leases: Owed<Lease>,
 }
 
 /// How far the slices have come.
@@ -53,6 +55,10 @@ enum Cursor {
     First,
     /// All sessions up to this id are done. No session has the id 0.
     Sessions {
+        after: u64,
+    },
+    /// All leases up to this id are done, and all sessions.
+    Leases {
         after: u64,
     },
     /// All records up to this key of this namespace are done. No record has an empty key.
@@ -65,13 +71,13 @@ enum Cursor {
 }
 
 /// What a slice may still do, in bytes.
-struct Budget(usize);
+pub(super) struct Budget(usize);
 
 impl Budget {
-    fn spend(&mut self, bytes: usize) {
+    pub fn spend(&mut self, bytes: usize) {
         self.0 = self.0.saturating_sub(bytes);
     }
-    fn is_spent(&self) -> bool {
+    pub fn is_spent(&self) -> bool {
         self.0 == 0
     }
 }
@@ -84,6 +90,7 @@ impl Frozen {
             ring_time_ms: state.ring_time_ms,
             keys: state.contents.keys,
             sessions: state.sessions.len() as u64,
+            leases: state.contents.leases.len() as u32,
             limits: state.limits,
         };
         Frozen {
@@ -92,19 +99,19 @@ impl Frozen {
             cursor: Cursor::First,
             slices: 0,
             keys_left: first.keys,
-            sessions_left: first.sessions,
             record_bytes: 0,
             digest,
             digested: None,
             records: BTreeMap::new(),
-            sessions: BTreeMap::new(),
+            sessions: Owed::new(state.sessions.len()),
+            leases: Owed::new(state.contents.leases.len()),
         }
     }
 
-    /// Records and sessions kept.
+    /// Records, sessions and leases kept.
     pub fn kept(&self) -> u64 {
         let records: usize = self.records.values().map(BTreeSet::len).sum();
-        (records + self.sessions.len()) as u64
+        (records + self.sessions.kept() + self.leases.kept()) as u64
     }
 
     // ---- what apply calls before it changes something ----
@@ -113,7 +120,7 @@ impl Frozen {
     #[inline]
     pub fn keep_through(&self, namespace: &str, key: &[u8]) -> Option<u64> {
         let ahead = match &self.cursor {
-            Cursor::First | Cursor::Sessions { .. } => true,
+            Cursor::First | Cursor::Sessions { .. } | Cursor::Leases { .. } => true,
             Cursor::Records { namespace: done, after } => (namespace, key) > (done, after),
             Cursor::Last | Cursor::End => false,
         };
@@ -134,14 +141,14 @@ impl Frozen {
     #[inline]
     pub fn keep_session(&mut self, id: u64, session: &Session) {
         if self.needs_session(id, session) {
-            self.sessions.insert(id, session.clone());
+            self.sessions.keep(id, session.clone());
         }
     }
 
     /// Keeps a session that is gone.
     pub fn keep_removed_session(&mut self, id: u64, session: Session) {
         if self.needs_session(id, &session) {
-            self.sessions.insert(id, session);
+            self.sessions.keep(id, session);
         }
     }
 
@@ -149,9 +156,21 @@ impl Frozen {
         let ahead = match self.cursor {
             Cursor::First => true,
             Cursor::Sessions { after } => id > after,
-            Cursor::Records { .. } | Cursor::Last | Cursor::End => false,
+            Cursor::Leases { .. } | Cursor::Records { .. } | Cursor::Last | Cursor::End => false,
         };
         ahead && session.changed_at <= self.applied
+    }
+
+    /// Keeps a copy of a lease that is about to change.
+    pub fn keep_lease(&mut self, id: u64, lease: &Lease) {
+        let ahead = match self.cursor {
+            Cursor::First | Cursor::Sessions { .. } => true,
+            Cursor::Leases { after } => id > after,
+            Cursor::Records { .. } | Cursor::Last | Cursor::End => false,
+        };
+        if ahead && lease.changed_at <= self.applied {
+            self.leases.keep(id, lease.clone());
+        }
     }
 
     // ---- slices ----
@@ -173,7 +192,26 @@ impl Frozen {
             Cursor::Sessions { after } => {
                 let after = *after;
                 let mut slice = begin(Kind::Sessions, bytes_about);
-                self.take_sessions(&mut slice, after, Budget(bytes_about), sessions);
+                let Frozen { sessions: owed, digest, applied, .. } = self;
+                let old = |session: &Session| session.changed_at <= *applied;
+                let after = owed.take(after, Budget(bytes_about), sessions.after(after), old, |id, session| {
+                    session.digest(id, digest);
+                    slice.session(id, session)
+                });
+                self.cursor = Cursor::Sessions { after };
+                self.step_over_empty();
+                slice
+            }
+            Cursor::Leases { after } => {
+                let after = *after;
+                let mut slice = begin(Kind::Leases, bytes_about);
+                let Frozen { leases: owed, digest, applied, .. } = self;
+                let old = |lease: &Lease| lease.changed_at <= *applied;
+                let after = owed.take(after, Budget(bytes_about), contents.leases.after(after), old, |id, lease| {
+                    lease.digest(id, digest);
+                    slice.lease(id, lease)
+                });
+                self.cursor = Cursor::Leases { after };
                 self.step_over_empty();
                 slice
             }
@@ -198,46 +236,18 @@ impl Frozen {
 
     /// Moves on from a part of which nothing is left.
     fn step_over_empty(&mut self) {
-        if matches!(self.cursor, Cursor::Sessions { .. }) && self.sessions_left == 0 {
-            assert!(self.sessions.is_empty(), "all kept sessions were among those left");
+        if matches!(self.cursor, Cursor::Sessions { .. }) && self.sessions.left() == 0 {
+            assert!(self.sessions.kept() == 0, "all kept sessions were among those left");
+            self.cursor = Cursor::Leases { after: 0 };
+        }
+        if matches!(self.cursor, Cursor::Leases { .. }) && self.leases.left() == 0 {
+            assert!(self.leases.kept() == 0, "all kept leases were among those left");
             self.cursor = Cursor::Records { namespace: Box::default(), after: Vec::new() };
         }
         if matches!(self.cursor, Cursor::Records { .. }) && self.keys_left == 0 {
             assert!(self.records.is_empty(), "all kept records were among those left");
             self.cursor = Cursor::Last;
         }
-    }
-
-    fn take_sessions(&mut self, slice: &mut Slice, mut after: u64, mut budget: Budget, sessions: &Sessions) {
-        let mut live = sessions.after(after).peekable();
-        while self.sessions_left > 0 && !budget.is_spent() {
-            let kept = self.sessions.first_key_value().map(|(id, _)| *id);
-            let next = live.peek().map(|(id, _)| *id);
-            let before = slice.payload_bytes();
-            match (kept, next) {
-                (Some(id), next) if next.is_none_or(|next| id <= next) => {
-                    let (id, session) = self.sessions.pop_first().expect("its key was just seen");
-                    live.next_if(|(live, _)| *live == id);
-                    after = id;
-                    self.write_session(slice, id, &session);
-                }
-                _ => {
-                    let (id, session) = live.next().expect("sessions are left, and none of them is kept");
-                    after = id;
-                    if session.changed_at <= self.applied {
-                        self.write_session(slice, id, session);
-                    }
-                }
-            }
-            budget.spend(VISIT_COST_BYTES + slice.payload_bytes() - before);
-        }
-        self.cursor = Cursor::Sessions { after };
-    }
-
-    fn write_session(&mut self, slice: &mut Slice, id: u64, session: &Session) {
-        slice.session(id, session);
-        session.digest(id, &mut self.digest);
-        self.sessions_left -= 1;
     }
 
     fn take_records(

@@ -23,6 +23,12 @@ pub const INDEX_MAX: u64 = 1 << (64 - POSITION_BITS);
 /// at once. A session whose time is up is refused at once all the same, removed or not.
 pub const EXPIRED_PER_BATCH_MAX: usize = 64;
 
+/// Leases that a shard may have, those included whose time is up and which no `Expire` has taken yet. One for each client of a large
+/// fleet; about 200 bytes each, so this bounds them to 26 MB.
+pub const LEASES_MAX: u32 = 1 << 17;
+/// Keys and leases that one `Expire` may take at most: what is proposed is far less (`crate::limits`), this is what the log may hold.
+pub const EXPIRE_HARD_MAX: u32 = 10_000;
+
 /// What a slice's walk costs for a record that it only looks at, in bytes of its budget. Each is a cache
 /// miss or two, which take longer than copying a small record.
 pub const VISIT_COST_BYTES: usize = 128;

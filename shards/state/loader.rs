@@ -11,8 +11,9 @@ use ringbeam_wire::limits::TRANSACTION_RESULT_BYTES_MAX;
 
 use super::answer::Revision;
 use super::digest::Digest;
+use super::leases::Lease;
 use super::limits::{
-    INDEX_MAX, KEY_BYTES_MAX, Limits, NAMESPACE_BYTES_MAX, POSITION_BITS, POSITIONS_MAX, SESSION_PLACES_MAX,
+    INDEX_MAX, KEY_BYTES_MAX, LEASES_MAX, Limits, NAMESPACE_BYTES_MAX, POSITION_BITS, POSITIONS_MAX, SESSION_PLACES_MAX,
     VALUE_BYTES_HARD_MAX,
 };
 use super::reader::{Malformed, Reader};
@@ -38,6 +39,7 @@ pub struct Loader {
     slices: u32,
     last_kind: Option<Kind>,
     last_session: u64,
+    last_lease: u64,
     /// The namespace that records go to; taken out of the state while it is filled.
     filling: Option<(Box<str>, Table)>,
 }
@@ -56,6 +58,7 @@ impl Loader {
             slices: 0,
             last_kind: None,
             last_session: 0,
+            last_lease: 0,
             filling: None,
         }
     }
@@ -136,7 +139,8 @@ impl Loader {
         match (self.last_kind, slice.kind) {
             (None, Kind::First)
             | (Some(Kind::First | Kind::Sessions), Kind::Sessions)
-            | (Some(Kind::First | Kind::Sessions | Kind::Records), Kind::Records | Kind::Last) => {}
+            | (Some(Kind::First | Kind::Sessions | Kind::Leases), Kind::Leases)
+            | (Some(Kind::First | Kind::Sessions | Kind::Leases | Kind::Records), Kind::Records | Kind::Last) => {}
             (last, kind) => return Err(Malformed::new(6, format!("kind {kind:?} after {last:?}"))),
         }
         if slice.kind != Kind::First && slice.applied != self.state.applied {
@@ -150,6 +154,11 @@ impl Loader {
             Kind::Sessions => {
                 while !payload.is_empty() {
                     self.take_session(payload)?;
+                }
+            }
+            Kind::Leases => {
+                while !payload.is_empty() {
+                    self.take_lease(payload)?;
                 }
             }
             Kind::Records => self.take_records(payload)?,
@@ -222,6 +231,24 @@ impl Loader {
         Ok(())
     }
 
+    fn take_lease(&mut self, payload: &mut Reader<'_>) -> Result<(), Malformed> {
+        let State { applied, ring_time_ms, .. } = self.state;
+        let (id, ttl_ms, ends_at_ms) = (payload.u64()?, payload.u64()?, payload.u64()?);
+        let fits = id > self.last_lease && id >> POSITION_BITS <= applied && ttl_ms > 0;
+        let leases = &mut self.state.contents.leases;
+        if !fits || ends_at_ms > ring_time_ms.saturating_add(ttl_ms) || leases.len() >= LEASES_MAX as usize {
+            let why = format!("lease {id} of {ttl_ms} ms, which ends at {ends_at_ms} ms, is out of order or bounds");
+            return Err(payload.malformed(why));
+        }
+        let lease = Lease { ttl_ms, ends_at_ms, ..Lease::default() };
+        lease.digest(id, &mut self.digest);
+        self.last_lease = id;
+        if !leases.insert(id, lease) {
+            return Err(payload.malformed(format!("lease {id} twice")));
+        }
+        Ok(())
+    }
+
     fn take_records(&mut self, payload: &mut Reader<'_>) -> Result<(), Malformed> {
         let mut named = false;
         while !payload.is_empty() {
@@ -281,13 +308,18 @@ impl Loader {
     }
 
     fn take_record(&mut self, revision: Revision, key: &[u8], extras: Extras, value: &[u8]) -> Result<(), String> {
-        let Some((_, table)) = &mut self.filling else {
+        let Some((namespace, table)) = &mut self.filling else {
             return Err("a record before its namespace".into());
         };
+        let leases = &mut self.state.contents.leases;
+        if extras.lease != 0 && !leases.contains(extras.lease) {
+            return Err(format!("a record of lease {}, which is not among the leases", extras.lease));
+        }
         let Some(record) = table.push_last(revision, key, extras, value) else {
             return Err("a key that is not after the one before it".into());
         };
         self.digest.bytes(record.as_bytes());
+        leases.moved(namespace, key, Extras::default(), extras);
         self.state.contents.keys += 1;
         self.state.contents.bytes += record::bytes_of(key, extras, value);
         Ok(())
@@ -297,11 +329,11 @@ impl Loader {
         let (digest, bytes) = (payload.u64()?, payload.u64()?);
         self.leave_namespace().map_err(|why| payload.malformed(why))?;
         let first = self.first.expect("no other slice comes before the first");
-        let due = (digest, bytes, first.keys, first.sessions);
+        let due = (digest, bytes, first.keys, first.sessions, u64::from(first.leases));
         let state = &self.state;
-        let is = (self.digest.finish(), state.bytes(), state.keys(), state.sessions());
+        let is = (self.digest.finish(), state.bytes(), state.keys(), state.sessions(), state.leases());
         if is != due {
-            let why = format!("(digest, bytes, keys, sessions) should be {due:x?} and are {is:x?}");
+            let why = format!("(digest, bytes, keys, sessions, leases) should be {due:x?} and are {is:x?}");
             return Err(payload.malformed(why));
         }
         self.finished = true;

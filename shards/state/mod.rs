@@ -11,6 +11,7 @@
 //!   table.rs    the keys of a namespace         slice.rs    the bytes of a slice
 //!   run.rs      neighbours, searched fast       loader.rs   slices back into a state
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
+//!   leases.rs   leases, and keys whose time comes           owed.rs     what a snapshot owes of sessions and leases
 //!   transaction.rs  compares, then reads and writes, as one      events.rs  each change of a key, for who listens
 //! ```
 //!
@@ -25,16 +26,17 @@
 //! - A namespace without keys does not exist.
 //! - What was frozen is what the slices carry, whatever is applied between them.
 //!
-//! **Not here**: who may write (admission), when a snapshot is due and where it goes (`raft/`), watches (`watch/` listens), leases (to come).
+//! **Not here**: who may write (admission), when a snapshot is due and where it goes (`raft/`), watches (`watch/` listens).
 
 mod answer;
 pub mod command;
 mod digest;
 pub mod events;
 mod freeze;
-
+mod leases;
 pub mod limits;
 mod loader;
+mod owed;
 mod reader;
 mod record;
 mod run;
@@ -53,6 +55,8 @@ use command::{Batch, Op, Write};
 use digest::Digest;
 use events::{Change, ChangeKind, Sink};
 use freeze::Frozen;
+pub use leases::Leased;
+use leases::Leases;
 pub use limits::Limits;
 pub use loader::Loader;
 pub use reader::Malformed;
@@ -71,10 +75,11 @@ pub struct State {
     frozen: Option<Frozen>,
 }
 
-/// All keys.
+/// All keys, and what ends their lives.
 #[derive(Debug, Default)]
 struct Contents {
     tables: BTreeMap<Box<str>, Table>,
+    leases: Leases,
     keys: u64,
     bytes: u64,
 }
@@ -104,7 +109,11 @@ pub struct Stats {
     pub sessions: u64,
     /// Answers that sessions keep.
     pub answers: u64,
-    /// Records and sessions kept only for the snapshot under way.
+    /// Leases, those included whose time is up but which no `Expire` has taken yet.
+    pub leases: u64,
+    /// Keys that have a time of their own.
+    pub timed_keys: u64,
+    /// Records, sessions and leases kept only for the snapshot under way.
     pub kept_for_snapshot: u64,
 }
 
@@ -232,6 +241,18 @@ impl State {
     pub fn sessions(&self) -> u64 {
         self.sessions.len() as u64
     }
+    /// Leases, those included whose time is up but which no `Expire` has taken yet.
+    pub fn leases(&self) -> u64 {
+        self.contents.leases.len() as u64
+    }
+    /// A lease that has not ended at this ring time, or at the one reached, if that is later.
+    pub fn lease(&self, id: u64, ring_time_ms: u64) -> Option<Leased> {
+        self.contents.leases.get(id, ring_time_ms.max(self.ring_time_ms))
+    }
+    /// Ring time from which on an `Expire` takes something, in milliseconds; `None`: nothing here ever goes by itself.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.contents.leases.next_expiry_ms()
+    }
     /// The bounds it was made with.
     pub fn limits(&self) -> Limits {
         self.limits
@@ -244,6 +265,8 @@ impl State {
             namespaces: self.contents.tables.len() as u64,
             sessions: self.sessions(),
             answers: self.sessions.answers(),
+            leases: self.leases(),
+            timed_keys: self.contents.leases.timed_keys() as u64,
             kept_for_snapshot: self.frozen.as_ref().map_or(0, Frozen::kept),
         }
     }
@@ -254,6 +277,9 @@ impl State {
         digest_moment(&mut digest, self.applied, self.ring_time_ms);
         for (id, session) in self.sessions.after(0) {
             session.digest(id, &mut digest);
+        }
+        for (id, lease) in self.contents.leases.after(0) {
+            lease.digest(id, &mut digest);
         }
         for (namespace, table) in &self.contents.tables {
             digest.bytes(namespace.as_bytes());
@@ -299,8 +325,8 @@ impl Contents {
     fn fetch<'a>(&self, namespace: &str, ahead: impl Iterator<Item = Write<'a>>) {
         let keys = ahead.take(FETCH_KEYS).filter(|write| write.namespace == namespace);
         let keys = keys.filter_map(|write| match write.op {
-            Op::Put { key, .. } | Op::Delete { key } => Some(key),
-            Op::OpenSession | Op::CloseSession | Op::Transact(_) => None,
+            Op::Put { key, .. } | Op::PutFor { key, .. } | Op::Delete { key } => Some(key),
+            _ => None,
         });
         match self.tables.get(namespace) {
             Some(table) => table.fetch(keys),
@@ -313,35 +339,38 @@ impl Contents {
         Some(Found { value: record.value(), revision: record.revision() })
     }
 
-    /// Runs a write of keys at the revision of its answer, and says in there what came of it.
+    /// Runs a write at the revision of its answer, and says in there what came of it.
     fn run<S: Sink>(&mut self, write: &Write<'_>, frozen: Option<&mut Frozen>, answer: &mut Answer, sink: &mut S) {
-        let Op::Transact(transaction) = write.op else {
-            answer.existed = self.change(answer.revision, write, frozen, sink);
-            return;
-        };
-        match transaction.run(self, answer.revision, write.namespace, frozen, sink) {
-            Ok(done) => (answer.existed, answer.gets) = (done.succeeded, done.gets),
-            Err(denied) => answer.outcome = Err(denied),
+        let (revision, namespace) = (answer.revision, write.namespace);
+        match write.op {
+            Op::Put { key, value } => {
+                self.tell_put(revision, namespace, key, value, sink);
+                answer.existed = self.put(revision, namespace, key, Extras::default(), value, frozen);
+            }
+            Op::Delete { key } => {
+                answer.existed = self.remove(ChangeKind::Delete, revision, namespace, key, frozen, sink);
+            }
+            Op::Transact(transaction) => transaction.run(self, namespace, frozen, answer, sink),
+            _ => self.run_of_leases(write, frozen, answer, sink),
         }
     }
 
-    /// Puts or deletes; whether the key existed.
-    fn change<S: Sink>(&mut self, revision: Revision, write: &Write<'_>, frozen: Option<&mut Frozen>, sink: &mut S) -> bool {
-        let namespace = write.namespace;
-        match write.op {
-            Op::Put { key, value } => {
-                let previous = if sink.wants_previous() { self.get(namespace, key) } else { None };
-                sink.changed(&Change { kind: ChangeKind::Put, namespace, key, value, revision, previous });
-                self.put(revision, namespace, key, value, frozen)
-            }
-            Op::Delete { key } => self.remove(ChangeKind::Delete, revision, namespace, key, frozen, sink),
-            Op::OpenSession | Op::CloseSession | Op::Transact(_) => false,
-        }
+    /// Tells that a key will be put.
+    fn tell_put<S: Sink>(&self, revision: Revision, namespace: &str, key: &[u8], value: &[u8], sink: &mut S) {
+        let previous = if sink.wants_previous() { self.get(namespace, key) } else { None };
+        sink.changed(&Change { kind: ChangeKind::Put, namespace, key, value, revision, previous });
     }
 
     /// Sets a key, and tells nobody; whether it existed.
-    fn put(&mut self, revision: Revision, namespace: &str, key: &[u8], value: &[u8], frozen: Option<&mut Frozen>) -> bool {
-        let extras = Extras::default();
+    fn put(
+        &mut self,
+        revision: Revision,
+        namespace: &str,
+        key: &[u8],
+        extras: Extras,
+        value: &[u8],
+        frozen: Option<&mut Frozen>,
+    ) -> bool {
         let keep_through = frozen.as_deref().and_then(|f| f.keep_through(namespace, key));
         if !self.tables.contains_key(namespace) {
             self.tables.insert(namespace.into(), Table::new());
@@ -350,7 +379,7 @@ impl Contents {
         self.keys += 1;
         self.bytes += record::bytes_of(key, extras, value);
         let before = table.put(revision, key, extras, value, keep_through);
-        self.without(before, namespace, frozen)
+        self.settle(namespace, key, before, extras, frozen)
     }
 
     /// Removes a key, for the reason that `kind` says; whether it existed.
@@ -375,26 +404,29 @@ impl Contents {
         if table.is_empty() {
             self.tables.remove(namespace);
         }
-        let existed = self.without(before, namespace, frozen);
+        let existed = self.settle(namespace, key, before, Extras::default(), frozen);
         if existed && !told {
             sink.changed(&gone);
         }
         existed
     }
 
-    /// Takes what was there before a change out of the count; whether there was anything.
-    fn without(&mut self, before: Before, namespace: &str, frozen: Option<&mut Frozen>) -> bool {
-        let bytes = match before {
-            Before::Absent => return false,
-            Before::Replaced(bytes) => bytes,
+    /// Counts out what was there before a change, keeps it for a snapshot, and notes what the key has now; whether it existed.
+    fn settle(&mut self, namespace: &str, key: &[u8], before: Before, now: Extras, frozen: Option<&mut Frozen>) -> bool {
+        let (bytes, was) = match before {
+            Before::Absent => (None, Extras::default()),
+            Before::Replaced(bytes, was) => (Some(bytes), was),
             Before::Kept(record) => {
-                let bytes = record.bytes();
+                let before = (Some(record.bytes()), record.extras());
                 frozen.expect("only a snapshot keeps records").keep_record(namespace, record);
-                bytes
+                before
             }
         };
-        self.keys -= 1;
-        self.bytes -= bytes;
-        true
+        if was != now {
+            self.leases.moved(namespace, key, was, now);
+        }
+        self.keys -= u64::from(bytes.is_some());
+        self.bytes -= bytes.unwrap_or(0);
+        bytes.is_some()
     }
 }

@@ -6,12 +6,14 @@
 //! |        | u16 = 1 | u8   |   | u32, from | u32           | u64     | u32    |    |
 //!                                 0                                                       all little-endian
 //! kind 1, first slice (number 0, and only this one):
-//!   ring time ms u64 | keys u64 | sessions u64 | sessions_max u32 | session_window u32 | answers_max u32 | 0 u32
-//!   | session_lifetime_ms u64
+//!   ring time ms u64 | keys u64 | sessions u64 | sessions_max u32 | session_window u32 | answers_max u32
+//!   | leases u32 | session_lifetime_ms u64
 //! kind 2, sessions, ascending by id; each:
 //!   id u64 | floor u64 | last use s u64 | answers u32 | 0 u32 | answers, ascending by sequence, each:
 //!     sequence u64 | index u64 | ring time ms u64 | position, existed << 20, has gets << 21 u32 | command crc u32
 //!     and if it has gets: bytes u32 | what a transaction's gets found (transaction.rs)
+//! kind 5, leases, ascending by id, between sessions and records; each:
+//!   id u64 | ttl ms u64 | ring time of its end ms u64
 //! kind 3, records, ascending by namespace and key; a namespace's name, then its records:
 //!   0 u16 | name bytes u8 | name                                                   every such slice begins with a name,
 //!   key bytes u16 (not 0) | value bytes u32 | index u64 | position u32 | key | value      unless it has no records
@@ -25,6 +27,7 @@
 //!
 //! **Not here**: what goes into a slice when (`freeze.rs`), what is checked of its contents (`loader.rs`).
 
+use super::leases::Lease;
 use super::limits::{Limits, SLICE_PAYLOAD_BYTES_MAX};
 use super::reader::{Malformed, Reader};
 use super::record::{HAS_EXTRAS, Record};
@@ -43,6 +46,7 @@ pub(super) enum Kind {
     Sessions = 2,
     Records = 3,
     Last = 4,
+    Leases = 5,
 }
 
 /// Contents of the first slice.
@@ -51,6 +55,8 @@ pub(super) struct First {
     pub ring_time_ms: u64,
     pub keys: u64,
     pub sessions: u64,
+    /// 0 in a snapshot from before there were any.
+    pub leases: u32,
     pub limits: Limits,
 }
 
@@ -81,10 +87,12 @@ impl Slice {
     pub fn first(&mut self, first: &First) {
         let Limits { sessions_max, session_window, answers_max, session_lifetime_ms } = first.limits;
         [first.ring_time_ms, first.keys, first.sessions].into_iter().for_each(|v| self.u64(v));
-        [sessions_max, session_window, answers_max, 0].into_iter().for_each(|v| self.u32(v));
+        [sessions_max, session_window, answers_max, first.leases].into_iter().for_each(|v| self.u32(v));
         self.u64(session_lifetime_ms);
     }
-    pub fn session(&mut self, id: u64, session: &Session) {
+    /// Adds a session; how many bytes it takes.
+    pub fn session(&mut self, id: u64, session: &Session) -> usize {
+        let before = self.0.len();
         [id, session.floor, session.last_use_s].into_iter().for_each(|v| self.u64(v));
         self.u32(u32::try_from(session.window.len()).expect("a window is bounded by session_window, a u32"));
         self.u32(0);
@@ -97,6 +105,12 @@ impl Slice {
                 self.0.extend_from_slice(gets);
             }
         }
+        self.0.len() - before
+    }
+    /// Adds a lease; how many bytes it takes.
+    pub fn lease(&mut self, id: u64, lease: &Lease) -> usize {
+        [id, lease.ttl_ms, lease.ends_at_ms].into_iter().for_each(|v| self.u64(v));
+        24
     }
     pub fn namespace(&mut self, name: &str) {
         self.0.extend_from_slice(&[0, 0, name.len() as u8]);
@@ -176,8 +190,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Malformed> {
         2 => Kind::Sessions,
         3 => Kind::Records,
         4 => Kind::Last,
+        5 => Kind::Leases,
         other => {
-            return Err(Malformed::new(6, format!("slice kind {other}, known are 1 to 4")));
+            return Err(Malformed::new(6, format!("slice kind {other}, known are 1 to 5")));
         }
     };
     if (zero, zeros) != (0, 0) {
@@ -190,7 +205,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Malformed> {
 pub(super) fn parse_first(payload: &mut Reader<'_>) -> Result<First, Malformed> {
     let (ring_time_ms, keys, sessions) = (payload.u64()?, payload.u64()?, payload.u64()?);
     let (sessions_max, session_window, answers_max) = (payload.u32()?, payload.u32()?, payload.u32()?);
-    payload.u32()?;
+    let leases = payload.u32()?;
     let limits = Limits { sessions_max, session_window, answers_max, session_lifetime_ms: payload.u64()? };
-    Ok(First { ring_time_ms, keys, sessions, limits })
+    Ok(First { ring_time_ms, keys, sessions, leases, limits })
 }

@@ -68,8 +68,8 @@ struct Place {
 pub(super) enum Before {
     /// Nothing.
     Absent,
-    /// A record of so many bytes, gone now.
-    Replaced(u64),
+    /// A record of so many bytes, gone now, and what it had.
+    Replaced(u64, Extras),
     /// A record that somebody still needs, unchanged.
     Kept(Record),
 }
@@ -126,12 +126,12 @@ impl Table {
             Ok(at) => {
                 let old = leaf.item_mut(at);
                 let kept = keep_through.is_some_and(|index| old.revision().index <= index);
-                let bytes = old.bytes();
+                let before = Before::Replaced(old.bytes(), old.extras());
                 if !kept && old.overwrite(revision, extras, value) {
-                    return Before::Replaced(bytes);
+                    return before;
                 }
                 let old = std::mem::replace(old, Record::new(revision, key, extras, value));
-                return if kept { Before::Kept(old) } else { Before::Replaced(bytes) };
+                return if kept { Before::Kept(old) } else { before };
             }
             Err(at) => at,
         };
@@ -166,7 +166,7 @@ impl Table {
         self.keys -= 1;
         match keep_through {
             Some(index) if old.revision().index <= index => Before::Kept(old),
-            _ => Before::Replaced(old.bytes()),
+            _ => Before::Replaced(old.bytes(), old.extras()),
         }
     }
 

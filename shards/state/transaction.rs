@@ -8,27 +8,26 @@
 //! a compare or step:
 //! 0      1          2           4           8
 //! | kind | relation | key bytes | value     | key | value |         kinds: 1 get, 2 put, 3 delete,
-//! | u8   | u8       | u16       | bytes u32 |                       4 compare revision (value: index u64, position u32), 5 value
+//! | u8   | u8       | u16       | bytes u32 |                       4 compare revision (value: index u64, position u32), 5 value,
+//!                                                                 6 put with a life (value: ttl ms u64, lease u64, value)
 //!
 //! what its gets found, one after the other:
 //! | 0 u32 |     no value         | 1 + value bytes u32 | index u64 | position u32 | value |        all integers little-endian
 //! ```
 //!
 //! It reads before it writes: compares and gets see the state as it was before, then the puts and deletes are done, all at the revision
-//! of the transaction. So one that is denied, because its gets found too much, has changed nothing.
+//! of the transaction. So one that is denied, because its gets found too much or a lease has ended, has changed nothing.
 //!
 //! **Invariants**: what [`Transaction::parse`] has accepted can be iterated without failing; no list writes a key twice.
 //!
 //! **Not here**: which shard its keys are of, and its bytes as a whole: checked before the log (`ringbeam_wire::client::Transact`).
 
-use std::rc::Rc;
-
-use ringbeam_wire::client::{Compare, Relation, Revision as WireRevision, Step, Target, Transact, written_twice};
+use ringbeam_wire::client::{Compare, Life, Relation, Revision as WireRevision, Step, Target, Transact, written_twice};
 use ringbeam_wire::limits::{TRANSACTION_PARTS_MAX, TRANSACTION_RESULT_BYTES_MAX};
 
-use super::answer::{Denied, Revision};
-use super::command::{Op, Write};
-use super::events::Sink;
+use super::answer::{Answer, Denied, Revision};
+use super::command::{Front, LIFE_BYTES, split_life};
+use super::events::{ChangeKind, Sink};
 use super::freeze::Frozen;
 use super::limits::{KEY_BYTES_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
@@ -41,14 +40,6 @@ pub(super) const HEAD_BYTES: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transaction<'a>(&'a [u8]);
 
-/// What it came to.
-pub(super) struct Done {
-    /// All compares held.
-    pub succeeded: bool,
-    /// What the gets found that ran.
-    pub gets: Option<Rc<[u8]>>,
-}
-
 enum Part<'a> {
     Compare(Compare<'a>),
     Step(Step<'a>),
@@ -60,13 +51,13 @@ pub fn encode(transact: &Transact<'_>) -> Vec<u8> {
     for count in [transact.compares.len(), transact.then.len(), transact.otherwise.len(), 0] {
         bytes.extend_from_slice(&(count as u16).to_le_bytes());
     }
-    let mut part = |kind: u8, relation: u8, key: &[u8], value: &[u8]| {
+    let mut part_of = |kind: u8, relation: u8, key: &[u8], front: &[u8], value: &[u8]| {
         bytes.extend_from_slice(&[kind, relation]);
         bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
-        bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(key);
-        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(&((front.len() + value.len()) as u32).to_le_bytes());
+        [key, front, value].into_iter().for_each(|field| bytes.extend_from_slice(field));
     };
+    let mut part = |kind, relation, key: &[u8], value: &[u8]| part_of(kind, relation, key, &[], value);
     for compare in &transact.compares {
         let relation = match compare.relation {
             Relation::Equal => 0,
@@ -86,9 +77,10 @@ pub fn encode(transact: &Transact<'_>) -> Vec<u8> {
     }
     for step in transact.then.iter().chain(&transact.otherwise) {
         match *step {
-            Step::Get { key } => part(1, 0, key, &[]),
-            Step::Put { key, value, .. } => part(2, 0, key, value),
-            Step::Delete { key } => part(3, 0, key, &[]),
+            Step::Get { key } => part_of(1, 0, key, &[], &[]),
+            Step::Put { key, value, life } if life == Life::default() => part_of(2, 0, key, &[], value),
+            Step::Put { key, value, life } => part_of(6, 0, key, Front::of(&[life.ttl_ms, life.lease]).bytes(), value),
+            Step::Delete { key } => part_of(3, 0, key, &[], &[]),
         }
     }
     bytes
@@ -171,37 +163,53 @@ impl<'a> Transaction<'a> {
         self.parts().any(|part| matches!(part, Part::Step(Step::Get { .. })))
     }
 
-    /// Runs it.
+    /// Runs it at the revision of its answer, and says in there what came of it.
     pub(super) fn run<S: Sink>(
         self,
         contents: &mut Contents,
-        revision: Revision,
         namespace: &str,
         mut frozen: Option<&mut Frozen>,
+        answer: &mut Answer,
         sink: &mut S,
-    ) -> Result<Done, Denied> {
+    ) {
         let succeeded =
             self.compares().all(|compare| holds(&compare, contents.get(namespace, compare.key))) || planted!(ComparesIgnored);
         let (mut gets, mut any) = (Vec::new(), false);
         for step in self.steps(succeeded) {
-            if let Step::Get { key } = step {
-                any = true;
-                note(&mut gets, contents.get(namespace, key));
-                if gets.len() > TRANSACTION_RESULT_BYTES_MAX as usize {
-                    return Err(Denied::ResultTooLarge);
+            match step {
+                Step::Get { key } => {
+                    any = true;
+                    note(&mut gets, contents.get(namespace, key));
+                    if gets.len() > TRANSACTION_RESULT_BYTES_MAX as usize {
+                        answer.outcome = Err(Denied::ResultTooLarge);
+                        return;
+                    }
                 }
+                Step::Put { life, .. } => {
+                    if let Err(denied) = contents.leases.extras(life, answer.ring_time_ms) {
+                        answer.outcome = Err(denied);
+                        return;
+                    }
+                }
+                Step::Delete { .. } => {}
             }
         }
         for step in self.steps(succeeded) {
-            let op = match step {
-                Step::Get { .. } => continue,
-                Step::Put { key, value, .. } => Op::Put { key, value },
-                Step::Delete { key } => Op::Delete { key },
-            };
-            let write = Write { namespace, session: 0, sequence: 0, answered_below: 0, op };
-            contents.change(revision, &write, frozen.as_deref_mut(), sink);
+            match step {
+                Step::Get { .. } => {}
+                Step::Put { key, value, life } => {
+                    let extras = contents.leases.extras(life, answer.ring_time_ms).expect("looked at above");
+                    contents.tell_put(answer.revision, namespace, key, value, sink);
+                    contents.put(answer.revision, namespace, key, extras, value, frozen.as_deref_mut());
+                }
+                Step::Delete { key } => {
+                    let kind = ChangeKind::Delete;
+                    contents.remove(kind, answer.revision, namespace, key, frozen.as_deref_mut(), sink);
+                }
+            }
         }
-        Ok(Done { succeeded, gets: any.then(|| gets.into()) })
+        answer.existed = succeeded;
+        answer.gets = any.then(|| gets.into());
     }
 }
 
@@ -219,7 +227,7 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, Malformed> {
     let start = reader.clone();
     let (kind, relation, key_bytes, value_bytes) = (reader.u8()?, reader.u8()?, reader.u16()?, reader.u32()? as usize);
     let (key, value) = (reader.take(usize::from(key_bytes))?, reader.take(value_bytes)?);
-    if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_HARD_MAX {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_HARD_MAX + LIFE_BYTES {
         let why = format!("a key of {key_bytes} bytes, 1 to {KEY_BYTES_MAX} are allowed, with a value of {value_bytes}");
         return Err(start.malformed(why));
     }
@@ -231,7 +239,7 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, Malformed> {
         other => return Err(start.malformed(format!("relation {other}, known are 0 to 3"))),
     };
     match kind {
-        1..=3 if relation != 0 || kind != 2 && !value.is_empty() => {
+        1..=3 | 6 if relation != 0 || matches!(kind, 1 | 3) && !value.is_empty() => {
             Err(start.malformed(format!("a relation or value that step {kind} does not take")))
         }
         1 => Ok(Part::Step(Step::Get { key })),
@@ -246,7 +254,11 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, Malformed> {
             Ok(Part::Compare(Compare { key, relation: compared, target }))
         }
         5 => Ok(Part::Compare(Compare { key, relation: compared, target: Target::Value(value) })),
-        other => Err(start.malformed(format!("part {other}, known are 1 to 5"))),
+        6 => match split_life(value) {
+            Some((life, value)) => Ok(Part::Step(Step::Put { key, value, life })),
+            None => Err(start.malformed(format!("a put with a life, which it has not, in {value_bytes} bytes"))),
+        },
+        other => Err(start.malformed(format!("part {other}, known are 1 to 6"))),
     }
 }
 

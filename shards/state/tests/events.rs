@@ -33,7 +33,9 @@ impl Sink for Heard {
             ChangeKind::Put => {
                 self.keys.insert(place, (revision, value.to_vec()));
             }
-            ChangeKind::Delete => assert!(before.is_some() && value.is_empty(), "a delete of nothing is told"),
+            ChangeKind::Delete | ChangeKind::Expire => {
+                assert!(before.is_some() && value.is_empty(), "a delete of nothing is told");
+            }
             other => panic!("{other:?}: nothing in this work does that"),
         }
     }

@@ -4,13 +4,14 @@
 
 mod apply;
 mod events;
+mod leases;
 mod model;
 mod sessions;
 mod snapshot;
 mod transactions;
 
 use bytes::Bytes;
-use ringbeam_wire::client::Transact;
+use ringbeam_wire::client::{Life, Transact};
 
 use super::command::{Builder, Op, Write, parse};
 use super::transaction::Transaction;
@@ -55,6 +56,18 @@ pub enum OwnedOp {
     Open,
     Close,
     Transact(OwnedTransact),
+    PutFor(Vec<u8>, Life, Vec<u8>),
+    Grant(u64),
+    Keep(u64),
+    Revoke(u64),
+    Expire(u32),
+}
+
+impl OwnedOp {
+    /// No session may have it.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, OwnedOp::Open | OwnedOp::Keep(_) | OwnedOp::Expire(_))
+    }
 }
 
 impl Owned {
@@ -90,6 +103,11 @@ impl Owned {
             OwnedOp::Open => Op::OpenSession,
             OwnedOp::Close => Op::CloseSession,
             OwnedOp::Transact(transact) => Op::Transact(Transaction::parse(&transact.bytes).expect("as encoded")),
+            OwnedOp::PutFor(key, life, value) => Op::PutFor { key, life: *life, value },
+            OwnedOp::Grant(ttl_ms) => Op::GrantLease { ttl_ms: *ttl_ms },
+            OwnedOp::Keep(lease) => Op::KeepLease { lease: *lease },
+            OwnedOp::Revoke(lease) => Op::RevokeLease { lease: *lease },
+            OwnedOp::Expire(most) => Op::Expire { most: *most },
         };
         let Owned { session, sequence, answered_below, .. } = *self;
         Write { namespace: &self.namespace, session, sequence, answered_below, op }

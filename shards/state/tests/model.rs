@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use ringbeam_wire::client::Life;
+
+use super::leases::{self, Lives};
 use super::transactions::{self, OwnedStep};
 use super::{Owned, OwnedOp, Random};
 use crate::state::{Answer, Denied, Limits, Revision, State};
@@ -10,6 +13,7 @@ use crate::state::{Answer, Denied, Limits, Revision, State};
 pub struct Model {
     pub keys: BTreeMap<(String, Vec<u8>), (Revision, Vec<u8>)>,
     pub sessions: BTreeMap<u64, ModelSession>,
+    pub lives: Lives,
     pub ring_time_ms: u64,
     pub applied: u64,
 }
@@ -49,7 +53,7 @@ impl Model {
             OwnedOp::Close => {
                 return Answer { existed: self.sessions.remove(&write.session).is_some(), ..ok() };
             }
-            OwnedOp::Put(..) | OwnedOp::Delete(..) | OwnedOp::Transact(_) => {}
+            _ => {}
         }
         if write.session != 0 {
             let Some(session) = self.sessions.get_mut(&write.session) else {
@@ -71,34 +75,54 @@ impl Model {
         }
         let mut gets = None;
         let existed = match &write.op {
-            OwnedOp::Put(key, value) => {
-                self.keys.insert((write.namespace.clone(), key.clone()), (revision, value.clone())).is_some()
+            OwnedOp::Put(key, value) => self.put(write, key, Life::default(), value, revision),
+            OwnedOp::PutFor(key, life, value) if self.lives.grants(*life, self.ring_time_ms) => {
+                self.put(write, key, *life, value, revision)
             }
-            OwnedOp::Delete(key) => self.keys.remove(&(write.namespace.clone(), key.clone())).is_some(),
+            OwnedOp::PutFor(..) => return denied(Denied::LeaseNotFound),
+            OwnedOp::Delete(key) => self.delete(write, key),
             OwnedOp::Transact(transact) => {
                 let held = transact.held(|key| self.found(&write.namespace, key));
                 let steps = transact.steps(held);
+                for step in steps {
+                    if let OwnedStep::Put(_, life, _) = step
+                        && !self.lives.grants(*life, self.ring_time_ms)
+                    {
+                        return denied(Denied::LeaseNotFound);
+                    }
+                }
                 gets = transactions::gets(steps, |key| self.found(&write.namespace, key));
                 for step in steps {
                     match step {
                         OwnedStep::Get(_) => {}
-                        OwnedStep::Put(key, value) => {
-                            self.keys.insert((write.namespace.clone(), key.clone()), (revision, value.clone()));
-                        }
-                        OwnedStep::Delete(key) => {
-                            self.keys.remove(&(write.namespace.clone(), key.clone()));
-                        }
+                        OwnedStep::Put(key, life, value) => drop(self.put(write, key, *life, value, revision)),
+                        OwnedStep::Delete(key) => drop(self.delete(write, key)),
                     }
                 }
                 held
             }
-            OwnedOp::Open | OwnedOp::Close => unreachable!("answered above"),
+            _ => match self.run_of_leases(write, revision).expect("all others were answered above") {
+                Ok(existed) => existed,
+                Err(why) => return denied(why),
+            },
         };
         let answer = Answer { existed, gets, ..ok() };
         if let Some(session) = self.sessions.get_mut(&write.session) {
             session.answers.insert(write.sequence, (answer.clone(), write.clone()));
         }
         answer
+    }
+
+    fn put(&mut self, write: &Owned, key: &[u8], life: Life, value: &[u8], revision: Revision) -> bool {
+        let name = (write.namespace.clone(), key.to_vec());
+        self.lives.put(&name, life, self.ring_time_ms);
+        self.keys.insert(name, (revision, value.to_vec())).is_some()
+    }
+
+    fn delete(&mut self, write: &Owned, key: &[u8]) -> bool {
+        let name = (write.namespace.clone(), key.to_vec());
+        self.lives.keys.remove(&name);
+        self.keys.remove(&name).is_some()
     }
 
     fn found(&self, namespace: &str, key: &[u8]) -> Option<(Revision, &[u8])> {
@@ -111,7 +135,8 @@ impl Model {
         assert_eq!((state.applied(), state.ring_time_ms()), (self.applied, self.ring_time_ms), "seed {seed}");
         assert_eq!(state.keys(), self.keys.len() as u64, "seed {seed}");
         let bytes: usize = self.keys.iter().map(|((_, key), (_, value))| 14 + key.len() + value.len()).sum();
-        assert_eq!(state.bytes(), bytes as u64, "seed {seed}");
+        assert_eq!(state.bytes(), (bytes + self.lives.bytes()) as u64, "seed {seed}");
+        self.check_lives(state, seed);
         for ((namespace, key), (revision, value)) in &self.keys {
             let found = state.get(namespace, key).expect("the model has this key");
             assert_eq!((found.revision, found.value), (*revision, &value[..]), "seed {seed}");
@@ -140,6 +165,7 @@ pub struct Work {
     pub random: Random,
     pub ring_time_ms: u64,
     pub sessions: Vec<u64>,
+    pub leases: Vec<u64>,
     sequences: BTreeMap<u64, u64>,
     sent: Vec<Owned>,
     keys: u64,
@@ -147,7 +173,8 @@ pub struct Work {
 
 impl Work {
     pub fn new(seed: u64, keys: u64) -> Work {
-        Work { random: Random(seed), ring_time_ms: 0, sessions: Vec::new(), sequences: BTreeMap::new(), sent: Vec::new(), keys }
+        let (sessions, leases, sequences) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Work { random: Random(seed), ring_time_ms: 0, sessions, leases, sequences, sent: Vec::new(), keys }
     }
 
     /// The writes of the next batch.
@@ -175,18 +202,29 @@ impl Work {
         }
         let namespace = *self.random.pick(&["", "", "a", "ab", "b\u{e9}"]);
         let key = self.key();
-        let write = match self.random.below(4) {
+        let write = match self.random.below(6) {
             0 => Owned::delete(key),
+            4 | 5 => match leases::random(self, key) {
+                write if write.op.is_alone() => return write,
+                // None of a lease is in a namespace.
+                write if !matches!(write.op, OwnedOp::PutFor(..)) => return self.in_session(session, write),
+                write => write,
+            },
             1 => {
                 let keys = [key, self.key(), self.key()];
-                transactions::random(&mut self.random, &keys)
+                let lease = self.leases.last().copied().unwrap_or(7);
+                transactions::random(&mut self.random, &keys, lease)
             }
             _ => {
                 let value = vec![self.random.below(3) as u8; *self.random.pick(&[0, 3, 3, 3, 40])];
                 Owned::put(key, value)
             }
         };
-        let write = write.within(namespace);
+        self.in_session(session, write.within(namespace))
+    }
+
+    /// The write with a place in the session, or without.
+    fn in_session(&mut self, session: u64, write: Owned) -> Owned {
         if session == 0 || self.random.one_in(4) {
             return write;
         }
@@ -219,9 +257,15 @@ impl Work {
             if write.op == OwnedOp::Open && answer.outcome == Ok(()) {
                 self.sessions.push(answer.revision.session_id());
             }
+            if matches!(write.op, OwnedOp::Grant(_)) && answer.outcome == Ok(()) {
+                self.leases.push(answer.revision.session_id());
+            }
         }
         if self.sessions.len() > 8 {
             self.sessions.remove(0);
+        }
+        if self.leases.len() > 6 {
+            self.leases.remove(0);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ringbeam_wire::client::{Compare, Relation, Revision as WireRevision, Step, Target, Transact};
+use ringbeam_wire::client::{Compare, Life, Relation, Revision as WireRevision, Step, Target, Transact};
 
 use super::{Owned, Random, apply, batch, open, small_limits};
 use crate::state::command::parse;
@@ -27,7 +27,7 @@ enum OwnedTarget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnedStep {
     Get(Vec<u8>),
-    Put(Vec<u8>, Vec<u8>),
+    Put(Vec<u8>, Life, Vec<u8>),
     Delete(Vec<u8>),
 }
 
@@ -40,7 +40,7 @@ impl OwnedTransact {
         let steps = |steps: &[Step<'_>]| {
             let owned = steps.iter().map(|step| match *step {
                 Step::Get { key } => OwnedStep::Get(key.to_vec()),
-                Step::Put { key, value, .. } => OwnedStep::Put(key.to_vec(), value.to_vec()),
+                Step::Put { key, value, life } => OwnedStep::Put(key.to_vec(), life, value.to_vec()),
                 Step::Delete { key } => OwnedStep::Delete(key.to_vec()),
             });
             owned.collect()
@@ -95,7 +95,7 @@ pub fn gets<'a>(steps: &[OwnedStep], found: impl Fn(&[u8]) -> Option<(Revision, 
 }
 
 /// Some compares and steps on these keys.
-pub fn random(random: &mut Random, keys: &[Vec<u8>]) -> Owned {
+pub fn random(random: &mut Random, keys: &[Vec<u8>], lease: u64) -> Owned {
     let values: Vec<Vec<u8>> = (0..6).map(|n| vec![n % 3; *random.pick(&[0, 3, 3, 40])]).collect();
     let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
@@ -117,7 +117,15 @@ pub fn random(random: &mut Random, keys: &[Vec<u8>]) -> Owned {
                 0 => list.push(Step::Get { key }),
                 // Keys may be equal, and none is written twice.
                 1 if !keys[..at].contains(&key) => list.push(Step::Delete { key }),
-                2 if !keys[..at].contains(&key) => list.push(Step::put(key, value)),
+                2 if !keys[..at].contains(&key) => {
+                    let life = match random.below(6) {
+                        0 => Life { ttl_ms: 40, lease: 0 },
+                        1 => Life { ttl_ms: 40, lease },
+                        2 => Life { ttl_ms: 0, lease },
+                        _ => Life::default(),
+                    };
+                    list.push(Step::Put { key, value, life });
+                }
                 _ => {}
             }
         }
@@ -298,5 +306,5 @@ fn bytes_that_are_no_transaction_are_refused_with_their_place() {
     assert!(parse(&in_batch).is_ok());
     let mut broken = in_batch.to_vec();
     broken[16 + 8 + 8] = 9;
-    assert_eq!(parse(&broken).expect_err("part 9").to_string(), "byte 16: its transaction: byte 8: part 9, known are 1 to 5");
+    assert_eq!(parse(&broken).expect_err("part 9").to_string(), "byte 16: its transaction: byte 8: part 9, known are 1 to 6");
 }
