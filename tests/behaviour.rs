@@ -226,7 +226,7 @@ impl Scenario {
                     Error::Refused(refusal) => expect.get("refused").is_some_and(|code| code == refusal.code.as_str()),
                     Error::Timeout { .. } => expect.get("error").is_some_and(|error| error == "Timeout"),
                     Error::Unknown { .. } => expect.get("error").is_some_and(|error| error == "Unknown"),
-                    Error::Connect(_) | Error::Protocol(_) => false,
+                    Error::Connect(_) | Error::Protocol(_) | Error::Misuse(_) => false,
                 };
                 return if as_expected { Ok(()) } else { fails("the call failed") };
             }

@@ -60,6 +60,7 @@ impl From<Error> for Failure {
             Error::Refused(refusal) if refusal.unknown => Exit::Unknown,
             Error::Refused(_) => Exit::Refused,
             Error::Unknown { .. } => Exit::Unknown,
+            Error::Misuse(_) => Exit::Usage,
             Error::Timeout { .. } | Error::Connect(_) | Error::Protocol(_) => Exit::NoConnection,
         };
         Failure { exit, message: error.to_string() }

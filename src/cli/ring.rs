@@ -306,7 +306,7 @@ fn passes(error: &Error, passing: &[&str]) -> bool {
         Error::Refused(refusal) => {
             refusal.code == Code::Membership && passing.iter().any(|part| refusal.message.contains(part))
         }
-        Error::Connect(_) | Error::Protocol(_) => false,
+        Error::Connect(_) | Error::Protocol(_) | Error::Misuse(_) => false,
     }
 }
 

@@ -83,7 +83,7 @@ impl Ledger {
                 self.unknown += 1;
                 return Fate::Unknown;
             }
-            Error::Protocol(why) => self.broken.push(format!("{key}: {why}")),
+            Error::Protocol(why) | Error::Misuse(why) => self.broken.push(format!("{key}: {why}")),
             Error::Refused(_) | Error::Timeout { .. } | Error::Connect(_) => {}
         }
         self.never += 1;

@@ -37,6 +37,8 @@ pub enum Error {
     /// A node answered with something that is no answer, or the SDK and the ring do not fit together: a defect, or an
     /// endpoint that is not ringbeam.
     Protocol(String),
+    /// The program asks in a way that cannot work, and nothing was sent: the program must change.
+    Misuse(String),
 }
 
 impl fmt::Display for Error {
@@ -61,6 +63,7 @@ impl fmt::Display for Error {
                 write!(f, "not done within {timeout_ms} ms, and it certainly did not happen: try again. {why}")
             }
             Error::Connect(why) => write!(f, "no connection, check the endpoints and whether the nodes run: {why}"),
+            Error::Misuse(why) => write!(f, "this cannot work, nothing was sent: {why}"),
             Error::Protocol(why) => write!(f, "not a sensible answer, check versions and what listens there: {why}"),
         }
     }

@@ -48,6 +48,7 @@
 //!
 //! # Needs
 //!
+//! Programs that are not async use [`blocking::Client`]. Others need:
 //! A tokio runtime with I/O and time, of one thread or many. Connections live in the runtime whose task opened them.
 //! For the least CPU per call keep a client's tasks on one `current_thread` runtime: waking a task is then a push to a queue.
 //!
@@ -57,6 +58,7 @@
 
 mod admin;
 mod answer;
+pub mod blocking;
 pub mod breaker;
 pub mod budget;
 mod builder;
