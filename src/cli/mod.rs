@@ -6,6 +6,7 @@
 //! **Not here**: arguments of a node. A node has a file (`config.rs`).
 
 pub mod bench;
+mod completions;
 mod data;
 pub mod dev;
 mod exit;
@@ -30,7 +31,7 @@ use exit::{Exit, Failure};
 
 /// A replicated, durable, strongly consistent key-value store.
 #[derive(Debug, Parser)]
-#[command(name = "ringbeam", version, about, after_help = exit::HELP, propagate_version = true)]
+#[command(name = "ringbeam", version, about, after_help = exit::HELP, propagate_version = true, infer_subcommands = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -67,6 +68,9 @@ enum Command {
     /// Change the members of a ring, or who leads.
     #[command(after_help = ring::HELP)]
     Ring(ring::RingArgs),
+    /// Print what makes a shell complete these commands and their options.
+    #[command(after_help = completions::HELP)]
+    Completions(completions::CompletionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -122,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Scan(args) => block_on(data::scan(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Ring(args) => block_on(ring::run(args)),
+        Command::Completions(args) => completions::print(args.shell),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -32,6 +32,10 @@ fn what_a_person_types_is_taken() {
         "ringbeam ring replace --node 3 --by 4 --peer h4:7702 --wait-ms 1000",
         "ringbeam ring transfer",
         "ringbeam ring transfer --shard 1 --to 2 --endpoints a:1",
+        // Any beginning that only one command has.
+        "ringbeam stat",
+        "ringbeam r tr --to 2",
+        "ringbeam completions zsh",
     ] {
         assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
     }
@@ -50,6 +54,9 @@ fn what_makes_no_sense_is_refused() {
         ("ringbeam ring add --node 4 --peer :7702", ErrorKind::ValueValidation),
         ("ringbeam ring replace --node 3 --by 4", ErrorKind::MissingRequiredArgument),
         ("ringbeam observe", ErrorKind::InvalidSubcommand),
+        // Serve, scan, status.
+        ("ringbeam s", ErrorKind::InvalidSubcommand),
+        ("ringbeam completions", ErrorKind::MissingRequiredArgument),
     ] {
         assert_eq!(parse(line).err(), Some(kind), "{line}");
     }
