@@ -5,6 +5,7 @@
 use crate::choices::Choices;
 use ringbeam_shards::state::command::{self, Builder, Op, Write};
 use ringbeam_shards::state::{Answer, Limits, Loader, State};
+use ringbeam_wire::client::Life;
 
 /// Small, so that they are reached.
 pub const LIMITS: Limits = Limits { sessions_max: 4, session_window: 3, answers_max: 8, session_lifetime_ms: 5_000 };
@@ -74,19 +75,42 @@ fn write_of<'a>(choices: &mut Choices<'a>) -> Write<'a> {
     let op = match kind % 16 {
         0..=7 => Op::Put { key: choices.bytes(key_bytes), value: choices.bytes(value_bytes) },
         8..=10 => Op::Delete { key: choices.bytes(key_bytes) },
-        11..=14 => Op::OpenSession,
-        _ => Op::CloseSession,
+        11 | 12 => Op::OpenSession,
+        13 => Op::CloseSession,
+        14 => Op::PutFor { key: choices.bytes(key_bytes), life: life(choices), value: choices.bytes(value_bytes) },
+        _ => match choices.below(4) {
+            0 => Op::GrantLease { ttl_ms: 1 + choices.number(1_000) / 2 },
+            1 => Op::KeepLease { lease: id(choices) },
+            2 => Op::RevokeLease { lease: id(choices) },
+            _ => Op::Expire { most: 1 + choices.below(5) as u32 },
+        },
     };
-    if matches!(op, Op::OpenSession) {
+    if matches!(op, Op::OpenSession | Op::KeepLease { .. } | Op::Expire { .. }) {
         return Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
     }
+    let namespace = if matches!(op, Op::GrantLease { .. } | Op::RevokeLease { .. }) { "" } else { namespace };
     // The id of a session is the revision of the write that opened it.
-    let session = (1 + choices.below(6) as u64) << 20 | choices.below(3) as u64;
+    let session = id(choices);
     let (sequence, answered_below) = (choices.number(1), choices.number(0));
     match op {
         Op::CloseSession => Write { namespace: "", session, sequence: 0, answered_below: 0, op },
         _ if kind & 0x40 == 0 => Write { namespace, session: 0, sequence: 0, answered_below: 0, op },
         _ => Write { namespace, session, sequence, answered_below, op },
+    }
+}
+
+/// An id of a session or a lease that may be there.
+fn id(choices: &mut Choices<'_>) -> u64 {
+    (1 + choices.below(6) as u64) << 20 | choices.below(3) as u64
+}
+
+/// Of a short time, of a lease that may be there, or of both.
+fn life(choices: &mut Choices<'_>) -> Life {
+    let ttl_ms = 1 + choices.below(3_000) as u64;
+    match choices.below(3) {
+        0 => Life { ttl_ms, lease: 0 },
+        1 => Life { ttl_ms, lease: id(choices) },
+        _ => Life { ttl_ms: 0, lease: id(choices) },
     }
 }
 
