@@ -142,7 +142,7 @@ impl Scenario {
             Some("txn") => return self.transact(step, &PutOptions { timeout, namespace }).await,
             Some("get_many") => {
                 let keys: Vec<Vec<u8>> = list(&step["keys"]).iter().map(bytes).collect();
-                let options = GetOptions { consistency, timeout, namespace };
+                let options = GetOptions { consistency, timeout, namespace, ..GetOptions::default() };
                 let found = self.client.get_many_with(keys, &options).await?;
                 let values = found.into_iter().map(|found| found.map(|found| found.value.to_vec())).collect();
                 return Ok(Answer { values: Some(values), ..Answer::default() });
@@ -161,13 +161,20 @@ impl Scenario {
                 if let Some(limit) = step["limit"].as_u64() {
                     range = range.limit(limit);
                 }
-                let entries = self.client.scan_with(range, &GetOptions { consistency, timeout, namespace }).all().await?;
+                let entries = self
+                    .client
+                    .scan_with(range, &GetOptions { consistency, timeout, namespace, ..GetOptions::default() })
+                    .all()
+                    .await?;
                 let keys = entries.iter().map(|entry| entry.key.to_vec()).collect();
                 let values = entries.iter().map(|entry| Some(entry.value.to_vec())).collect();
                 return Ok(Answer { keys: Some(keys), values: Some(values), ..Answer::default() });
             }
             Some("get") => {
-                let found = self.client.get_with(&key, &GetOptions { consistency, timeout, namespace }).await?;
+                let found = self
+                    .client
+                    .get_with(&key, &GetOptions { consistency, timeout, namespace, ..GetOptions::default() })
+                    .await?;
                 let revision = found.as_ref().map(|found| found.revision);
                 let value = found.map(|found| found.value.to_vec());
                 return Ok(Answer { found: Some(value.is_some()), value, revision, ..Answer::default() });

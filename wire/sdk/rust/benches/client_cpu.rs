@@ -1,4 +1,4 @@
-//! What a put costs the client: CPU of the client's thread per put, against a fake node on a thread of its own that answers
+//! What a put costs the client, and what a near-cache costs that has nothing to answer with: CPU of the client's thread per put, against a fake node on a thread of its own that answers
 //! every put at once. `cargo bench -p ringbeam-sdk --bench client_cpu [-- SECONDS [IN_FLIGHT ...]]`
 //!
 //! The figure is the time that the kernel accounts to the client's thread (user and system, /proc/thread-self/schedstat), so
@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ringbeam_sdk::{Client, SlotRange};
-use ringbeam_wire::client::{Encoder, Member, ReplyBody, RequestBody, Topology, Welcome, Written, parse_request};
+use ringbeam_sdk::{CacheOptions, Client, SlotRange};
+use ringbeam_wire::client::{Encoder, Member, ReplyBody, RequestBody, Topology, Value, Welcome, Written, parse_request};
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::slots::SLOTS;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,31 +32,60 @@ fn main() {
     });
     let address = bound.recv().expect("the fake node binds");
     println!("{:>9} {:>12} {:>14} {:>14}", "in flight", "puts/s", "client ns/put", "mean latency us");
-    for in_flight in in_flights {
-        let mut runs: Vec<(f64, f64)> = (0..3).map(|_| run(&address, in_flight, seconds / 3.0)).collect();
+    for &in_flight in &in_flights {
+        let mut runs: Vec<(f64, f64)> = (0..3).map(|_| run(&address, in_flight, seconds / 3.0, Op::Put)).collect();
         runs.sort_by(|a, b| a.1.total_cmp(&b.1));
         let (rate, cpu) = runs[1];
         println!("{in_flight:>9} {rate:>12.0} {cpu:>14.0} {:>14.1}", f64::from(in_flight) / rate * 1e6);
     }
+    println!("{:>9} {:>14} {:>20} {:>8}", "in flight", "client ns/get", "through a near-cache", "cost");
+    for in_flight in in_flights {
+        // In turns, so that both have the same machine.
+        let pairs: Vec<(f64, f64)> = (0..5)
+            .map(|_| {
+                (run(&address, in_flight, seconds / 3.0, Op::Get).1, run(&address, in_flight, seconds / 3.0, Op::Cached).1)
+            })
+            .collect();
+        let median = |mut all: Vec<f64>| {
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        let (plain, cached) =
+            (median(pairs.iter().map(|pair| pair.0).collect()), median(pairs.iter().map(|pair| pair.1).collect()));
+        println!("{in_flight:>9} {plain:>14.0} {cached:>20.0} {:>7.1}%", (cached / plain - 1.0) * 100.0);
+    }
 }
 
-/// Puts per second and client CPU nanoseconds per put.
-fn run(address: &str, in_flight: u32, seconds: f64) -> (f64, f64) {
+/// What the tasks do. Every read is of a key that was never read before: a near-cache has nothing to answer with.
+#[derive(Clone, Copy)]
+enum Op {
+    Put,
+    Get,
+    Cached,
+}
+
+/// Calls per second and client CPU nanoseconds per call.
+fn run(address: &str, in_flight: u32, seconds: f64, op: Op) -> (f64, f64) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let client = Client::connect(address).await.expect("the fake node answers");
+        let cache = client.cached(CacheOptions::default());
         let puts = Rc::new(Cell::new(0_u64));
         let until = Rc::new(Cell::new(Instant::now() + Duration::from_secs(3600)));
         let tasks: Vec<_> = (0..in_flight)
             .map(|task| {
-                let (client, puts, until) = (client.clone(), puts.clone(), until.clone());
+                let (client, cache, puts, until) = (client.clone(), cache.clone(), puts.clone(), until.clone());
                 tokio::task::spawn_local(async move {
                     let key = format!("key/{task:020}");
                     let value = [7; 256];
                     let mut last = 0;
                     while last % 64 != 0 || Instant::now() < until.get() {
-                        client.put(&key, value).await.expect("the fake node writes");
+                        match op {
+                            Op::Put => drop(client.put(&key, value).await.expect("the fake node writes")),
+                            Op::Get => drop(client.get(format!("{task}/{last:020}")).await.expect("the fake node answers")),
+                            Op::Cached => drop(cache.get(format!("{task}/{last:020}")).await.expect("the fake node answers")),
+                        }
                         last += 1;
                         puts.set(puts.get() + 1);
                     }
@@ -132,6 +161,7 @@ fn answer(body: &RequestBody<'_>, own: &str) -> ReplyBody<'static> {
             members: vec![Member { node: 1, client: own.into(), ..Member::default() }],
             ..Topology::default()
         }),
+        RequestBody::Get(_) => ReplyBody::Value(Value { found: true, value: &[7; 256], ..Value::default() }),
         RequestBody::OpenSession => ReplyBody::SessionOpened { session: 1, lifetime_ms: 60_000 },
         _ => ReplyBody::Written(Written::default()),
     }

@@ -12,6 +12,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::handshake::OpenError;
 use crate::limits::TIMEOUT_DEFAULT;
+use crate::observe::{Hooks, Metrics};
 use crate::pool::Pool;
 use crate::request::{Time, deadline_ms};
 use crate::routing::{Address, Routes};
@@ -26,6 +27,7 @@ pub struct Builder {
     client: String,
     sessions: bool,
     jitter: bool,
+    hooks: Hooks,
 }
 
 impl Default for Builder {
@@ -38,6 +40,7 @@ impl Default for Builder {
             client: concat!("ringbeam-sdk-rust/", env!("CARGO_PKG_VERSION")).to_string(),
             sessions: true,
             jitter: true,
+            hooks: Hooks::default(),
         }
     }
 }
@@ -89,6 +92,12 @@ impl Builder {
         self
     }
 
+    /// Whom to tell of calls and connections, as they happen.
+    pub fn metrics(mut self, metrics: impl Metrics) -> Builder {
+        self.hooks = Hooks(Some(Arc::new(metrics)));
+        self
+    }
+
     /// Back-off without jitter: for tests that show what jitter is for.
     #[doc(hidden)]
     pub fn jitter(mut self, jitter: bool) -> Builder {
@@ -107,7 +116,7 @@ impl Builder {
             return Err(Error::Protocol(format!("the client name has {bytes} bytes, the limit is {CLIENT_NAME_BYTES_MAX}")));
         }
         let time = Time::start(self.timeout);
-        let pool = Arc::new(Pool::new(self.client, self.ring));
+        let pool = Arc::new(Pool::new(self.client, self.ring, self.hooks.clone()));
         let mut asking = JoinSet::new();
         for endpoint in self.endpoints.clone() {
             let pool = pool.clone();
@@ -130,7 +139,7 @@ impl Builder {
             if let Some(address) = routes.address_of(connection.welcome.node) {
                 pool.also_known_as(&address, &connection);
             }
-            return Ok(Client::new(Inner::new(pool, routes, self.sessions, self.jitter), self.timeout));
+            return Ok(Client::new(Inner::new(pool, routes, self.sessions, self.jitter, self.hooks), self.timeout));
         }
         Err(first_failure(failures))
     }

@@ -21,6 +21,7 @@ use crate::client::Inner;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::leader::NotFound;
+use crate::observe::Tally;
 use crate::request::{Job, Time, What, Why, deadline_ms};
 use crate::retry::{Effort, Kind, Leader, Next, Seen, Verdict};
 use crate::routing::Address;
@@ -33,11 +34,21 @@ impl Inner {
     /// A write of `key`, which says which shard; its answer is `Written` or `Transacted`.
     pub(crate) async fn write(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
         let time = Time::start(timeout);
+        if !self.hooks.wanted() {
+            return self.try_write(key, what, time, &mut Tally::default()).await;
+        }
+        let (kind, number) = (what.kind(), self.shard_of(key).0);
+        self.hooks.watch(kind, number, time.started, async move |tally| self.try_write(key, what, time, tally).await).await
+    }
+
+    async fn try_write(self: &Arc<Self>, key: &[u8], what: What<'_>, time: Time, tally: &mut Tally) -> Result<Answer, Error> {
+        let timeout = time.timeout;
         let (number, shard) = self.shard_of(key);
         let kind = if self.sessions { Kind::ExactlyOnce } else { Kind::AtMostOnce };
         let mut first = None;
         if let Some((leader, turn)) = shard.begin_write(time.started) {
             what.check(leader.welcome.value_bytes_max).map_err(Error::Refused)?;
+            tally.asked(leader.welcome.node);
             let outcome = leader.call(what.body(Some(turn.ticket)), time.deadline, deadline_ms(timeout)).await;
             if let Outcome::Answer(answer @ (Answer::Written(_) | Answer::Transacted(_))) = outcome {
                 leader.health.answered();
@@ -45,16 +56,26 @@ impl Inner {
             }
             first = Some((leader, Some(turn), outcome));
         }
-        Box::pin(self.carry_out(Job { number, shard, kind, what, time }, first)).await
+        Box::pin(self.carry_out(Job { number, shard, kind, what, time }, first, tally)).await
     }
 
     /// A read of the shard with this number; its answer is `Value` or `Items`.
     pub(crate) async fn read(self: &Arc<Self>, number: u32, what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
         let time = Time::start(timeout);
+        if !self.hooks.wanted() {
+            return self.try_read(number, what, time, &mut Tally::default()).await;
+        }
+        let kind = what.kind();
+        self.hooks.watch(kind, number, time.started, async move |tally| self.try_read(number, what, time, tally).await).await
+    }
+
+    async fn try_read(self: &Arc<Self>, number: u32, what: What<'_>, time: Time, tally: &mut Tally) -> Result<Answer, Error> {
+        let timeout = time.timeout;
         let shard = self.shard(number)?;
         let mut first = None;
         if let Some(node) = shard.begin_read(time.started, what.reads_anywhere()) {
             what.check(u32::MAX).map_err(Error::Refused)?;
+            tally.asked(node.welcome.node);
             let outcome = node.call(what.body(None), time.deadline, deadline_ms(timeout)).await;
             if let Outcome::Answer(answer @ (Answer::Value(_) | Answer::Items(_))) = outcome {
                 node.health.answered();
@@ -62,7 +83,7 @@ impl Inner {
             }
             first = Some((node, None, outcome));
         }
-        Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first)).await
+        Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first, tally)).await
     }
 
     fn shard(&self, number: u32) -> Result<&Shard, Error> {
@@ -79,11 +100,20 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Answer, Error> {
         let (shard, time) = (self.shard(number)?, Time::start(timeout));
-        Box::pin(self.carry_out(Job { number, shard, kind, what: What::Ring(body), time }, None)).await
+        let job = Job { number, shard, kind, what: What::Ring(body), time };
+        if !self.hooks.wanted() {
+            return Box::pin(self.carry_out(job, None, &mut Tally::default())).await;
+        }
+        self.hooks.watch("ring", number, time.started, async move |tally| self.carry_out(job, None, tally).await).await
     }
 
     /// The loop. `first`: an attempt that was made already.
-    async fn carry_out<'a>(self: &Arc<Self>, job: Job<'a>, first: Option<First<'a>>) -> Result<Answer, Error> {
+    async fn carry_out<'a>(
+        self: &Arc<Self>,
+        job: Job<'a>,
+        first: Option<First<'a>>,
+        tally: &mut Tally,
+    ) -> Result<Answer, Error> {
         let mut effort = Effort::new(job.kind);
         let mut turn: Option<Turn<'a>> = None;
         let mut last = None;
@@ -185,6 +215,7 @@ impl Inner {
                 return Err(why.error(effort.out_of_time(), &job, turn.as_ref()));
             }
             let body = job.what.body(turn.as_ref().map(|turn| turn.ticket));
+            tally.asked(connection.welcome.node);
             let outcome = connection.call(body, job.time.deadline, deadline_ms(remaining)).await;
             last = Some((connection, outcome));
         }

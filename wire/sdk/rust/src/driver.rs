@@ -69,6 +69,11 @@ impl Driver {
                     // Not when we closed it ourselves.
                     if driver.connection.is_open() {
                         driver.connection.health.failed();
+                        let client = driver.connection.doubt.get().and_then(Weak::upgrade);
+                        if let Some(metrics) = client.and_then(|client| client.hooks.0.clone()) {
+                            let welcome = &driver.connection.welcome;
+                            metrics.connection_lost(welcome.node, welcome.shard, &why);
+                        }
                     }
                     return driver.connection.close(&why);
                 }

@@ -51,6 +51,40 @@ pub const BREAKER_MS_MAX: u64 = 2_000;
 /// Whoever finds out whether a node is back has this long before somebody else may: see [`CONNECT_TIMEOUT`].
 pub const BREAKER_PROBE: Duration = Duration::from_secs(1);
 
+/// Of so many reads that ask for a hedge at most one gets it: a ring that is slow as a whole gets 5 % more to do.
+pub const HEDGE_ONE_IN: i64 = 20;
+
+/// Hedges that may be made at once after a quiet time.
+pub const HEDGE_RESERVE: i64 = 10;
+
+/// What a near-cache holds unless it is told otherwise, bytes.
+pub const CACHE_BYTES_DEFAULT: u64 = 64 << 20;
+
+/// What an entry of a near-cache costs beside its key and value, bytes: its handles, and its place in the tables.
+pub const CACHE_ENTRY_OVERHEAD_BYTES: u64 = 160;
+
+/// An entry of a near-cache takes at most one part in so many of it: a large value must not drive out everything else.
+pub const CACHE_ENTRY_SHARE_MAX: u64 = 8;
+
+/// Whether a near-cache pays is judged each so many reads.
+pub const CACHE_WINDOW: u64 = 2_048;
+
+/// A near-cache pays when it answers one in so many reads: a hit saves a thousand times what a miss costs in vain, but its memory is the
+/// program's.
+pub const CACHE_PAYS_ONE_IN: u64 = 20;
+
+/// A near-cache that did not pay is off for at least so many windows ..
+pub const CACHE_OFF_WINDOWS_MIN: u64 = 16;
+
+/// .. and at most so many.
+pub const CACHE_OFF_WINDOWS_MAX: u64 = 256;
+
+/// Bits that say which keys a near-cache was asked for before: 16 KiB.
+pub const CACHE_DOOR_BITS: u64 = 1 << 17;
+
+/// So many keys are remembered before all are forgotten: at most one key in four is then taken for another.
+pub const CACHE_DOOR_KEYS: u32 = 1 << 15;
+
 /// Sessions that one write may lose before it gives up: a ring that expires a session before its first write is broken.
 pub const SESSIONS_LOST_MAX: u32 = 3;
 

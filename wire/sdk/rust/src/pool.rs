@@ -18,6 +18,7 @@ use crate::connection::{Connection, Doubt};
 use crate::handshake::{self, OpenError};
 use crate::health::Health;
 use crate::limits::{CONNECT_FAILURE_SHARED, CONNECT_TIMEOUT};
+use crate::observe::Hooks;
 use crate::routing::Address;
 
 type Entries = HashMap<Address, HashMap<u32, Arc<Entry>>>;
@@ -26,6 +27,7 @@ type Entries = HashMap<Address, HashMap<u32, Arc<Entry>>>;
 #[derive(Debug)]
 pub(crate) struct Pool {
     client: String,
+    hooks: Hooks,
     /// The ring that nodes must belong to; 0 until the first answered.
     ring: AtomicU64,
     entries: Mutex<Entries>,
@@ -42,9 +44,10 @@ struct Entry {
 }
 
 impl Pool {
-    pub(crate) fn new(client: String, ring: u64) -> Pool {
+    pub(crate) fn new(client: String, ring: u64, hooks: Hooks) -> Pool {
         Pool {
             client,
+            hooks,
             ring: AtomicU64::new(ring),
             entries: Mutex::default(),
             health: Mutex::default(),
@@ -107,6 +110,9 @@ impl Pool {
                 Err(OpenError::Protocol(connection.why_closed()))
             }
             Ok(connection) => {
+                if let Some(metrics) = &self.hooks.0 {
+                    metrics.connection_opened(connection.welcome.node, shard);
+                }
                 *failure = None;
                 entry.keep(connection.clone());
                 Ok(connection)

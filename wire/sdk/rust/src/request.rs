@@ -101,6 +101,19 @@ impl<'a> What<'a> {
         }
     }
 
+    /// Its name, for whoever looks at calls.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            What::Put { .. } => "put",
+            What::Delete { .. } => "delete",
+            What::Get { .. } => "get",
+            What::Txn { .. } => "txn",
+            What::Scan(_) => "scan",
+            What::GetMany(_) => "get_many",
+            What::Ring(_) => "ring",
+        }
+    }
+
     /// Refuses what the node would refuse, before it can stop the connection for everyone: a frame that is too large is.
     pub(crate) fn check(&self, value_bytes_max: u32) -> Result<(), Refusal> {
         match *self {
