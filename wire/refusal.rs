@@ -103,6 +103,8 @@ codes! {
     WatchTooSlow = 37,
     /// The connection or the shard has as many watches as it may.
     TooManyWatches = 38,
+    /// Between nodes: the snapshot that was sent does not read back well, and nothing of it was installed; the message says where.
+    SnapshotDamaged = 39,
 }
 
 impl fmt::Display for Code {

@@ -91,6 +91,8 @@ class Code(IntEnum):
     """A watcher did not take its events for so long that they are no longer kept."""
     TOO_MANY_WATCHES = 38
     """The connection or the shard has as many watches as it may."""
+    SNAPSHOT_DAMAGED = 39
+    """Between nodes: the snapshot that was sent does not read back well, and nothing of it was installed."""
 
     @property
     def label(self) -> str:

@@ -201,6 +201,7 @@ impl Effort {
             | Code::LeaseNotFound
             | Code::Compacted
             | Code::WatchTooSlow
+            | Code::SnapshotDamaged
             | Code::Internal => Next::Fail(self.out_of_time()),
         }
     }
