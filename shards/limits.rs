@@ -94,6 +94,16 @@ pub const SNAPSHOT_SLICE_BYTES: usize = 128 << 10;
 /// Bytes of one snapshot chunk on disk and between peers.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 
+/// Pause before a snapshot that reads back well here, but was refused, is sent once more to the same peer: the fault is on its side
+/// or on the way, and a whole snapshot is a lot to send in vain. Doubled each time, this many times at most (32 s): a disk that was
+/// replaced is filled within a minute. Also the pause before a peer whose disk was full is asked again.
+pub const SNAPSHOT_REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// See [`SNAPSHOT_REFUSED_PAUSE`].
+pub const SNAPSHOT_REFUSED_PAUSE_DOUBLINGS: u32 = 5;
+
+/// So often a snapshot that reads back well here is refused by peers as damaged, one or several, before another is made instead.
+pub const SNAPSHOT_REFUSALS_MAX: u32 = 2;
+
 /// Time that applying or loading may hold the core before other tasks run.
 pub const HOLD_MAX: Duration = Duration::from_micros(300);
 

@@ -41,6 +41,12 @@ bugs! {
     StatelessSnapshotSent "stateless-snapshot-sent",
     /// A snapshot stands in for log entries before its bytes are durable.
     SnapshotNotSynced "snapshot-not-synced",
+    /// What a peer has sent is given to raft as a snapshot without being read.
+    RottenSnapshotInstalled "rotten-snapshot-installed",
+    /// A snapshot that peers refuse as damaged is sent to them again and again.
+    RottenSnapshotKept "rotten-snapshot-kept",
+    /// A snapshot that was being written while a newer one was installed takes its place.
+    OldSnapshotPublished "old-snapshot-published",
     /// Recovery does not look at checksums.
     ChecksumIgnored "checksum-ignored",
     /// A shard whose log found no room when it started does not try again.

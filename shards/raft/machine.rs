@@ -27,13 +27,14 @@ use openraft::storage::EntryResponder;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
+use super::snapshot::check::read_through;
 use super::snapshot::{self, BUILDING, Meta, SnapshotFile};
 use super::{Applied, TLogId, Types, membership_in, membership_out};
 use crate::io::channel::Notify;
-use crate::io::{Disk, Env, Instant};
+use crate::io::{Disk, Env, Instant, channel};
 use crate::limits::{HOLD_MAX, SNAPSHOT_SLICE_BYTES};
 use crate::raft;
-use crate::state::{Loader, State, command};
+use crate::state::{State, command};
 use crate::watch::{Bounds, Feed};
 
 /// How the machine of one shard is set up.
@@ -63,6 +64,10 @@ struct Inner<E: Env> {
     applied: RefCell<Option<TLogId<E>>>,
     membership: RefCell<StoredMembershipOf<Types<E>>>,
     snapshot: RefCell<Option<SnapshotOf<Types<E>, SnapshotFile>>>,
+    /// Held while a finished file gets its name and the older one goes: a build that ends late must not remove what was installed.
+    publishing: channel::Mutex<()>,
+    /// What is held against the newest snapshot.
+    doubts: snapshot::Doubts,
     led_since: Cell<Option<LedSince>>,
     /// The least log index that somebody waits for; the greatest number: nobody waits.
     awaited: Cell<u64>,
@@ -98,8 +103,7 @@ impl<E: Env> Machine<E> {
                 let (reader, meta) = snapshot::Reader::<E>::open(&disk, &path).await?;
                 let meta = meta_in::<E>(&meta).map_err(|why| reader.bad(&why))?;
                 // The exact length is found when the frames are read; the whole file is right, too.
-                let bytes = 0;
-                Some(openraft::Snapshot { meta, snapshot: SnapshotFile { path, bytes } })
+                Some(openraft::Snapshot { meta, snapshot: SnapshotFile::new(path, 0) })
             }
         };
         Ok(Machine(Rc::new(Inner {
@@ -111,6 +115,8 @@ impl<E: Env> Machine<E> {
             applied: RefCell::new(None),
             membership: RefCell::new(Default::default()),
             snapshot: RefCell::new(found),
+            publishing: channel::Mutex::new(()),
+            doubts: snapshot::Doubts::default(),
             led_since: Cell::new(None),
             awaited: Cell::new(u64::MAX),
             reached: Notify::new(),
@@ -166,6 +172,24 @@ impl<E: Env> Machine<E> {
     /// What watches are served from.
     pub fn feed(&self) -> Rc<Feed> {
         self.0.feed.clone()
+    }
+
+    pub(super) fn disk(&self) -> &E::Disk {
+        &self.0.disk
+    }
+
+    pub(super) fn doubts(&self) -> &snapshot::Doubts {
+        &self.0.doubts
+    }
+
+    /// Where the newest snapshot is.
+    pub(super) fn newest_path(&self) -> Option<String> {
+        self.0.snapshot.borrow().as_ref().map(|newest| newest.snapshot.path.clone())
+    }
+
+    /// Under which a snapshot is loaded here; `None`: no state is kept.
+    pub(crate) fn limits(&self) -> Option<crate::state::Limits> {
+        self.0.settings.keeps_state.then_some(self.0.settings.limits)
     }
 
     /// An entry that is no batch. The first membership has index 0, which is where a state begins.
@@ -243,41 +267,31 @@ impl<E: Env> RaftStateMachine<Types<E>> for Machine<E> {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types<E>>, file: SnapshotFile) -> io::Result<()> {
         let inner = &self.0;
-        let (mut reader, found) = snapshot::Reader::<E>::open(&inner.disk, &file.path).await?;
-        let found_meta = meta_in::<E>(&found).map_err(|why| reader.bad(&why))?;
-        if found_meta.last_log_id != meta.last_log_id {
-            return Err(reader.bad(&format!("holds {:?}, offered was {:?}", found_meta.last_log_id, meta.last_log_id)));
+        let checked = match file.take_checked() {
+            Some(checked) => checked,
+            None => read_through::<E>(&inner.disk, &file.path, self.limits()).await?,
+        };
+        let last = meta.last_log_id.as_ref().map(raft::log_id_out::<E>);
+        if checked.meta.last != last {
+            let why = format!("snapshot {} holds {:?}, offered was {last:?}", file.path, checked.meta.last);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        let mut loader = Loader::new(inner.settings.limits);
-        let mut held_since = E::now();
-        while let Some(slice) = reader.frame().await? {
-            if inner.settings.keeps_state && found.has_state {
-                loader.push(&slice).map_err(|why| reader.bad(&why.to_string()))?;
-            }
-            if E::now().since(held_since) > HOLD_MAX {
-                E::yield_now().await;
-                held_since = E::now();
-            }
-        }
-        if inner.settings.keeps_state && !found.has_state {
-            return Err(reader.bad("comes from a tie-breaker and holds no state"));
-        }
-        let bytes = reader.position();
-        if inner.settings.keeps_state {
-            let state = loader.finish().map_err(|why| reader.bad(&why.to_string()))?;
+        let _alone = inner.publishing.lock().await;
+        if let Some(state) = checked.state {
             inner.feed.reset(state.applied(), state.ring_time_ms());
             *inner.state.borrow_mut() = state;
-            inner.generation.set(inner.generation.get() + 1);
         }
+        inner.generation.set(inner.generation.get() + 1);
         *inner.applied.borrow_mut() = meta.last_log_id;
         self.has_applied(self.applied_index());
         *inner.membership.borrow_mut() = meta.last_membership.clone();
-        let last = meta.last_log_id.as_ref().map(raft::log_id_out::<E>);
         let path = snapshot::name_of(&inner.settings.dir, last);
         if path != file.path {
             snapshot::publish::<E>(&inner.disk, &inner.settings.dir, &file.path, last).await?;
         }
-        *inner.snapshot.borrow_mut() = Some(openraft::Snapshot { meta: meta.clone(), snapshot: SnapshotFile { path, bytes } });
+        let snapshot = SnapshotFile::new(path, checked.bytes);
+        *inner.snapshot.borrow_mut() = Some(openraft::Snapshot { meta: meta.clone(), snapshot });
+        inner.doubts.end();
         Ok(())
     }
 
@@ -332,12 +346,17 @@ impl<E: Env> Builder<E> {
         inner.state.borrow_mut().thaw();
         match result {
             Ok(Some(bytes)) => {
+                let _alone = inner.publishing.lock().await;
+                if inner.generation.get() != generation && !planted!(OldSnapshotPublished) {
+                    return Ok(Attempt::Again(Duration::ZERO));
+                }
                 let at = last.as_ref().map(raft::log_id_out::<E>);
                 let from = format!("{}/{BUILDING}", inner.settings.dir);
                 let path = snapshot::publish::<E>(&inner.disk, &inner.settings.dir, &from, at).await?;
                 let meta = openraft::SnapshotMeta { last_log_id: last, last_membership: membership };
-                let snapshot = openraft::Snapshot { meta, snapshot: SnapshotFile { path, bytes } };
+                let snapshot = openraft::Snapshot { meta, snapshot: SnapshotFile::new(path, bytes) };
                 *inner.snapshot.borrow_mut() = Some(snapshot.clone());
+                inner.doubts.end();
                 Ok(Attempt::Done(snapshot))
             }
             Ok(None) => Ok(Attempt::Again(Duration::ZERO)),
@@ -382,7 +401,8 @@ impl<E: Env> Builder<E> {
     }
 }
 
-fn meta_in<E: Env>(meta: &Meta) -> Result<SnapshotMetaOf<Types<E>>, String> {
+/// What openraft knows of a snapshot.
+pub(super) fn meta_in<E: Env>(meta: &Meta) -> Result<SnapshotMetaOf<Types<E>>, String> {
     let membership = membership_in(&meta.membership)?;
     Ok(openraft::SnapshotMeta {
         last_log_id: meta.last.map(raft::log_id_in::<E>),

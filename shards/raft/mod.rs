@@ -12,6 +12,7 @@
 //! | `runtime.rs` | tasks, clock, channels | `io` |
 //! | `log.rs` | vote and log storage | `wal` |
 //! | `machine.rs`, `snapshot.rs` | state machine, snapshots | `state`, files |
+//! | `snapshot/` | snapshots to and from peers | files, `wire::peer` |
 //! | `network.rs`, `link.rs` | requests to peers | `io` connections, `wire::peer` |
 //! | `peers.rs` | requests from peers | the same, the other way |
 //! | `read_index.rs` | nothing: asks the leader how far it has committed, and answers | `wire::peer` |

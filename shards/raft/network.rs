@@ -6,6 +6,8 @@
 //! - After a conflict, a higher vote or any error both sides must end the session: the link is dropped, not kept.
 //! - Heartbeats are streams of one item, ten a second: the link is kept between them.
 //! - A peer that cannot be reached is `Unreachable`, so that openraft backs off at once.
+//!
+//! **Not here**: how a snapshot is sent (`snapshot/send.rs`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -30,15 +32,16 @@ use ringbeam_wire::peer::{self, AppendReply, EntryKind, Member, PeerReplyBody, P
 use ringbeam_wire::refusal::Code;
 
 use super::link::{Link, PeerContext, within};
+use super::machine::Machine;
 use super::snapshot::SnapshotFile;
 use super::{Site, TEntry, TLogId, Types, log_id_in, log_id_out, membership_out, vote_from_wire, wal_id, wire_id, wire_vote};
-use crate::io::{Disk, Env, File};
-use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, COMMIT_UPDATE_WAIT, PEER_TIMEOUT, SNAPSHOT_CHUNK_BYTES};
+use crate::io::Env;
+use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, COMMIT_UPDATE_WAIT, PEER_TIMEOUT};
 
 /// Makes a [`Peer`] for each node that openraft wants to talk to.
 pub struct Network<E: Env> {
     pub(crate) context: Rc<PeerContext<E>>,
-    pub(crate) disk: E::Disk,
+    pub(crate) machine: Machine<E>,
     pub(crate) full: FullNodes,
     pub(crate) settled: Rc<Cell<u64>>,
 }
@@ -48,11 +51,13 @@ pub(crate) type FullNodes = Rc<RefCell<BTreeSet<u64>>>;
 
 /// One peer, for one purpose.
 pub struct Peer<E: Env> {
-    context: Rc<PeerContext<E>>,
-    disk: E::Disk,
-    member: Member,
+    pub(super) context: Rc<PeerContext<E>>,
+    pub(super) machine: Machine<E>,
+    pub(super) member: Member,
     purpose: Purpose,
-    link: Option<Link<E>>,
+    pub(super) link: Option<Link<E>>,
+    /// How often this peer has refused snapshots of ours in a row, though they read back well here.
+    pub(super) refusals: u32,
     full: FullNodes,
     settled: Rc<Cell<u64>>,
 }
@@ -60,8 +65,9 @@ pub struct Peer<E: Env> {
 impl<E: Env> Network<E> {
     fn peer(&self, target: u64, site: &Site, purpose: Purpose) -> Peer<E> {
         let member = site.member(target);
-        let (context, disk) = (self.context.clone(), self.disk.clone());
-        Peer { context, disk, member, purpose, link: None, full: self.full.clone(), settled: self.settled.clone() }
+        let (context, machine, full, settled) =
+            (self.context.clone(), self.machine.clone(), self.full.clone(), self.settled.clone());
+        Peer { context, machine, member, purpose, link: None, refusals: 0, full, settled }
     }
 }
 
@@ -273,7 +279,7 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
 }
 
 impl<E: Env> Peer<E> {
-    async fn link(&mut self, purpose: Purpose) -> io::Result<Link<E>> {
+    pub(super) async fn link(&mut self, purpose: Purpose) -> io::Result<Link<E>> {
         match self.link.take() {
             Some(link) => Ok(link),
             None => Link::open(&self.context, &self.member, purpose).await.inspect_err(|e| {
@@ -313,50 +319,6 @@ impl<E: Env> Peer<E> {
             )),
             _ => Err(unreachable::<E>(&io::Error::other("the answer to a vote request is no vote reply"))),
         }
-    }
-
-    async fn send_snapshot(
-        &mut self,
-        vote: &VoteOf<Types<E>>,
-        snapshot: &SnapshotOf<Types<E>, SnapshotFile>,
-    ) -> io::Result<VoteOf<Types<E>>> {
-        let stateless = self.context.me.role == Role::TieBreaker && self.member.role != Role::TieBreaker;
-        if stateless && !planted!(StatelessSnapshotSent) {
-            return Err(io::Error::other("a tie-breaker has no state to give: whoever leads next has"));
-        }
-        let file = self.disk.open(&snapshot.snapshot.path).await?;
-        let bytes = if snapshot.snapshot.bytes == 0 { file.len() } else { snapshot.snapshot.bytes };
-        let membership = membership_out(snapshot.meta.last_membership.membership()).encode();
-        let offer = PeerRequestBody::SnapshotOffer(peer::SnapshotOffer {
-            vote: wire_vote::<E>(vote),
-            last: snapshot.meta.last_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
-            membership_at: snapshot.meta.last_membership.log_id().as_ref().map(|id| wire_id(log_id_out::<E>(id))),
-            membership: &membership,
-            snapshot: &snapshot.snapshot.path,
-            bytes,
-            crc: 0,
-        });
-        let mut link = self.link(Purpose::Snapshot).await?;
-        let answer = |reply| match reply {
-            PeerReplyBody::Snapshot { vote, resume_at, installed } => Ok((vote, resume_at, installed)),
-            PeerReplyBody::Refused { message, .. } => Err(io::Error::other(message)),
-            _ => Err(io::Error::other("the answer to a snapshot is no snapshot reply")),
-        };
-        let (mut peer_vote, mut offset, mut installed) = answer(within::<E, _>(PEER_TIMEOUT, link.call(&offer)).await?)?;
-        while !installed {
-            if offset >= bytes {
-                return Err(io::Error::other(format!("the peer asks for byte {offset} of a snapshot of {bytes}")));
-            }
-            let length = (bytes - offset).min(SNAPSHOT_CHUNK_BYTES as u64);
-            let data = file.read_at(offset, length as usize).await?;
-            let last = offset + length == bytes;
-            // The last answer comes after the peer has loaded it all.
-            let limit = if last { APPEND_STALL_MAX * 60 } else { APPEND_STALL_MAX };
-            let chunk = PeerRequestBody::SnapshotChunk { offset, data: &data, last };
-            (peer_vote, offset, installed) = answer(within::<E, _>(limit, link.call(&chunk)).await?)?;
-        }
-        self.link = Some(link);
-        Ok(vote_from_wire::<E>(peer_vote))
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! peer ── hello ──▶ admitted? ─┬─ append ... ──▶ Raft::stream_append ──▶ replies in order, after this node's flush
 //!                              ├─ vote, hand-over
-//!                              ├─ snapshot: offer, chunks ──▶ incoming.tmp ──▶ install
+//!                              ├─ snapshot: offer, chunks (`snapshot/receive.rs`)
 //!                              ├─ how far is the log committed? (`read_index.rs`)
 //!                              └─ identify, who-am-i (also before any hello: a node that is not founded has no ring yet)
 //! ```
@@ -25,28 +25,16 @@ use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
-use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, Role, VoteReply};
+use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, VoteReply};
 use ringbeam_wire::preamble;
 use ringbeam_wire::refusal::Code;
 
 use super::link::{FrameReader, within};
 use super::replica::Replica;
-use super::snapshot::{INCOMING, SnapshotFile};
-use super::{TEntry, Types, entry_in, log_id_in, log_id_out, membership_in, vote_from_wire, wal_id, wire_id, wire_vote};
-use crate::io::{BLOCK_BYTES, Disk, Env, File, Net, Writer, channel::mpsc};
+use super::snapshot::receive::{answer_chunk, answer_offer};
+use super::{TEntry, Types, entry_in, log_id_in, log_id_out, vote_from_wire, wal_id, wire_id, wire_vote};
+use crate::io::{Env, Net, Writer, channel::mpsc};
 use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, HELLO_TIMEOUT, ROOM_PAUSE, SEND_STALL_MAX};
-use crate::wal::LogId;
-
-/// A peer's snapshot that is arriving. It outlives its connection, so that the next one can go on where this one broke.
-pub(crate) struct Incoming<E: Env> {
-    last: Option<LogId>,
-    bytes: u64,
-    offset: u64,
-    file: <E::Disk as Disk>::File,
-    vote: peer::Vote,
-    membership_at: Option<LogId>,
-    membership: Vec<u8>,
-}
 
 type PeerWriter<E> = <<E as Env>::Net as Net>::Writer;
 
@@ -78,7 +66,7 @@ enum EndedBy {
     Peer,
 }
 
-fn refused(code: Code, message: impl Into<String>) -> PeerReplyBody {
+pub(super) fn refused(code: Code, message: impl Into<String>) -> PeerReplyBody {
     PeerReplyBody::Refused { code: code as u16, message: message.into() }
 }
 
@@ -146,7 +134,7 @@ async fn session<E: Env>(
             PeerRequestBody::Vote(vote) => answer_vote(replica, from, vote).await,
             PeerRequestBody::Transfer(transfer) => answer_transfer(replica, transfer).await,
             PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, from, offer).await,
-            PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, offset, data, last).await,
+            PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, from, offset, data, last).await,
             PeerRequestBody::ReadIndex => Ok(replica.answer_read_index().await),
             PeerRequestBody::Identify => Ok(PeerReplyBody::Identity(Box::new(replica.identity()))),
             PeerRequestBody::WhoAmI { node, incarnation } => Ok(replica.who_is(node, incarnation)),
@@ -329,78 +317,6 @@ async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLe
         Err(e) => (false, e.to_string()),
     };
     Ok(PeerReplyBody::Transfer { accepted, message })
-}
-
-async fn answer_offer<E: Env>(replica: &Replica<E>, from: u64, offer: peer::SnapshotOffer<'_>) -> io::Result<PeerReplyBody> {
-    let stateless = replica.member(from).is_some_and(|m| m.role == Role::TieBreaker) && !planted!(StatelessSnapshotSent);
-    if stateless && replica.context.me.role != Role::TieBreaker {
-        return Ok(refused(Code::BadRequest, format!("node {from} is a tie-breaker: its snapshot holds no state")));
-    }
-    let last = offer.last.map(wal_id);
-    let mut slot = replica.incoming.lock().await;
-    let resumes = slot.as_ref().is_some_and(|i| i.last == last && i.bytes == offer.bytes);
-    if !resumes {
-        if offer.bytes == 0 || !offer.bytes.is_multiple_of(BLOCK_BYTES as u64) {
-            return Ok(refused(Code::BadRequest, format!("a snapshot of {} bytes: not whole blocks", offer.bytes)));
-        }
-        let path = replica.file_path(INCOMING);
-        *slot = None;
-        let _ = replica.disk.remove(&path).await;
-        let file = replica.disk.reserve(&path, offer.bytes).await?;
-        *slot = Some(Incoming {
-            last,
-            bytes: offer.bytes,
-            offset: 0,
-            file,
-            vote: offer.vote,
-            membership_at: offer.membership_at.map(wal_id),
-            membership: offer.membership.to_vec(),
-        });
-    }
-    let Some(incoming) = slot.as_mut() else { return Err(io::Error::other("no snapshot is arriving")) };
-    incoming.vote = offer.vote;
-    Ok(PeerReplyBody::Snapshot { vote: offer.vote, resume_at: incoming.offset, installed: false })
-}
-
-async fn answer_chunk<E: Env>(replica: &Replica<E>, offset: u64, data: &[u8], last: bool) -> io::Result<PeerReplyBody> {
-    let mut slot = replica.incoming.lock().await;
-    let Some(incoming) = slot.as_mut() else {
-        return Ok(refused(Code::BadRequest, "a snapshot chunk without an offer before it"));
-    };
-    let end = offset.saturating_add(data.len() as u64);
-    let fits = offset == incoming.offset && end <= incoming.bytes && !data.is_empty() && data.len().is_multiple_of(BLOCK_BYTES);
-    if !fits || last != (end == incoming.bytes) {
-        let message = format!(
-            "snapshot chunk of {} bytes at {offset}: expected whole blocks at {} of {}",
-            data.len(),
-            incoming.offset,
-            incoming.bytes
-        );
-        return Ok(refused(Code::BadRequest, message));
-    }
-    let mut buffer = incoming.file.buffer(data.len());
-    buffer.copy_from_slice(data);
-    incoming.file.write_at(offset, buffer).await?;
-    incoming.offset = end;
-    if !last {
-        return Ok(PeerReplyBody::Snapshot { vote: incoming.vote, resume_at: end, installed: false });
-    }
-    let Some(whole) = slot.take() else { return Err(io::Error::other("no snapshot is arriving")) };
-    if !planted!(SnapshotNotSynced) {
-        whole.file.sync().await?;
-    }
-    whole.file.close().await?;
-    let membership = membership_in(&whole.membership).map_err(io::Error::other)?;
-    let snapshot = openraft::Snapshot {
-        meta: openraft::SnapshotMeta {
-            last_log_id: whole.last.map(log_id_in::<E>),
-            last_membership: openraft::StoredMembership::new(whole.membership_at.map(log_id_in::<E>), membership),
-        },
-        snapshot: SnapshotFile { path: replica.file_path(INCOMING), bytes: whole.bytes },
-    };
-    let vote = vote_from_wire::<E>(whole.vote);
-    let answer = replica.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| io::Error::other(e.to_string()))?;
-    Ok(PeerReplyBody::Snapshot { vote: wire_vote::<E>(&answer.vote), resume_at: whole.bytes, installed: true })
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ use super::link::{Link, PeerContext};
 use super::log::LogStore;
 use super::machine::{Machine, MachineSettings};
 use super::network::{FullNodes, Network};
-use super::peers::Incoming;
 use super::read_index::Rounds;
+use super::snapshot::receive::Incoming;
 use super::{Applied, Batch, Site, Types};
 use crate::io::{Env, Instant, channel};
 use crate::wal::{Claim, Wal};
@@ -169,7 +169,8 @@ impl<E: Env> Replica<E> {
         let machine = Machine::open(disk.clone(), machine).await.map_err(|e| e.to_string())?;
         let full = FullNodes::default();
         let settled = Rc::new(Cell::new(if planted!(TieBreakerForgets) { u64::MAX } else { 0 }));
-        let network = Network { context: context.clone(), disk: disk.clone(), full: full.clone(), settled: settled.clone() };
+        let (to_peers, full_peers, settled_now) = (machine.clone(), full.clone(), settled.clone());
+        let network = Network { context: context.clone(), machine: to_peers, full: full_peers, settled: settled_now };
         let raft = Raft::new(context.me.node, Arc::new(config), network, LogStore::new(wal.clone()), machine.clone())
             .await
             .map_err(|e| e.to_string())?;
@@ -426,7 +427,14 @@ impl<E: Env> Replica<E> {
     ///
     /// A tie-breaker's snapshot holds no state, so what it drops is gone: only what is settled. It keeps the rest however long the log
     /// becomes; when its disk is full for that, the ring takes no more writes, as no two copies of them would be left.
+    ///
+    /// When the newest snapshot is damaged, another is due whatever the log has, and nothing more is dropped until there is one: a
+    /// restart could not do without it.
     pub async fn snapshot_if_due(&self, log_bytes_max: u64) {
+        if self.machine.distrusts_snapshot() {
+            let _ = self.raft.trigger().snapshot().await;
+            return;
+        }
         if self.wal.bytes() <= log_bytes_max {
             return;
         }

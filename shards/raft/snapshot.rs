@@ -15,18 +15,34 @@
 //! A file is written as `building.tmp` (own snapshots) or `incoming.tmp` (from a peer), synced, and renamed: a `.snap` file is
 //! whole. At most one is kept; a crash between the rename and the removal of the older one leaves two, and the newer wins.
 //!
+//! `snapshot/check.rs` reads a file through, `snapshot/send.rs` and `snapshot/receive.rs` bring one to a peer, `snapshot/doubt.rs`
+//! decides whether it may be relied on.
+//!
 //! **Not here**: when a snapshot is due (`replica.rs`), what a slice holds (`state`).
 
+pub(super) mod check;
+mod doubt;
+pub(super) mod receive;
+mod send;
+
+use std::cell::Cell;
+use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
 use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::state::limits::SLICE_PAYLOAD_BYTES_MAX;
 use crate::wal::LogId;
+use check::Checked;
+pub(crate) use doubt::Doubts;
 
 const FORMAT: u16 = 1;
 const FLAG_STATE: u8 = 1;
 const ABSENT: u64 = u64::MAX;
+/// Longest frame: a slice and its head, or the meta. A length that rotted must not have a whole file read into memory.
+const FRAME_BYTES_MAX: usize = SLICE_PAYLOAD_BYTES_MAX + BLOCK_BYTES;
 /// Reserved in one step, so that file-system metadata changes rarely while a snapshot is written.
 const RESERVE_STEP_BYTES: u64 = 16 << 20;
 
@@ -36,13 +52,44 @@ pub(crate) const BUILDING: &str = "building.tmp";
 pub(crate) const INCOMING: &str = "incoming.tmp";
 
 /// A whole snapshot on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct SnapshotFile {
     /// Path below the data directory.
     pub path: String,
-    /// Bytes from the start to the end of the last frame, rounded up to whole blocks.
+    /// Bytes from the start to the end of the last frame, rounded up to whole blocks; 0: not known.
     pub bytes: u64,
+    /// What was found when it was read through, until somebody installs it: it is read once.
+    checked: Rc<Cell<Option<Checked>>>,
 }
+
+impl SnapshotFile {
+    pub(crate) fn new(path: String, bytes: u64) -> SnapshotFile {
+        SnapshotFile { path, bytes, checked: Rc::default() }
+    }
+
+    /// A file that was just read through, with what was found.
+    pub(crate) fn read(path: String, checked: Checked) -> SnapshotFile {
+        SnapshotFile { path, bytes: checked.bytes, checked: Rc::new(Cell::new(Some(checked))) }
+    }
+
+    pub(crate) fn take_checked(&self) -> Option<Checked> {
+        self.checked.take()
+    }
+}
+
+impl fmt::Debug for SnapshotFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} bytes", self.path, self.bytes)
+    }
+}
+
+impl PartialEq for SnapshotFile {
+    fn eq(&self, other: &SnapshotFile) -> bool {
+        (&self.path, self.bytes) == (&other.path, other.bytes)
+    }
+}
+
+impl Eq for SnapshotFile {}
 
 /// What a snapshot says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -223,8 +270,8 @@ impl<E: Env> Reader<E> {
             self.at += 8;
             return if crc == self.crcs.clone().finalize() { Ok(None) } else { Err(self.bad("the end's checksum is wrong")) };
         }
-        if bytes as u64 > self.file.len() {
-            return Err(self.bad(&format!("a frame of {bytes} bytes is longer than the file")));
+        if bytes > FRAME_BYTES_MAX {
+            return Err(self.bad(&format!("a frame of {bytes} bytes, at most {FRAME_BYTES_MAX} are allowed")));
         }
         self.want(8 + bytes).await?;
         let body = self.buffer[8..8 + bytes].to_vec();
@@ -268,3 +315,6 @@ pub(crate) async fn publish<E: Env>(disk: &E::Disk, dir: &str, from: &str, last:
     }
     Ok(path)
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

@@ -122,6 +122,10 @@ pub enum Fault {
     Rot {
         node: u64,
     },
+    /// A bit of the newest snapshot of who leads the shard flips. Written plans only: drawn ones have [`Fault::Rot`].
+    RotLeadersSnapshot {
+        shard: u32,
+    },
     /// A power loss in which blocks that were not synced land a few blocks from their places. Spoils the node. [`Fault::Start`] follows.
     Misplace {
         node: u64,

@@ -283,7 +283,11 @@ impl Run {
     fn strike(&mut self, fault: &Fault, clogged: Duration) {
         let has = |node: &u64| self.ring.has(*node);
         let strikes = match fault {
-            Fault::CrashAll { .. } | Fault::MendLinks | Fault::HandOver { .. } | Fault::AddObserver { .. } => true,
+            Fault::CrashAll { .. }
+            | Fault::MendLinks
+            | Fault::HandOver { .. }
+            | Fault::AddObserver { .. }
+            | Fault::RotLeadersSnapshot { .. } => true,
             Fault::Partition { island } => island.iter().all(has),
             Fault::Cut { from, to } | Fault::Clog { from, to } => has(from) && has(to),
             Fault::Reset { a, b } => has(a) && has(b),
@@ -348,6 +352,7 @@ impl Run {
             Fault::Space { node } => ring.disk(node).set(|disk| disk.capacity = u64::MAX),
             Fault::SyncFailure { node } => ring.disk(node).fail_syncs(1),
             Fault::Rot { node } => self.rot(node),
+            Fault::RotLeadersSnapshot { shard } => self.rot_leaders_snapshot(shard),
             Fault::Misplace { node } => self.misplace(node),
             Fault::EmptyDisk { node } => ring.wipe(node),
             Fault::OtherVersion { node } => {
@@ -434,6 +439,19 @@ impl Run {
         if !among.is_empty() {
             let (path, block) = self.random.pick(among).clone();
             disk.flip_bit(&path, block, self.random.below(8 * 4096));
+        }
+    }
+
+    /// Its log is left alone, so it has to go on as well: what it needs is in its memory.
+    fn rot_leaders_snapshot(&mut self, shard: u32) {
+        let Some(leader) = self.ring.leader(shard) else { return };
+        let disk = self.ring.disk(leader);
+        let of_shard = format!("shard-{shard}/snapshot-");
+        let Some(path) = disk.paths().into_iter().rfind(|path| path.starts_with(&of_shard)) else { return };
+        let blocks = disk.settled_blocks(&path);
+        // The first blocks hold frames, whatever the file has reserved behind them.
+        if let Some(block) = blocks.get(self.random.below(2) as usize) {
+            disk.flip_bit(&path, *block, self.random.below(8 * 4096));
         }
     }
 

@@ -24,7 +24,7 @@ pub fn run(input: &[u8]) {
     if !has_state {
         bodies.clear();
     }
-    let (meta, mut edits) = meta(&mut choices, has_state);
+    let (meta, mut edits) = meta(&mut choices, has_state, state.applied());
     bodies.insert(0, meta);
     // Bodies first, the file afterwards: the first are sealed again, the second are not.
     while flags & 1 == 1 && !choices.is_over() && edits < 8 {
@@ -57,20 +57,22 @@ pub fn run(input: &[u8]) {
 }
 
 /// The meta, and how often it was damaged.
-fn meta(choices: &mut Choices<'_>, has_state: bool) -> (Vec<u8>, usize) {
+fn meta(choices: &mut Choices<'_>, has_state: bool, applied: u64) -> (Vec<u8>, usize) {
     let member =
         |node: u64| Member { node, incarnation: node, peer: format!("node-{node}:1"), role: Role::Voter, ..Member::default() };
     let membership = Membership { configs: vec![vec![1, 2]], members: vec![member(1), member(2)] };
     let any = choices.byte() % 8 == 7;
     let membership = if any { choices.bytes(40).to_vec() } else { membership.encode() };
     let mut out = vec![1, 0, u8::from(has_state)];
-    let index = choices.number(7);
+    // Of a state it has to be the index that the state is as of.
+    let index = choices.number(applied);
+    let other = has_state && index != applied;
     for number in [2, 1, index, 1, 1, 1] {
         out.extend_from_slice(&u64::to_le_bytes(number));
     }
     out.extend_from_slice(&(membership.len() as u32).to_le_bytes());
     out.extend_from_slice(&membership);
-    (out, usize::from(any))
+    (out, usize::from(any) + usize::from(other))
 }
 
 fn framed(bodies: &[Vec<u8>]) -> Vec<u8> {

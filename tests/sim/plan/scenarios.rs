@@ -11,12 +11,13 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 5] = [
+const ALL: [Scenario; 6] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
     ("a tie-breaker leads, and who follows needs a snapshot", heavy, tie_breaker_leads),
     ("leader and tie-breaker go on without the third; then the leader's disk is gone", heavy, leader_lost),
+    ("the leader's snapshot rots, and who needs it goes on", steady, rotten_snapshot),
 ];
 
 /// How many there are.
@@ -50,6 +51,11 @@ fn heavy() -> Workload {
 /// Many clients who ask for the same few keys now and then: some have heard of another leader, some have not.
 fn patient() -> Workload {
     Workload { clients: 32, keys: 4, puts: 40, gets: 55, value_bytes: (8, 64), rate_max: 60, timeout_ms: 10_000, ..heavy() }
+}
+
+/// Large writes, so few that a log takes some seconds to be worth a snapshot.
+fn steady() -> Workload {
+    Workload { clients: 4, rate_max: 20, ..heavy() }
 }
 
 fn round(heal_ms: u64, events: Vec<(u64, Fault)>, voters: [u64; 3]) -> Round {
@@ -99,4 +105,22 @@ fn leader_lost() -> Vec<Round> {
     round.replacements = vec![(1, 4)];
     round.after.tie_breaker = Some(3);
     vec![round]
+}
+
+/// A node lags until it needs a snapshot, and that is rotten: again and again, whoever leads. The last time nothing is written any more, so
+/// no other snapshot is due when the node needs one.
+fn rotten_snapshot() -> Vec<Round> {
+    let lag = |times: u64| {
+        let (node, at) = (1 + times % 3, 2_000 + 16_000 * times);
+        let rot = Fault::RotLeadersSnapshot { shard: 0 };
+        [
+            (at, Fault::Crash { node, how: Crash::Kill }),
+            (at + 13_000, rot),
+            (at + 13_000, Fault::Start { node }),
+            (at + 13_100, Fault::Reset { a: 1, b: 2 }),
+        ]
+    };
+    let last = 2_000 + 16_000 * 6;
+    let end = [(last, Fault::Crash { node: 2, how: Crash::Kill }), (last + 13_000, Fault::RotLeadersSnapshot { shard: 0 })];
+    vec![round(last + 13_000, (0..6).flat_map(lag).chain(end).collect(), [1, 2, 3])]
 }

@@ -1,0 +1,242 @@
+//! Files of snapshots that are damaged, doubted, or written beside one that is installed; on a simulated disk.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::stream;
+use openraft::entry::RaftEntry;
+use openraft::storage::RaftStateMachine;
+use openraft::{EntryPayload, RaftSnapshotBuilder};
+
+use super::check::read_through;
+use super::{BUILDING, INCOMING, Meta, SnapshotFile, Writer, newest};
+use crate::io::BLOCK_BYTES;
+use crate::io::sim::{Settings, Sim, SimDisk, World};
+use crate::io::{Disk, Env, Instant};
+use crate::planted::{Bug, plant};
+use crate::raft::machine::{Machine, MachineSettings, meta_in};
+use crate::raft::{Batch, TEntry, log_id_in};
+use crate::state::command::{Builder, Op, Write, parse};
+use crate::state::{Limits, State};
+use crate::wal::LogId;
+
+const DIR: &str = "shard-0";
+const LIMITS: Limits = Limits { sessions_max: 8, session_window: 8, answers_max: 64, session_lifetime_ms: 1_000 };
+
+fn at(index: u64) -> LogId {
+    LogId { term: 1, leader: 1, index }
+}
+
+fn put(index: u64) -> bytes::Bytes {
+    let mut builder = Builder::new();
+    builder.start(index);
+    let (key, value) = (format!("key-{}", index % 16), vec![index as u8; 700]);
+    let op = Op::Put { key: key.as_bytes(), value: &value };
+    let write = Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
+    builder.push(&write).expect("one small write");
+    builder.finish()
+}
+
+fn state_as_of(index: u64) -> State {
+    let mut state = State::new(LIMITS);
+    for index in 1..=index {
+        state.apply(index, &parse(&put(index)).expect("just built"), &mut Vec::new());
+    }
+    state
+}
+
+fn slices_of(state: &mut State) -> Vec<Vec<u8>> {
+    state.freeze().expect("nothing else is frozen");
+    std::iter::from_fn(|| state.slice(4 << 10)).filter(|slice| !slice.is_empty()).collect()
+}
+
+/// A file as of an index, as a machine would have written it; its length.
+async fn written(disk: &SimDisk, name: &str, says: u64, frames: &[Vec<u8>], has_state: bool) -> (String, u64) {
+    disk.create_dir(DIR).await.expect("there is room");
+    let path = format!("{DIR}/{name}");
+    let membership = ringbeam_wire::peer::Membership::default().encode();
+    let meta = Meta { last: Some(at(says)), membership_at: None, membership, has_state };
+    let mut writer = Writer::<Sim>::create(disk, &path, &meta, Duration::ZERO).await.expect("there is room");
+    for frame in frames {
+        writer.frame(frame).await.expect("there is room");
+    }
+    let bytes = writer.finish().await.expect("the disk is well");
+    (path, bytes)
+}
+
+/// A machine that has applied so much.
+async fn machine_at(disk: &SimDisk, index: u64, keeps_state: bool) -> Machine<Sim> {
+    let history = Default::default();
+    let settings = MachineSettings { dir: DIR.into(), keeps_state, limits: LIMITS, snapshot_pause: Duration::ZERO, history };
+    let mut machine = Machine::<Sim>::open(disk.clone(), settings).await.expect("an empty directory opens");
+    let entry = |index: u64| {
+        let payload = EntryPayload::Normal(Batch { payload: put(index), room: None });
+        Ok((<TEntry<Sim> as RaftEntry>::new(log_id_in::<Sim>(at(index)), payload), None))
+    };
+    machine.apply(stream::iter((1..=index).map(entry))).await.expect("a batch is applied");
+    machine
+}
+
+async fn build(machine: &Machine<Sim>) {
+    machine.clone().get_snapshot_builder().await.build_snapshot().await.expect("the disk is well");
+}
+
+fn on_a_disk<T, F: Future<Output = T>>(test: impl FnOnce(SimDisk) -> F) -> T {
+    let world = World::new(1, Settings::default());
+    let host = world.add_host("one");
+    let disk = world.disk(host);
+    world.block_on(host, test(disk))
+}
+
+/// Bit by bit over heads, ends and samples of all that is between: whatever rots is found, with a state loaded and without.
+#[test]
+fn every_flipped_bit_is_found_and_the_file_named() {
+    on_a_disk(|disk| async move {
+        let mut state = state_as_of(40);
+        let (path, bytes) = written(&disk, "a.snap", 40, &slices_of(&mut state), true).await;
+        let good = read_through::<Sim>(&disk, &path, Some(LIMITS)).await.expect("nothing is wrong with it yet");
+        assert_eq!((good.bytes, good.meta.last), (bytes, Some(at(40))));
+        assert_eq!(good.state.map(|loaded| loaded.hash()), Some(state.hash()));
+
+        let whole = disk.contents(&path).expect("it is there");
+        let used = whole.iter().rposition(|byte| *byte != 0).expect("it is not empty") + 1;
+        assert!(used > 2 * BLOCK_BYTES, "{used} bytes are too few to be cut anywhere");
+        let mut flipped = 0;
+        for byte in (0..used).filter(|byte| *byte < 200 || *byte + 64 > used || byte % 13 == 0) {
+            let (block, bit) = (byte / BLOCK_BYTES, (byte % BLOCK_BYTES * 8 + byte % 8) as u64);
+            assert!(disk.flip_bit(&path, block as u64, bit));
+            for limits in [Some(LIMITS), None] {
+                let why = read_through::<Sim>(&disk, &path, limits).await.expect_err(&format!("byte {byte} of {used} rotted"));
+                assert_eq!(why.kind(), io::ErrorKind::InvalidData, "{why}");
+                assert!(why.to_string().contains(&path), "{why}");
+            }
+            assert!(disk.flip_bit(&path, block as u64, bit));
+            flipped += 1;
+        }
+        assert!(flipped > 1_000, "{flipped}");
+        read_through::<Sim>(&disk, &path, Some(LIMITS)).await.expect("every bit was flipped back");
+    });
+}
+
+/// Every checksum is right, and yet it is not a snapshot that may be installed here.
+#[test]
+fn a_file_of_good_frames_that_is_no_whole_snapshot_is_refused() {
+    on_a_disk(|disk| async move {
+        let slices = slices_of(&mut state_as_of(40));
+        assert!(slices.len() > 4, "{} slices", slices.len());
+        let mut swapped = slices.clone();
+        swapped.swap(1, 2);
+        let mixed: Vec<Vec<u8>> = slices[..2].iter().chain(&slices_of(&mut state_as_of(41))[2..]).cloned().collect();
+        // Name, the index that the meta says, frames, whether it says that there is a state, what is said of it.
+        type Case<'a> = (&'a str, u64, &'a [Vec<u8>], bool, &'a str);
+        let cases: [Case<'_>; 6] = [
+            ("cut.snap", 40, &slices[..slices.len() - 1], true, "its last slice is missing"),
+            ("hole.snap", 40, &slices[1..], true, "number 1, 0 is due"),
+            ("swapped.snap", 40, &swapped, true, "number 2, 1 is due"),
+            ("mixed.snap", 40, &mixed, true, "slice 2"),
+            ("other.snap", 41, &slices, true, "says that it is as of log index 41, and holds a state as of 40"),
+            ("stateless.snap", 40, &[], false, "holds no state"),
+        ];
+        for (name, says, frames, has_state, due) in cases {
+            let (path, _) = written(&disk, name, says, frames, has_state).await;
+            let why = read_through::<Sim>(&disk, &path, Some(LIMITS)).await.expect_err(name).to_string();
+            assert!(why.contains(due), "{name}: {why}");
+        }
+        let (path, _) = written(&disk, "stateless.snap", 40, &[], false).await;
+        read_through::<Sim>(&disk, &path, None).await.expect("a tie-breaker needs no more");
+    });
+}
+
+/// A length that rotted is refused by its bound, before anything of that length is read.
+#[test]
+fn a_frame_that_is_too_long_is_refused() {
+    on_a_disk(|disk| async move {
+        let (path, _) = written(&disk, "a.snap", 40, &slices_of(&mut state_as_of(40)), true).await;
+        // The highest bit but one of the first frame's length.
+        assert!(disk.flip_bit(&path, 0, 3 * 8 + 6));
+        let why = read_through::<Sim>(&disk, &path, None).await.expect_err("a gigabyte of meta").to_string();
+        assert!(why.contains("bytes, at most"), "{why}");
+    });
+}
+
+/// The core is given away while a long file is read.
+#[test]
+fn others_run_while_a_file_is_read_through() {
+    on_a_disk(|disk| async move {
+        let (path, _) = written(&disk, "a.snap", 400, &slices_of(&mut state_as_of(400)), true).await;
+        let turns = Rc::new(RefCell::new(Vec::<Instant>::new()));
+        let counted = turns.clone();
+        Sim::spawn(async move {
+            loop {
+                counted.borrow_mut().push(Sim::now());
+                Sim::yield_now().await;
+            }
+        });
+        let before = turns.borrow().len();
+        read_through::<Sim>(&disk, &path, Some(LIMITS)).await.expect("it is good");
+        assert!(turns.borrow().len() > before, "nobody else ran");
+    });
+}
+
+#[test]
+fn a_snapshot_is_distrusted_when_it_is_damaged_or_refused_twice_and_trusted_when_it_is_made_again() {
+    on_a_disk(|disk| async move {
+        let machine = machine_at(&disk, 20, true).await;
+        build(&machine).await;
+        let path = machine.newest_path().expect("it was built");
+
+        machine.doubt_snapshot("shard-0/another.snap", "of an older file").await;
+        machine.doubt_snapshot(&path, "a peer's disk").await;
+        assert!(!machine.distrusts_snapshot(), "it reads back well, and was refused once");
+        machine.doubt_snapshot(&path, "a peer's disk").await;
+        assert!(machine.distrusts_snapshot(), "nobody gets it a third time");
+        build(&machine).await;
+        assert!(!machine.distrusts_snapshot(), "it is another one");
+        machine.doubt_snapshot(&path, "a peer's disk").await;
+        assert!(!machine.distrusts_snapshot(), "what was held against the first is forgotten");
+
+        assert!(disk.flip_bit(&path, 1, 77));
+        machine.doubt_snapshot(&path, "a wrong checksum").await;
+        assert!(machine.distrusts_snapshot(), "its own file is damaged");
+        build(&machine).await;
+        assert_eq!(machine.newest_path().as_ref(), Some(&path), "nothing was applied meanwhile");
+        assert!(!machine.distrusts_snapshot());
+        let read = read_through::<Sim>(&disk, &path, Some(LIMITS)).await.expect("the state in memory was good");
+        assert_eq!(read.state.map(|state| state.hash()), Some(machine.with_state(State::hash)));
+    });
+}
+
+/// A leader's snapshot was installed while an own, older one was being written. The older one, finished later, took its name and removed
+/// the newer one: the log had been purged up to that, and the node could not start any more.
+#[test]
+fn a_build_that_ends_after_an_install_does_not_take_its_place() {
+    let newest_after = |delay_us: u64, keeps_state: bool| {
+        on_a_disk(|disk| async move {
+            let machine = machine_at(&disk, 10, keeps_state).await;
+            let (path, _) = written(&disk, INCOMING, 20, &slices_of(&mut state_as_of(20)), true).await;
+            let checked = read_through::<Sim>(&disk, &path, machine.limits()).await.expect("it is good");
+            let meta = meta_in::<Sim>(&checked.meta).expect("it is good");
+            let (mut installing, building) = (machine.clone(), machine.clone());
+            let install = async {
+                Sim::sleep(Duration::from_micros(delay_us)).await;
+                installing.install_snapshot(&meta, SnapshotFile::read(path, checked)).await.expect("it is good");
+            };
+            futures_util::join!(install, build(&building));
+            let found = newest::<Sim>(&disk, DIR).await.expect("the disk is well").expect("there is one");
+            assert_eq!(machine.newest_path().as_ref(), Some(&found), "memory and disk agree");
+            assert!(!disk.paths().contains(&format!("{DIR}/{BUILDING}")));
+            read_through::<Sim>(&disk, &found, machine.limits()).await.expect("it is good").meta.last
+        })
+    };
+    for keeps_state in [true, false] {
+        for delay_us in (0..2_000).step_by(25) {
+            assert_eq!(newest_after(delay_us, keeps_state), Some(at(20)), "installed after {delay_us} us");
+        }
+    }
+    plant(Some(Bug::OldSnapshotPublished));
+    let lost = (0..2_000).step_by(25).filter(|delay_us| newest_after(*delay_us, true) != Some(at(20))).count();
+    plant(None);
+    assert!(lost > 0, "the test does not come at the moment that it is about");
+}
