@@ -126,7 +126,7 @@ impl Inner {
             return;
         }
         let deadline = Instant::now() + CONNECT_TIMEOUT;
-        let mut poll = self.ask_everyone(number, deadline).await;
+        let mut poll = self.ask_everyone(number, Some(connection.welcome.node), deadline).await;
         let believed = believe(poll.claims.iter().copied());
         if believed.is_none_or(|claim| claim.leader == connection.welcome.node) {
             return;
@@ -137,8 +137,9 @@ impl Inner {
         }
     }
 
-    /// Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader.
-    async fn ask_everyone(self: &Arc<Self>, number: u32, deadline: Instant) -> Poll {
+    /// Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader, unless it is the one in doubt:
+    /// the nearest node may be the last to hear of another.
+    async fn ask_everyone(self: &Arc<Self>, number: u32, doubted: Option<u64>, deadline: Instant) -> Poll {
         let everyone = self.routes().askable();
         let all = everyone.len();
         let askable = self.pool.admit(everyone);
@@ -154,7 +155,7 @@ impl Inner {
                 Ok(Ok((from, topology))) => {
                     self.learn(&topology);
                     poll.claims.push(Claim { from, leader: topology.leader, term: topology.term });
-                    if topology.leader != 0 {
+                    if topology.leader != 0 && Some(topology.leader) != doubted {
                         until = until.min(Instant::now() + PROBE_GRACE);
                     }
                 }
@@ -248,6 +249,8 @@ impl UnderWay {
         let Some(shard) = client.shards.get(number as usize) else { return };
         let since = shard.leaderless(Instant::now());
         let mut rounds = 0;
+        // Who was named and could not be reached.
+        let mut doubted = None;
         while open_leader(shard).is_none() && shard.search.is_wanted() {
             let deadline = Instant::now() + PROBE_TIMEOUT + CONNECT_TIMEOUT;
             if let Some(named) = shard.take_named()
@@ -255,7 +258,7 @@ impl UnderWay {
             {
                 return shard.lead_by(connection, Instant::now());
             }
-            let mut poll = client.ask_everyone(number, deadline).await;
+            let mut poll = client.ask_everyone(number, doubted, deadline).await;
             let why = match client.go_to_leader(number, &mut poll, deadline).await {
                 Ok(connection) => return shard.lead_by(connection, Instant::now()),
                 Err(why) => why,
@@ -263,6 +266,7 @@ impl UnderWay {
             if let Some(error) = poll.hopeless() {
                 return shard.search.fail(why, error);
             }
+            doubted = believe(poll.claims.iter().copied()).map(|claim| claim.leader);
             shard.search.say(why);
             rounds += 1;
             tokio::time::sleep(pace::search_again(rounds, since.elapsed(), client.dice())).await;
