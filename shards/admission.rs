@@ -69,7 +69,7 @@ pub(crate) fn admit(standing: &Standing<'_>, write: &Write<'_>) -> Result<(), Re
 fn check_sizes(standing: &Standing<'_>, write: &Write<'_>) -> Result<(), Reason> {
     let (key, value) = match write.op {
         Op::Put { key, value } | Op::PutFor { key, value, .. } => (key, value),
-        Op::Delete { key } => (key, &[][..]),
+        Op::Delete { key } | Op::Add { key, .. } => (key, &[][..]),
         // Its bytes and that all its keys are of one shard: `Transact::check`.
         Op::Transact(transaction) => {
             let check = |key| standing.names.check(write.namespace, key);

@@ -44,6 +44,9 @@ pub(crate) enum Form {
     Transacted,
     /// Of this lease; 0: of the one that it grants.
     Leased(u64),
+    Counted,
+    RangeDeleted,
+    Resolved,
 }
 
 impl Waiter {

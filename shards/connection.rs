@@ -33,7 +33,7 @@ use crate::shard::{Settings, Shard};
 use crate::state::command::{Op, Write};
 use crate::state::transaction::{self, Transaction};
 use crate::watch::limits::EVENT_BYTES_MAX;
-use crate::{admin, leases, read, topology, watch, write};
+use crate::{admin, data, leases, read, topology, watch, write};
 
 /// Answers of one connection that wait to be sent.
 pub(crate) struct Outbox {
@@ -323,6 +323,9 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         | RequestBody::GrantLease { .. }
         | RequestBody::KeepLease { .. }
         | RequestBody::RevokeLease { .. } => leases::carry_out(shard, &request.body, waiter(Form::Written)),
+        RequestBody::Add(_) | RequestBody::DeleteRange(_) | RequestBody::Resolve(_) => {
+            data::arrive(shard, &request.body, waiter)
+        }
         RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) | RequestBody::GetLease { .. } => {
             read::arrive(shard, &request.body, frame, waiter(Form::Written));
         }

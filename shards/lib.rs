@@ -30,6 +30,7 @@ mod admission;
 mod attest;
 mod batcher;
 mod connection;
+mod data;
 mod error;
 mod fresh;
 pub mod io;

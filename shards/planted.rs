@@ -23,6 +23,8 @@ macro_rules! bugs {
 }
 
 bugs! {
+    /// Who asks for the outcome of a write that has not happened is told "never", and nothing keeps it from happening.
+    NeverWithoutFence "never-without-fence",
     /// A leader counts itself for the quorum before its flush.
     LeaderAcksBeforeFsync "leader-acks-before-fsync",
     /// A follower acknowledges an append before its flush.

@@ -271,6 +271,7 @@ pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) 
             let (key, ran_it) = match write.op {
                 Op::Put { key, .. } | Op::Delete { key } => (key, true),
                 Op::Transact(transaction) => (transaction.keys().next().unwrap_or_default(), answer.existed),
+                // Of counters and ranges the sums say how often they ran; a resolve runs nothing.
                 _ => continue,
             };
             if write.session == 0 || !write.namespace.is_empty() {

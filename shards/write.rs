@@ -27,6 +27,7 @@ use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::{self, Reason};
 use crate::batcher::{Batch, Form, Waiter};
+use crate::data;
 use crate::error::{denied, internal, outcome_unknown};
 use crate::io::{Env, Instant};
 use crate::leases;
@@ -82,6 +83,9 @@ fn acknowledge<E: Env>(shard: &Shard<E>, batch: &Batch, applied: &Applied, taken
             Form::SessionOpened => shard.session_opened(answer),
             Form::Transacted => transacted(answer, breakdown),
             Form::Leased(lease) => leases::leased(shard, answer, lease),
+            Form::Counted => data::counted(answer, breakdown),
+            Form::RangeDeleted => data::range_deleted(answer, breakdown),
+            Form::Resolved => data::resolved(answer),
             Form::Written => ReplyBody::Written(Written {
                 revision: answer.revision.into(),
                 ring_time_ms: answer.ring_time_ms,
@@ -93,14 +97,19 @@ fn acknowledge<E: Env>(shard: &Shard<E>, batch: &Batch, applied: &Applied, taken
     });
 }
 
-fn transacted(answer: &Answer, breakdown: Breakdown) -> ReplyBody<'_> {
+/// What a transaction's gets found, or what is kept in that form.
+pub(crate) fn items(answer: &Answer) -> Vec<Item<'_>> {
     let item = |Found { value, revision }| Item { key: &[], found: true, value, revision: revision.into() };
+    answer.found().map(|found| found.map_or(Item::default(), item)).collect()
+}
+
+fn transacted(answer: &Answer, breakdown: Breakdown) -> ReplyBody<'_> {
     ReplyBody::Transacted(Box::new(Transacted {
         revision: answer.revision.into(),
         ring_time_ms: answer.ring_time_ms,
         succeeded: answer.existed,
         duplicate: answer.duplicate,
         breakdown,
-        gets: answer.found().map(|found| found.map_or(Item::default(), item)).collect(),
+        gets: items(answer),
     }))
 }

@@ -4,7 +4,7 @@
 //! config.rs    the file of a node, checked whole         logging.rs   log lines, never in a shard's way
 //! identity.rs  whose data directory it is                founding.rs  how it comes to a ring
 //! node.rs      puts shards on cores and runs them        admin/       health, status and metrics over HTTP
-//! cli/         put, get, delete, status, ring, dev, bench
+//! cli/         put, get, delete, incr, status, ring, dev, bench
 //! ```
 //!
 //! **Not here**: anything on the way of a write. That is `shards/write.rs`.

@@ -1,4 +1,4 @@
-//! Transactions, compare-and-set, scans and lists of keys on a real ring, through the SDK.
+//! Transactions, compare-and-set, scans, lists of keys and counters on a real ring, through the SDK.
 //!
 //! **Not here**: what applying them means, against a model (`shards/state/tests`); histories under faults (`tests/sim`).
 
@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ring::{Plan, Ring};
-use ringbeam_sdk::{Client, Code, Compare, Consistency, Entry, Error, Expect, GetOptions, Range, Relation, Step, Target, Txn};
+use ringbeam_sdk::{
+    AddOptions, Client, Code, Compare, Consistency, Entry, Error, Expect, GetOptions, Outcome, Range, Relation, Step, Target,
+    Ticket, Txn,
+};
 
 /// Room for the largest values by default, and no more.
 const LOG: &str = "[log]\nsegment_bytes = 33554432\nspare_segments_count = 1\n";
@@ -255,4 +258,182 @@ async fn transfers_are_whole_and_happen_once_while_leaders_are_killed() {
     let (done, lost) = (done.load(Ordering::Relaxed) as i64, lost.load(Ordering::Relaxed) as i64);
     assert_eq!(now.iter().sum::<i64>(), SUM);
     assert!((done..=done + lost).contains(&now[0]), "{done} transfers were acknowledged, {lost} unknown, {} happened", now[0]);
+}
+
+/// Kills whoever leads the shard of `key`, three times, each after `count` has grown by `at_least`.
+async fn kill_leaders(ring: &mut Ring, client: &Client, key: &str, count: &AtomicU64, at_least: u64) {
+    let shard = ringbeam_wire::slots::shard_of(ringbeam_wire::slots::slot_of(key.as_bytes()), 2);
+    for _ in 0..3 {
+        let before = count.load(Ordering::Relaxed);
+        let until = Instant::now() + Duration::from_secs(30);
+        while count.load(Ordering::Relaxed) < before + at_least {
+            assert!(Instant::now() < until, "writes do not go on\n{}", ring.tails());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let leader = client.topology_of(shard).await.expect("a topology").leader;
+        if leader != 0 && ring.runs(leader) {
+            ring.kill(leader);
+            ring.spawn(leader);
+        }
+    }
+}
+
+/// Every acknowledged addition counts once, and no two of them came to the same sum: the answers are those of one order.
+#[tokio::test]
+async fn counters_are_exact_while_leaders_are_killed() {
+    let (mut ring, client) = start("data-counters").await;
+    let client = client.with_timeout(Duration::from_secs(20));
+    let (stop, done, lost) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let tasks = (0..8).map(|_| {
+        let (client, stop, done, lost) = (client.clone(), stop.clone(), done.clone(), lost.clone());
+        tokio::spawn(async move {
+            let mut sums = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                match client.add("n", 1).await {
+                    Ok(counted) => {
+                        sums.push(counted.value);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(Error::Unknown { .. }) => {
+                        lost.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            sums
+        })
+    });
+    let tasks: Vec<_> = tasks.collect();
+    kill_leaders(&mut ring, &client, "n", &done, 200).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut sums = Vec::new();
+    for task in tasks {
+        let own = task.await.expect("no task fails");
+        assert!(own.is_sorted(), "one task's sums ascend");
+        sums.extend(own);
+    }
+    let (done, lost) = (done.load(Ordering::Relaxed) as i64, lost.load(Ordering::Relaxed) as i64);
+    sums.sort_unstable();
+    sums.dedup();
+    assert_eq!(sums.len() as i64, done, "two additions came to the same sum");
+    let now = client.add("n", 0).await.expect("a write").value;
+    assert!((done..=done + lost).contains(&now), "{done} additions were acknowledged, {lost} unknown, {now} happened");
+}
+
+#[tokio::test]
+async fn counters_keep_their_bounds_and_are_decimal_for_everybody() {
+    let (ring, client) = start("data-bounds").await;
+    let stock = AddOptions { min: 0, max: 10, ..AddOptions::default() };
+    assert_eq!(client.add_with("stock", 7, &stock).await.expect("a write").value, 7);
+    assert_eq!(refused(client.add_with("stock", 4, &stock).await).0, Code::OutOfBounds);
+    assert_eq!(refused(client.add_with("stock", -8, &stock).await).0, Code::OutOfBounds);
+    assert_eq!(refused(client.add_with("stock", 1, &AddOptions { min: 5, max: 4, ..stock }).await).0, Code::BadRequest);
+    assert_eq!(client.get("stock").await.expect("a read").map(|found| found.value), Some("7".into()));
+    client.put("stock", "9223372036854775807").await.expect("a write");
+    assert_eq!(refused(client.add("stock", 1).await).0, Code::OutOfBounds);
+    client.put("stock", "seven").await.expect("a write");
+    let (code, why) = refused(client.add("stock", 1).await);
+    assert!(code == Code::NotANumber && why.contains("not a decimal number"), "{why}");
+
+    let at = |args: &[&str]| {
+        let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
+        let endpoints = ring.endpoints();
+        async move { ring::ringbeam_at(&endpoints, &args.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    assert_eq!(at(&["incr", "visits"]).await, (0, "1\n".into(), String::new()));
+    assert_eq!(at(&["incr", "visits", "--by", "-5", "--namespace", "n"]).await, (0, "-5\n".into(), String::new()));
+    let (code, out, _) = at(&["incr", "visits", "--by", "41", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!((code, &json["value"]), (0, &42.into()));
+    let (code, out, why) = at(&["incr", "visits", "--max", "42"]).await;
+    assert!((code, out.as_str()) == (3, "") && why.contains("OutOfBounds"), "{why}");
+}
+
+#[tokio::test]
+async fn ranges_go_whole_over_all_shards_and_nothing_beside_them() {
+    let (ring, client) = start("data-ranges").await;
+    let entries =
+        |from: u32, until: u32| (from..until).map(|n| (format!("key-{n:05}").into_bytes(), n.to_string().into_bytes()));
+    fill(&client, &entries(0, 5_000).chain([(b"kez".to_vec(), Vec::new())]).collect()).await;
+    client.namespace("n").put("key-00001", "").await.expect("a write");
+    assert_eq!(client.delete_range(Range::between("key-04990", "key-05010")).await.expect("it goes"), 10);
+    assert_eq!(client.delete_range(Range::between("b", "a")).await.expect("nothing"), 0);
+    assert_eq!(refused(client.delete_range(Range::all().limit(1)).await).0, Code::BadRequest);
+    assert_eq!(client.delete_prefix("key-").await.expect("it goes"), 4_990);
+    assert_eq!(client.delete_prefix("key-").await.expect("nothing"), 0);
+    let left = client.scan(Range::all()).all().await.expect("a scan");
+    assert_eq!(pairs(&left), [(&b"kez"[..], &b""[..])]);
+    assert!(client.namespace("n").get("key-00001").await.expect("a read").is_some());
+
+    // Of one shard only, on the command line.
+    fill(&client, &(0..20).map(|n| (format!("{{t}}{n}").into_bytes(), Vec::new())).collect()).await;
+    let endpoints = ring.endpoints();
+    assert_eq!(ring::ringbeam_at(&endpoints, &["delete-range", "{t}1"]).await, (0, "11\n".into(), String::new()));
+    let (code, out, _) = ring::ringbeam_at(&endpoints, &["delete-range", "--from", "{t}", "--until", "{t}3", "--json"]).await;
+    assert_eq!((code, out.as_str()), (0, "{\"deleted\":2}\n"));
+    assert_eq!(
+        ring::ringbeam_at(&endpoints, &["delete-range"]).await.0,
+        2,
+        "nobody deletes everything by forgetting an argument"
+    );
+    assert_eq!(ring::ringbeam_at(&endpoints, &["delete-range", "--all"]).await, (0, "8\n".into(), String::new()));
+    assert_eq!(client.scan(Range::all()).all().await.expect("a scan"), []);
+}
+
+/// A put of 300 ms of which nobody says whether it happened.
+async fn lost(client: &Client, key: &str, value: &str) -> Ticket {
+    match client.with_timeout(Duration::from_millis(300)).put(key, value).await {
+        Err(error @ Error::Unknown { .. }) => error.ticket().expect("it has a session"),
+        other => panic!("not unknown: {other:?}"),
+    }
+}
+
+/// One lost write is in the leader's log and nobody has confirmed it, the other is in the buffers of a leader that dies.
+#[tokio::test]
+async fn the_outcome_of_a_lost_write_is_settled_by_asking() {
+    let (mut ring, client) = start("data-outcomes").await;
+    let client = client.with_timeout(Duration::from_secs(20));
+    let shard = ringbeam_wire::slots::shard_of(ringbeam_wire::slots::slot_of(b"k"), 2);
+    let other = ring.client().await;
+    other.put("k", "0").await.expect("a write");
+    let written = client.put("k", "0").await.expect("a write");
+    let leader = ring.settled_leader(shard).await;
+    let followers: Vec<u32> = (1..=3).filter(|id| *id != leader).filter_map(|id| ring.pid(id)).collect();
+    followers.iter().for_each(|pid| ring::signal(*pid, "STOP"));
+    let (ticket, others) = tokio::join!(lost(&client, "k", "1"), lost(&other, "k", "1"));
+    followers.iter().for_each(|pid| ring::signal(*pid, "CONT"));
+
+    let Outcome::Happened(first) = client.outcome(&ticket).await.expect("an answer") else {
+        panic!("the leader had it, and kept its office");
+    };
+    assert!(first.revision > written.revision && first.existed, "{first:?}");
+    assert_eq!(client.outcome(&ticket).await.expect("an answer"), Outcome::Happened(first), "asking again changes nothing");
+    // A session with such a write outlives its client, for whoever has the numbers.
+    drop(other);
+    let endpoints = ring.endpoints();
+    let args =
+        |Ticket { shard, session, sequence }| ["outcome".into(), shard.to_string(), session.to_string(), sequence.to_string()];
+    let (code, out, said) = ring::ringbeam_at(&endpoints, &args(others).each_ref().map(String::as_str)).await;
+    let now = client.get("k").await.expect("a read").expect("it is there");
+    assert!(code == 0 && now.revision > written.revision && &now.value[..] == b"1", "{said}");
+    assert!(out.trim_end().split_once('.').is_some_and(|(index, _)| index.parse::<u64>().is_ok()), "{out}");
+
+    let leader = ring.settled_leader(shard).await;
+    client.put("k", "3").await.expect("a write");
+    ring::signal(ring.pid(leader).expect("it runs"), "STOP");
+    let ticket = lost(&client, "k", "4").await;
+    ring.kill(leader);
+    assert_eq!(client.outcome(&ticket).await.expect("an answer"), Outcome::Never);
+    assert_eq!(client.get("k").await.expect("a read").map(|found| found.value), Some("3".into()));
+    let asked = args(ticket);
+    let asked: Vec<&str> = asked.iter().map(String::as_str).chain(["--json"]).collect();
+    let (code, out, _) = ring::ringbeam_at(&endpoints, &asked).await;
+    assert_eq!((code, out.as_str()), (1, "{\"happened\":false}\n"));
+
+    // Once the session goes on without it, nobody can know.
+    client.put("k", "5").await.expect("a write");
+    client.put("k", "6").await.expect("a write");
+    let (code, why) = refused(client.outcome(&ticket).await);
+    assert!(code == Code::AlreadyAnswered && why.contains("cannot be known any more"), "{why}");
+    assert_eq!(refused(client.outcome(&Ticket { session: 7, ..ticket }).await).0, Code::SessionExpired);
 }

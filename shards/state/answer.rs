@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::limits::{INDEX_MAX, POSITION_BITS, POSITIONS_MAX};
-use super::{Found, transaction};
+use super::{Found, counter, erase, transaction};
 
 /// When a key last changed: log index and position in its batch. Totally ordered within a shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +48,10 @@ pub enum Denied {
     SequenceReused = 24,
     /// The gets of a transaction found more than an answer may hold.
     ResultTooLarge = 29,
+    /// A counter would leave its bounds, or what 64 bits hold.
+    OutOfBounds = 30,
+    /// What is to be added to is no number.
+    NotANumber = 31,
     /// The lease has ended, or never was.
     LeaseNotFound = 33,
     /// The shard has as many leases as it may.
@@ -68,6 +72,10 @@ impl Denied {
             Denied::TooManySessions => "the shard has as many sessions as it may; close some or retry later",
             Denied::SequenceReused => "the session used this sequence for another command; use the next sequence",
             Denied::ResultTooLarge => "the gets of the transaction found more than 65536 bytes; read those keys by themselves",
+            Denied::OutOfBounds => {
+                "the sum would be out of the bounds that were given, or of 64 bits; the counter is as it was"
+            }
+            Denied::NotANumber => "the value is not a decimal number of 64 bits, so nothing can be added to it",
             Denied::LeaseNotFound => "the lease has ended, or never was; grant a new one",
             Denied::TooManyLeases => "the shard has as many leases as it may; revoke some or retry later",
         }
@@ -89,17 +97,31 @@ pub struct Answer {
     pub revision: Revision,
     /// Ring time at `revision`, in milliseconds.
     pub ring_time_ms: u64,
-    /// The key had a value before; for `CloseSession`, the session was open; for a transaction, its compares held.
+    /// The key had a value before; for `CloseSession`, the session was open; for a transaction, its compares held; for a range,
+    /// it had keys.
     pub existed: bool,
+    /// No such write has been applied, and none ever will be: the answer to an `Op::Resolve` that found nothing.
+    pub never: bool,
     /// This is the answer of an earlier, identical write of the session; nothing was applied again.
     pub duplicate: bool,
-    /// What a transaction's gets found; see [`Answer::found`].
+    /// What a transaction's gets found, or what an addition made; see [`Answer::found`].
     pub(super) gets: Option<Rc<[u8]>>,
 }
 
 impl Answer {
-    /// What a transaction's gets found, in their order.
+    /// What a transaction's gets found, in their order; of an addition, what it made of its key; of a
+    /// range delete, see [`Answer::erased`].
     pub fn found(&self) -> impl Iterator<Item = Option<Found<'_>>> {
         transaction::found(self.gets.as_deref().unwrap_or_default())
+    }
+
+    /// Keys that went with a range, and whether it has more.
+    pub fn erased(&self) -> Option<(u32, bool)> {
+        erase::noted(self)
+    }
+
+    /// The sum that an addition came to.
+    pub fn sum(&self) -> Option<i64> {
+        counter::number(self.found().next()??.value)
     }
 }

@@ -12,7 +12,8 @@
 //! |      |           | u16     |           | only if the op's bit 0x80 is set    |
 //!
 //! ops: 1 put, 2 delete, 3 open session, 4 close session,             all integers little-endian
-//!      5 transaction (no key; its value is that of transaction.rs)
+//!      5 transaction (no key; its value is that of transaction.rs), 6 add (its value: counter.rs),
+//!      8 delete a range (its value: erase.rs), 13 resolve (no key, no value)
 //!      9 grant a lease (value: ttl ms u64), 10 keep, 11 revoke it (value: lease u64); no key
 //!      12 expire (value: keys at most u32), by the leader itself
 //!      14 put with a life (value: ttl ms u64, lease u64, one of them not 0, value)
@@ -30,6 +31,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use ringbeam_wire::client::Life;
 
+use super::counter::Addition;
+use super::erase::{BOUND_BYTES_MAX, Erasure};
 use super::limits::{EXPIRE_HARD_MAX, KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, POSITIONS_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
 use super::transaction::{self, Transaction};
@@ -115,6 +118,22 @@ pub enum Op<'a> {
     CloseSession,
     /// Compares, then one of two lists of gets, puts and deletes.
     Transact(Transaction<'a>),
+    /// Adds to a number.
+    Add {
+        /// 1 to 4,096 bytes.
+        key: &'a [u8],
+        /// What is added, and within which bounds.
+        addition: Addition<'a>,
+    },
+    /// Settles what became of the session's write with this sequence: it has happened, or it never will.
+    Resolve,
+    /// Removes the first keys of a range.
+    DeleteRange {
+        /// The first key; at most 4,097 bytes, empty: the very first.
+        from: &'a [u8],
+        /// Where it ends, and how many go.
+        erasure: Erasure<'a>,
+    },
     /// Sets a key that goes again.
     PutFor {
         /// 1 to 4,096 bytes.
@@ -159,6 +178,9 @@ impl<'a> Op<'a> {
             Op::RevokeLease { .. } => 11,
             Op::Expire { .. } => 12,
             Op::PutFor { .. } => 14,
+            Op::Add { .. } => 6,
+            Op::DeleteRange { .. } => 8,
+            Op::Resolve => 13,
         }
     }
     /// Its key, and its value in two parts.
@@ -167,18 +189,21 @@ impl<'a> Op<'a> {
         match *self {
             Op::Put { key, value } => (key, Front::NONE, value),
             Op::Delete { key } => (key, Front::NONE, &[]),
-            Op::OpenSession | Op::CloseSession => (&[], Front::NONE, &[]),
+            Op::OpenSession | Op::CloseSession | Op::Resolve => (&[], Front::NONE, &[]),
             Op::Transact(transaction) => (&[], Front::NONE, transaction.bytes()),
             Op::PutFor { key, life, value } => (key, Front::of(&[life.ttl_ms, life.lease]), value),
             Op::GrantLease { ttl_ms: word } | Op::KeepLease { lease: word } | Op::RevokeLease { lease: word } => {
                 (&[], Front::of(&[word]), &[])
             }
             Op::Expire { most } => (&[], Front::of_u32(most), &[]),
+            Op::Add { key, addition } => (key, Front::NONE, addition.bytes()),
+            Op::DeleteRange { from, erasure } => (from, Front::NONE, erasure.bytes()),
         }
     }
     /// Whether it is about keys, which are in a namespace.
     fn has_namespace(&self) -> bool {
-        matches!(self, Op::Put { .. } | Op::Delete { .. } | Op::Transact(_) | Op::PutFor { .. })
+        let of_key = matches!(self, Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } | Op::Add { .. });
+        of_key || matches!(self, Op::Transact(_) | Op::DeleteRange { .. })
     }
 }
 
@@ -219,8 +244,9 @@ impl Write<'_> {
         if namespace > NAMESPACE_BYTES_MAX {
             return Err(format!("a namespace of {namespace} bytes, at most {NAMESPACE_BYTES_MAX} are allowed"));
         }
-        if key.len() > KEY_BYTES_MAX {
-            return Err(format!("a key of {} bytes, at most {KEY_BYTES_MAX} are allowed", key.len()));
+        let key_bytes_max = if matches!(self.op, Op::DeleteRange { .. }) { BOUND_BYTES_MAX } else { KEY_BYTES_MAX };
+        if key.len() > key_bytes_max {
+            return Err(format!("a key of {} bytes, at most {key_bytes_max} are allowed", key.len()));
         }
         // A transaction's own head does not count against its bytes.
         let value_bytes_max =
@@ -229,7 +255,9 @@ impl Write<'_> {
             return Err(format!("a value of {} bytes, at most {value_bytes_max} are allowed", value.len()));
         }
         match self.op {
-            Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } if key.is_empty() => Err("an empty key".into()),
+            Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } | Op::Add { .. } if key.is_empty() => {
+                Err("an empty key".into())
+            }
             op if namespace > 0 && !op.has_namespace() => Err(format!("a namespace on op {}, which has none", op.code())),
             Op::OpenSession | Op::KeepLease { .. } | Op::Expire { .. } if !sessionless => {
                 Err(format!("a session on op {}, which has none", self.op.code()))
@@ -239,6 +267,7 @@ impl Write<'_> {
             Op::Expire { most } if most == 0 || most > EXPIRE_HARD_MAX => {
                 Err(format!("{most} keys to expire, 1 to {EXPIRE_HARD_MAX} are allowed"))
             }
+            Op::Resolve if sessionless => Err("the outcome of a write without a session, of which nothing is kept".into()),
             Op::CloseSession if sessionless => Err("session 0 to be closed, which is none".into()),
             _ if sessionless && (self.sequence, self.answered_below) != (0, 0) => Err("a sequence without a session".into()),
             _ => Ok(()),
@@ -391,6 +420,12 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<Write<'a>, Malformed> {
         3 => Op::OpenSession,
         4 => Op::CloseSession,
         5 => Op::Transact(Transaction::parse(value).map_err(|e| reader.malformed(format!("its transaction: {e}")))?),
+        6 => Op::Add { key, addition: Addition::parse(value).map_err(|e| reader.malformed(format!("its addition: {e}")))? },
+        8 => {
+            let erasure = Erasure::parse(value).map_err(|e| reader.malformed(format!("its range: {e}")))?;
+            Op::DeleteRange { from: key, erasure }
+        }
+        13 => Op::Resolve,
         12 => Op::Expire { most: Reader::new(value).u32()? },
         14 => match split_life(value) {
             Some((life, value)) => Op::PutFor { key, life, value },
@@ -404,7 +439,7 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<Write<'a>, Malformed> {
                 _ => Op::RevokeLease { lease: word },
             }
         }
-        other => return Err(reader.malformed(format!("op {other}, known are 1 to 5, 9 to 12 and 14"))),
+        other => return Err(reader.malformed(format!("op {other}, known are 1 to 6 and 8 to 14"))),
     };
     let write = Write { namespace, session, sequence, answered_below, op };
     let (op_key, front, op_value) = op.parts();

@@ -23,6 +23,9 @@ pub const INDEX_MAX: u64 = 1 << (64 - POSITION_BITS);
 /// at once. A session whose time is up is refused at once all the same, removed or not.
 pub const EXPIRED_PER_BATCH_MAX: usize = 64;
 
+/// Bytes of the records that one range delete takes, about: it frees them without a pause, and large ones take longer.
+pub const ERASED_BYTES_MAX: u64 = 4 << 20;
+
 /// Leases that a shard may have, those included whose time is up and which no `Expire` has taken yet. One for each client of a large
 /// fleet; about 200 bytes each, so this bounds them to 26 MB.
 pub const LEASES_MAX: u32 = 1 << 17;
@@ -40,6 +43,8 @@ pub const SLICE_PAYLOAD_BYTES_MAX: usize = 24 << 20;
 pub const PLACE_BYTES: usize = 32;
 /// Places that the largest result of a transaction takes.
 pub const RESULT_PLACES_MAX: u64 = (wire::TRANSACTION_RESULT_BYTES_MAX as u64).div_ceil(PLACE_BYTES as u64);
+/// Places that the result of a counter or of a range delete takes: two notes of 16 bytes and a number in decimal.
+pub const NUMBER_PLACES_MAX: u64 = (16 + 20 + 16u64).div_ceil(PLACE_BYTES as u64);
 /// Places that one session's kept answers may take: 4 MiB, as a session goes into a snapshot in one piece.
 pub const SESSION_PLACES_MAX: u64 = 1 << 17;
 /// Largest `session_window` that can be set, for the same reason.

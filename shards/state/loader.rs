@@ -18,7 +18,7 @@ use super::limits::{
 };
 use super::reader::{Malformed, Reader};
 use super::record::{self, Extras, HAS_EXTRAS};
-use super::sessions::{HAS_GETS, Kept, Session};
+use super::sessions::{HAS_GETS, Kept, POSITION_AND_BITS_MAX, Session};
 use super::slice::{First, HEAD_BYTES, Kind, Parsed, parse, parse_first, slice_bytes};
 use super::table::Table;
 use super::transaction::check_found;
@@ -217,7 +217,7 @@ impl Loader {
                 kept.gets = Some(gets.into());
             }
             let fits = kept.sequence >= sequence_min && kept.index <= applied && kept.ring_time_ms <= ring_time_ms;
-            if !fits || kept.position_and_existed >= POSITIONS_MAX * 4 || session.places > SESSION_PLACES_MAX {
+            if !fits || kept.position_and_existed >= POSITION_AND_BITS_MAX || session.places > SESSION_PLACES_MAX {
                 return Err(payload.malformed(format!("an answer of session {id} out of order or bounds: {kept:?}")));
             }
             sequence_min = kept.sequence.saturating_add(1);

@@ -13,6 +13,7 @@
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
 //!   leases.rs   leases, and keys whose time comes           owed.rs     what a snapshot owes of sessions and leases
 //!   transaction.rs  compares, then reads and writes, as one      events.rs  each change of a key, for who listens
+//!   counter.rs  values that are numbers         erase.rs    a range of keys that goes
 //! ```
 //!
 //! Everything here is a function of the log alone: no clock (ring time comes with the batch), no I/O, no randomness, no hasher
@@ -30,7 +31,9 @@
 
 mod answer;
 pub mod command;
+pub mod counter;
 mod digest;
+pub mod erase;
 pub mod events;
 mod freeze;
 mod leases;
@@ -181,7 +184,8 @@ impl State {
         let State { limits, contents, sessions, frozen, .. } = self;
         let mut frozen = frozen.as_mut();
         let ring_time_ms = now.ring_time_ms;
-        let mut answer = Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, duplicate: false, gets: None };
+        let mut answer =
+            Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, never: false, duplicate: false, gets: None };
         match write.op {
             Op::OpenSession => answer.outcome = sessions.open(revision, now, limits, frozen),
             Op::CloseSession => answer.existed = sessions.close(write.session, now, limits, frozen),
@@ -189,7 +193,7 @@ impl State {
             _ => match sessions.admit(write, now, limits, frozen.as_deref_mut()) {
                 Admission::Apply(seat) => {
                     contents.run(write, frozen, &mut answer, sink);
-                    if answer.outcome.is_ok() {
+                    if answer.outcome.is_ok() && !(answer.never && planted!(NeverWithoutFence)) {
                         seat.keep(&answer);
                     }
                 }
@@ -325,7 +329,7 @@ impl Contents {
     fn fetch<'a>(&self, namespace: &str, ahead: impl Iterator<Item = Write<'a>>) {
         let keys = ahead.take(FETCH_KEYS).filter(|write| write.namespace == namespace);
         let keys = keys.filter_map(|write| match write.op {
-            Op::Put { key, .. } | Op::PutFor { key, .. } | Op::Delete { key } => Some(key),
+            Op::Put { key, .. } | Op::PutFor { key, .. } | Op::Delete { key } | Op::Add { key, .. } => Some(key),
             _ => None,
         });
         match self.tables.get(namespace) {
@@ -334,8 +338,12 @@ impl Contents {
         }
     }
 
+    fn record(&self, namespace: &str, key: &[u8]) -> Option<&Record> {
+        self.tables.get(namespace)?.get(key)
+    }
+
     fn get(&self, namespace: &str, key: &[u8]) -> Option<Found<'_>> {
-        let record = self.tables.get(namespace)?.get(key)?;
+        let record = self.record(namespace, key)?;
         Some(Found { value: record.value(), revision: record.revision() })
     }
 
@@ -351,6 +359,10 @@ impl Contents {
                 answer.existed = self.remove(ChangeKind::Delete, revision, namespace, key, frozen, sink);
             }
             Op::Transact(transaction) => transaction.run(self, namespace, frozen, answer, sink),
+            Op::Add { key, addition } => addition.run(self, namespace, key, frozen, answer, sink),
+            Op::DeleteRange { from, erasure } => erasure.run(self, namespace, from, frozen, answer, sink),
+            // No answer is kept, or it would have been given.
+            Op::Resolve => answer.never = true,
             _ => self.run_of_leases(write, frozen, answer, sink),
         }
     }

@@ -14,9 +14,14 @@
 //! | unknown, closed or out of time         | `SessionExpired`                                              |
 //! | below the floor                        | `AlreadyAnswered`                                             |
 //! | kept, same command                     | the first answer, `duplicate`; not applied again              |
+//! | kept, and the write is a `Resolve`     | the first answer, whatever its command was                    |
 //! | kept, another command                  | `SequenceReused`                                              |
 //! | as many answers kept as may be         | `SessionWindowFull`                                           |
 //! | otherwise                              | applied, and the answer kept                                  |
+//!
+//! A `Resolve` with the session and sequence of a write whose reply was lost settles what became of that write: it finds the answer,
+//! or takes the write's place with an answer that says "never", and then a late copy of the write is a reuse of its sequence. Below
+//! the floor, or when the session is gone, nobody can know any more, and that is what is said.
 //!
 //! A denied write changes no key and is not kept, but it has been heard: it counts as use, and it raises the floor.
 //!
@@ -38,7 +43,9 @@ use super::answer::{Answer, Denied, Revision};
 use super::command::{Op, Write};
 use super::digest::Digest;
 use super::freeze::Frozen;
-use super::limits::{EXPIRED_PER_BATCH_MAX, Limits, PLACE_BYTES, POSITIONS_MAX, RESULT_PLACES_MAX, SESSION_PLACES_MAX};
+use super::limits::{
+    EXPIRED_PER_BATCH_MAX, Limits, NUMBER_PLACES_MAX, PLACE_BYTES, POSITIONS_MAX, RESULT_PLACES_MAX, SESSION_PLACES_MAX,
+};
 
 /// One session. `changed_at` is not replicated state: it is 0 for what a snapshot brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +64,8 @@ pub(super) struct Kept {
     pub sequence: u64,
     pub index: u64,
     pub ring_time_ms: u64,
-    /// The position; the bit above all positions says that the key existed, the next one that there is what gets found.
+    /// The position; the bit above all positions says that the key existed, the next one that there is what gets found, the third
+    /// that the write never happens.
     pub position_and_existed: u32,
     pub command_crc: u32,
     pub gets: Option<Rc<[u8]>>,
@@ -66,6 +74,9 @@ pub(super) struct Kept {
 const EXISTED: u32 = POSITIONS_MAX;
 /// See [`Kept::position_and_existed`].
 pub(super) const HAS_GETS: u32 = POSITIONS_MAX << 1;
+const NEVER: u32 = POSITIONS_MAX << 2;
+/// First word that is none of a position and these bits.
+pub(super) const POSITION_AND_BITS_MAX: u32 = POSITIONS_MAX << 3;
 
 impl Kept {
     fn answer(&self) -> Answer {
@@ -74,6 +85,7 @@ impl Kept {
             revision: Revision { index: self.index, position: self.position_and_existed & (POSITIONS_MAX - 1) },
             ring_time_ms: self.ring_time_ms,
             existed: self.position_and_existed & EXISTED != 0,
+            never: self.position_and_existed & NEVER != 0,
             duplicate: true,
             gets: self.gets.clone(),
         }
@@ -124,7 +136,8 @@ impl Seat<'_> {
             ring_time_ms: answer.ring_time_ms,
             position_and_existed: answer.revision.position
                 | if answer.existed { EXISTED } else { 0 }
-                | if answer.gets.is_some() { HAS_GETS } else { 0 },
+                | if answer.gets.is_some() { HAS_GETS } else { 0 }
+                | if answer.never { NEVER } else { 0 },
             command_crc: self.command_crc,
             gets: answer.gets.clone(),
         };
@@ -175,7 +188,7 @@ impl Sessions {
                 self.answers -= places;
                 at
             }
-            Ok(at) if session.window[at].command_crc == command_crc => {
+            Ok(at) if session.window[at].command_crc == command_crc || matches!(write.op, Op::Resolve) => {
                 return Admission::Answered(session.window[at].answer());
             }
             Ok(_) => return Admission::Denied(Denied::SequenceReused),
@@ -184,6 +197,7 @@ impl Sessions {
         // Before it runs nobody knows what its gets will find.
         let needs = match write.op {
             Op::Transact(transaction) if transaction.reads() => 1 + RESULT_PLACES_MAX,
+            Op::Add { .. } | Op::DeleteRange { .. } => 1 + NUMBER_PLACES_MAX,
             _ => 1,
         };
         let full = session.window.len() >= limits.session_window as usize

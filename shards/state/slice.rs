@@ -10,7 +10,7 @@
 //!   | leases u32 | session_lifetime_ms u64
 //! kind 2, sessions, ascending by id; each:
 //!   id u64 | floor u64 | last use s u64 | answers u32 | 0 u32 | answers, ascending by sequence, each:
-//!     sequence u64 | index u64 | ring time ms u64 | position, existed << 20, has gets << 21 u32 | command crc u32
+//!     sequence u64 | index u64 | ring time ms u64 | position, existed << 20, has gets << 21, never << 22 u32 | command crc u32
 //!     and if it has gets: bytes u32 | what a transaction's gets found (transaction.rs)
 //! kind 5, leases, ascending by id, between sessions and records; each:
 //!   id u64 | ttl ms u64 | ring time of its end ms u64

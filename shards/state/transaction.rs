@@ -262,7 +262,7 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, Malformed> {
     }
 }
 
-fn note(gets: &mut Vec<u8>, found: Option<Found<'_>>) {
+pub(super) fn note(gets: &mut Vec<u8>, found: Option<Found<'_>>) {
     match found {
         None => gets.extend_from_slice(&[0; 4]),
         Some(Found { value, revision }) => {

@@ -77,7 +77,7 @@ Exit codes:
   1  they did not
   2  wrong arguments or file; nothing was asked of the ring
   3  the ring refused, and nothing happened
-  4  the outcome is unknown: it may have happened, read to see
+  4  the outcome is unknown: it may have happened; `ringbeam outcome` tells
   5  no connection, or not done in time: nothing happened"#;
 
 /// Arguments of `scan`.

@@ -2,16 +2,17 @@
 
 use std::process::ExitCode;
 
-use ringbeam_sdk::Error;
+use ringbeam_sdk::{Error, Ticket};
 
 /// For `--help`.
 pub const HELP: &str = "\
 Exit codes:
   0  done
-  1  get: the key has no value; cas, txn: what was expected does not hold; serve: the node cannot start or go on
+  1  get: the key has no value; cas, txn: what was expected does not hold;
+     outcome: it never happened; serve: the node cannot start or go on
   2  wrong arguments, configuration or local file; nothing was asked of the ring
   3  the ring refused, and nothing happened
-  4  the outcome is unknown: it may have happened, read to see
+  4  the outcome is unknown: it may have happened; `ringbeam outcome` tells
   5  no connection, or not done in time: nothing happened";
 
 /// How a command ended.
@@ -63,6 +64,27 @@ impl From<Error> for Failure {
             Error::Misuse(_) => Exit::Usage,
             Error::Timeout { .. } | Error::Connect(_) | Error::Protocol(_) => Exit::NoConnection,
         };
-        Failure { exit, message: error.to_string() }
+        let mut message = error.to_string();
+        if let Some(Ticket { shard, session, sequence }) = error.ticket() {
+            message += &format!("\nringbeam: to settle what became of it: ringbeam outcome {shard} {session} {sequence}");
+        }
+        Failure { exit, message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_outcome_names_the_command_that_settles_it() {
+        let unknown = |session| Failure::from(Error::Unknown { shard: 3, session, sequence: 5, why: "it was lost".into() });
+        let failure = unknown(1 << 20);
+        assert_eq!(failure.exit, Exit::Unknown);
+        assert!(
+            failure.message.ends_with("\nringbeam: to settle what became of it: ringbeam outcome 3 1048576 5"),
+            "{failure:?}"
+        );
+        assert!(!unknown(0).message.contains("ringbeam outcome"), "of a write without a session nothing is kept");
     }
 }

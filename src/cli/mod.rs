@@ -6,6 +6,7 @@
 //! **Not here**: arguments of a node. A node has a file (`config.rs`).
 
 pub mod bench;
+mod change;
 mod completions;
 mod data;
 pub mod dev;
@@ -57,6 +58,15 @@ enum Command {
     /// Set a key if it is as expected; prints the revision, exits with 1 if it is not.
     #[command(after_help = exit::HELP)]
     Cas(data::CasArgs),
+    /// Add to a counter; prints the sum. Exits with 3 if it would leave its bounds.
+    #[command(after_help = exit::HELP)]
+    Incr(change::IncrArgs),
+    /// Remove a range of keys, slice by slice; prints how many there were.
+    #[command(after_help = exit::HELP)]
+    DeleteRange(change::DeleteRangeArgs),
+    /// Settle what became of a write whose answer was lost; the error that said so names the numbers.
+    #[command(after_help = exit::HELP)]
+    Outcome(change::OutcomeArgs),
     /// Carry out a transaction: compares, then one of two lists of gets, puts and deletes, all at once.
     Txn(data::TxnArgs),
     /// Print keys in their order: each on a line with a tab and its value. --json tells bytes that are not text.
@@ -122,6 +132,9 @@ pub fn run() -> ExitCode {
         Command::Get(args) => block_on(keys::get(args)),
         Command::Delete(args) => block_on(keys::delete(args)),
         Command::Cas(args) => block_on(data::cas(args)),
+        Command::Incr(args) => block_on(change::incr(args)),
+        Command::DeleteRange(args) => block_on(change::delete_range(args)),
+        Command::Outcome(args) => block_on(change::outcome(args)),
         Command::Txn(args) => block_on(data::txn(args)),
         Command::Scan(args) => block_on(data::scan(args)),
         Command::Status(args) => block_on(status::run(args)),

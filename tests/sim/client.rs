@@ -14,22 +14,24 @@
 //!
 //! **Not here**: what is asked, and what is remembered of the answers (`history.rs`).
 
+mod outcome;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringbeam_sdk::limits::{PROBE_GRACE, PROBE_TIMEOUT};
+use ringbeam_sdk::limits::{OUTCOME_HELD, PROBE_GRACE, PROBE_TIMEOUT};
 use ringbeam_sdk::retry::{Effort, Kind as Repeat, Leader, Next, Seen, Verdict};
 use ringbeam_sdk::routing::{Address, Claim, Routes, believe};
 use ringbeam_sdk::session::{Session, Ticket};
 use ringbeam_shards::io::channel::Notify;
-use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter};
+use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter, world_now_ns};
 use ringbeam_shards::io::{Env, Instant, Net, Reader, Writer};
 use ringbeam_shards::raft::runtime::timeout;
 use ringbeam_wire::client::{
-    Compare, Consistency, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Step, Topology, Transact,
-    Written,
+    Add, Compare, Consistency, Counted, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Step,
+    Topology, Transact, Written,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
@@ -78,6 +80,9 @@ pub struct Swapped {
 enum Answer {
     Written(Written),
     Swapped(Swapped),
+    Counted(Counted),
+    /// `None`: it never happens.
+    Resolved(Option<Written>),
     Value(Read),
     Opened(u64),
     Refused(Refusal),
@@ -125,7 +130,13 @@ const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// An attempt to connect takes at most this.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
+/// The clock by which lost writes are held.
+fn clock_ms() -> u64 {
+    world_now_ns() / 1_000_000
+}
+
 enum Write<'a> {
+    Add(&'a [u8], i64),
     Put(&'a [u8], &'a [u8]),
     /// A put if the key has this revision; reads the key in any case.
     Swap(&'a [u8], &'a [u8], Revision),
@@ -156,7 +167,7 @@ impl Outcome<Answer> {
 impl Write<'_> {
     fn key(&self) -> &[u8] {
         match self {
-            Write::Put(key, _) | Write::Swap(key, ..) | Write::Delete(key) => key,
+            Write::Put(key, _) | Write::Add(key, _) | Write::Swap(key, ..) | Write::Delete(key) => key,
         }
     }
 
@@ -173,6 +184,9 @@ impl Write<'_> {
                 answered_below,
                 ..Transact::default()
             })),
+            Write::Add(key, delta) => {
+                RequestBody::Add(Add { key, delta: *delta, session, sequence, answered_below, ..Add::default() })
+            }
             Write::Delete(key) => RequestBody::Delete(Delete { namespace: "", key, session, sequence, answered_below }),
         }
     }
@@ -196,6 +210,14 @@ impl Client {
     /// Sets a key, exactly once.
     pub async fn put(&mut self, key: &[u8], value: &[u8], limit: Duration) -> Outcome<Written> {
         self.write(Write::Put(key, value), limit).await.written()
+    }
+
+    /// Adds to a counter, exactly once.
+    pub async fn add(&mut self, key: &[u8], delta: i64, limit: Duration) -> Outcome<Counted> {
+        self.write(Write::Add(key, delta), limit).await.map(|answer| match answer {
+            Answer::Counted(counted) => Some(counted),
+            _ => None,
+        })
     }
 
     /// Removes a key, exactly once.
@@ -301,7 +323,7 @@ impl Client {
         let outcome = loop {
             self.last_write = Some((ticket.session, ticket.sequence));
             let attempt = self.attempt(shard, &write.body(ticket), end).await;
-            if let Attempt::Answered(answer @ (Answer::Written(_) | Answer::Swapped(_))) = attempt {
+            if let Attempt::Answered(answer @ (Answer::Written(_) | Answer::Swapped(_) | Answer::Counted(_))) = attempt {
                 break Outcome::Done(answer);
             }
             match self.after(shard, attempt, &mut effort, end).await {
@@ -317,6 +339,9 @@ impl Client {
             }
         };
         let session = &mut self.shard(shard).session;
+        if matches!(outcome, Outcome::Unknown) {
+            session.hold(ticket, clock_ms() + OUTCOME_HELD.as_millis() as u64);
+        }
         session.settle(ticket);
         if matches!(&outcome, Outcome::Refused(refusal) if refusal.code == Code::SessionExpired) {
             session.expired(ticket.session);
@@ -329,7 +354,9 @@ impl Client {
         // A session that was opened and whose id was lost is forgotten by the ring in time.
         let mut effort = Effort::new(Repeat::Read);
         loop {
-            if let Ok(ticket) = self.shard(shard).session.begin() {
+            let session = &mut self.shard(shard).session;
+            session.release_before(clock_ms());
+            if let Ok(ticket) = session.begin() {
                 return Ok(ticket);
             }
             let attempt = self.attempt(shard, &RequestBody::OpenSession, end).await;
@@ -536,6 +563,8 @@ impl Connection {
                     .filter(|item| item.found)
                     .map(|item| Found { value: item.value.to_vec(), revision: item.revision }),
             }),
+            ReplyBody::Counted(counted) => Answer::Counted(counted),
+            ReplyBody::Resolved(resolved) => Answer::Resolved(outcome::told(&resolved)),
             ReplyBody::SessionOpened { session, .. } => Answer::Opened(session),
             ReplyBody::Refused(refusal) => Answer::Refused(refusal),
             _ => Answer::Other,

@@ -12,15 +12,23 @@
 //! - An operation that its task did not see the end of stays open: its outcome is unknown.
 //! - While the load is off no operation begins; those under way end by their deadlines.
 //!
+//! A put or delete without an answer stays open until its client has asked what became of it, which every second one does.
+//! Counters are added to beside it (`load/counters.rs`).
+//!
 //! **Not here**: what the answers should have been (`check/`).
 
+mod counters;
+
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ringbeam_shards::io::Env;
 use ringbeam_shards::io::sim::{Sim, world_now_ns};
-use ringbeam_wire::client::Consistency;
+use ringbeam_wire::client::{Consistency, Written};
+
+use counters::{COUNTERS, Counting, Tally};
 
 use crate::client::{Client, Found, Outcome as Told};
 use crate::history::{History, Op, Outcome, Revision, Tag, Ticket, value_bytes, value_of};
@@ -45,6 +53,8 @@ pub struct Load {
     next_value: Rc<Cell<u64>>,
     shards: u32,
     under_way: Rc<Cell<u32>>,
+    /// What was asked of counters.
+    pub tally: Tally,
 }
 
 impl Load {
@@ -57,6 +67,7 @@ impl Load {
             next_value: Rc::default(),
             shards: ring.shards(),
             under_way: Rc::default(),
+            tally: Rc::default(),
         };
         let tasks = u64::from(workload.clients) * u64::from(workload.in_flight);
         let pause_us_min = tasks * 1_000_000 / workload.rate_max;
@@ -69,10 +80,14 @@ impl Load {
                     Slot { id, random, workload: workload.clone(), pause_us_min, shared: load.share() }
                 })
                 .collect();
+            let random = Random::new(seed).fork("counters").fork(&number.to_string());
+            let limit = Duration::from_millis(workload.timeout_ms);
+            let counting = Counting { random, limit, shared: load.share() };
             ring.start_client(host, || async move {
                 for slot in slots {
                     Sim::spawn(slot.run());
                 }
+                Sim::spawn(counting.run());
             });
         }
         load
@@ -86,12 +101,20 @@ impl Load {
             next_value: self.next_value.clone(),
             shards: self.shards,
             under_way: self.under_way.clone(),
+            tally: self.tally.clone(),
         }
     }
 
     /// Clients begin operations, or not.
     pub fn turn(&self, on: bool) {
         self.on.set(on);
+    }
+
+    /// What the counters are in the states of live nodes, at a ring at rest.
+    pub fn counters(&self, ring: &Ring) -> BTreeMap<u32, i64> {
+        let probes: Vec<_> = ring.live().into_iter().flat_map(|node| ring.probes(node)).collect();
+        let value = |counter| probes.iter().find_map(|probe| probe.read("", counters::key(counter).as_bytes()));
+        (0..COUNTERS).filter_map(|counter| Some((counter, counters::number(&value(counter)?.0)))).collect()
     }
 
     /// Operations that have begun and not ended.
@@ -141,6 +164,7 @@ impl Load {
         self.next_value.set(value);
         let ticket = self.begin(client, id, key, Op::Put { value });
         let told = client.put(key_bytes(key).as_bytes(), &value_bytes(value, bytes), limit).await;
+        let told = self.asked(client, key, told, limit).await;
         self.written(client, ticket, told)
     }
 
@@ -189,10 +213,19 @@ impl Load {
     async fn delete(&self, client: &mut Client, id: u32, key: u32, limit: Duration) -> bool {
         let ticket = self.begin(client, id, key, Op::Delete);
         let told = client.delete(key_bytes(key).as_bytes(), limit).await;
+        let told = self.asked(client, key, told, limit).await;
         self.written(client, ticket, told)
     }
 
-    fn written(&self, client: &Client, ticket: Ticket, told: Told<ringbeam_wire::client::Written>) -> bool {
+    /// What the client knows once it has asked for the outcome of a write without an answer, which it does every second time.
+    async fn asked(&self, client: &mut Client, key: u32, told: Told<Written>, limit: Duration) -> Told<Written> {
+        if told != Told::Unknown || Sim::random() % 2 == 0 {
+            return told;
+        }
+        client.outcome(key_bytes(key).as_bytes(), limit).await.unwrap_or(Told::Unknown)
+    }
+
+    fn written(&self, client: &Client, ticket: Ticket, told: Told<Written>) -> bool {
         if let Some((session, sequence)) = client.last_write() {
             self.history.borrow_mut().tag(&ticket, Tag { session, sequence });
         }

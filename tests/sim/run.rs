@@ -461,6 +461,7 @@ impl Run {
         let mut violations = self.late;
         violations.append(&mut self.watch.violations);
         violations.extend(check::judge(&history, Some(&self.watch.log), Effort::default()));
+        violations.extend(check::counters::check(&self.load.tally.borrow(), &self.load.counters(&self.ring)));
         let world = &self.ring.world;
         let mut faults = self.faults;
         for (name, count) in world.faults().struck() {

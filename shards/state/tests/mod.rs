@@ -3,6 +3,8 @@
 //! Everything random comes from a seed that a failing assertion names.
 
 mod apply;
+mod counters;
+mod erase_ranges;
 mod events;
 mod leases;
 mod model;
@@ -11,9 +13,11 @@ mod snapshot;
 mod transactions;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{Life, Transact};
+use ringbeam_wire::client::{Add, DeleteRange, Life, Transact};
 
 use super::command::{Builder, Op, Write, parse};
+use super::counter::{self, ADDITION_BYTES, Addition};
+use super::erase::{self, Erasure};
 use super::transaction::Transaction;
 use super::{Answer, Limits, State};
 use transactions::OwnedTransact;
@@ -56,6 +60,11 @@ pub enum OwnedOp {
     Open,
     Close,
     Transact(OwnedTransact),
+    /// Key, and the addition's bytes.
+    Add(Vec<u8>, [u8; ADDITION_BYTES]),
+    /// First key, and what the log has of the range besides.
+    DeleteRange(Vec<u8>, Vec<u8>),
+    Resolve,
     PutFor(Vec<u8>, Life, Vec<u8>),
     Grant(u64),
     Keep(u64),
@@ -87,6 +96,18 @@ impl Owned {
         assert_eq!(transact.check(1 << 20, 1), Ok(()));
         Owned::of(OwnedOp::Transact(OwnedTransact::of(transact)))
     }
+    pub fn add(key: impl AsRef<[u8]>, delta: i64, min: i64, max: i64) -> Owned {
+        let bytes = counter::encode(&Add { delta, min, max, ..Add::default() });
+        Owned::of(OwnedOp::Add(key.as_ref().to_vec(), bytes))
+    }
+    /// What became of this write of a session?
+    pub fn resolve(write: &Owned) -> Owned {
+        Owned::of(OwnedOp::Resolve).by(write.session, write.sequence, write.answered_below)
+    }
+    pub fn delete_range(from: impl AsRef<[u8]>, until: impl AsRef<[u8]>, limit: u32) -> Owned {
+        let value = erase::encode(&DeleteRange { until: until.as_ref(), limit, ..DeleteRange::default() });
+        Owned::of(OwnedOp::DeleteRange(from.as_ref().to_vec(), value))
+    }
     fn of(op: OwnedOp) -> Owned {
         Owned { namespace: String::new(), session: 0, sequence: 0, answered_below: 0, op }
     }
@@ -101,7 +122,10 @@ impl Owned {
             OwnedOp::Put(key, value) => Op::Put { key, value },
             OwnedOp::Delete(key) => Op::Delete { key },
             OwnedOp::Open => Op::OpenSession,
+            OwnedOp::Resolve => Op::Resolve,
             OwnedOp::Close => Op::CloseSession,
+            OwnedOp::DeleteRange(from, value) => Op::DeleteRange { from, erasure: Erasure::parse(value).expect("as encoded") },
+            OwnedOp::Add(key, bytes) => Op::Add { key, addition: Addition::parse(bytes).expect("as encoded") },
             OwnedOp::Transact(transact) => Op::Transact(Transaction::parse(&transact.bytes).expect("as encoded")),
             OwnedOp::PutFor(key, life, value) => Op::PutFor { key, life: *life, value },
             OwnedOp::Grant(ttl_ms) => Op::GrantLease { ttl_ms: *ttl_ms },

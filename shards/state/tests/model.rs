@@ -7,6 +7,7 @@ use ringbeam_wire::client::Life;
 use super::leases::{self, Lives};
 use super::transactions::{self, OwnedStep};
 use super::{Owned, OwnedOp, Random};
+use super::{counters, erase_ranges};
 use crate::state::{Answer, Denied, Limits, Revision, State};
 
 #[derive(Clone, Debug, Default)]
@@ -38,7 +39,8 @@ impl Model {
     fn apply_one(&mut self, limits: &Limits, position: u32, write: &Owned) -> Answer {
         let revision = Revision { index: self.applied, position };
         let ring_time_ms = self.ring_time_ms;
-        let ok = || Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, duplicate: false, gets: None };
+        let ok =
+            || Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, never: false, duplicate: false, gets: None };
         let denied = |why| Answer { outcome: Err(why), ..ok() };
         let last_use_s = self.ring_time_ms / 1_000;
         match write.op {
@@ -66,14 +68,14 @@ impl Model {
                 return denied(Denied::AlreadyAnswered);
             }
             if let Some((first, command)) = session.answers.get(&write.sequence) {
-                let same = command.op == write.op && command.namespace == write.namespace;
+                let same = write.op == OwnedOp::Resolve || command.op == write.op && command.namespace == write.namespace;
                 return if same { Answer { duplicate: true, ..first.clone() } } else { denied(Denied::SequenceReused) };
             }
             if session.answers.len() >= limits.session_window as usize {
                 return denied(Denied::SessionWindowFull);
             }
         }
-        let mut gets = None;
+        let (mut gets, never) = (None, write.op == OwnedOp::Resolve);
         let existed = match &write.op {
             OwnedOp::Put(key, value) => self.put(write, key, Life::default(), value, revision),
             OwnedOp::PutFor(key, life, value) if self.lives.grants(*life, self.ring_time_ms) => {
@@ -101,12 +103,29 @@ impl Model {
                 }
                 held
             }
+            OwnedOp::Add(key, bytes) => {
+                let value = match counters::sum(self.found(&write.namespace, key).map(|(_, value)| value), bytes) {
+                    Ok(value) => value,
+                    Err(why) => return denied(why),
+                };
+                gets = transactions::gets(&[OwnedStep::Get(key.clone())], |_| Some((revision, &value)));
+                self.keys.insert((write.namespace.clone(), key.clone()), (revision, value)).is_some()
+            }
+            OwnedOp::DeleteRange(from, value) => {
+                let due = erase_ranges::due(&self.keys, &write.namespace, from, value);
+                for key in &due.0 {
+                    self.delete(write, key);
+                }
+                gets = Some(erase_ranges::note(due.0.len(), due.1, revision));
+                !due.0.is_empty()
+            }
+            OwnedOp::Resolve => false,
             _ => match self.run_of_leases(write, revision).expect("all others were answered above") {
                 Ok(existed) => existed,
                 Err(why) => return denied(why),
             },
         };
-        let answer = Answer { existed, gets, ..ok() };
+        let answer = Answer { existed, never, gets, ..ok() };
         if let Some(session) = self.sessions.get_mut(&write.session) {
             session.answers.insert(write.sequence, (answer.clone(), write.clone()));
         }
@@ -192,7 +211,8 @@ impl Work {
 
     fn write(&mut self) -> Owned {
         if self.random.one_in(6) && !self.sent.is_empty() {
-            return self.random.pick(&self.sent).clone(); // a retry, soon or late
+            let sent = self.random.pick(&self.sent).clone(); // a retry, soon or late
+            return if self.random.one_in(4) { Owned::resolve(&sent) } else { sent };
         }
         let session = if self.sessions.is_empty() { 0 } else { *self.random.pick(&self.sessions) };
         match self.random.below(40) {
@@ -202,7 +222,9 @@ impl Work {
         }
         let namespace = *self.random.pick(&["", "", "a", "ab", "b\u{e9}"]);
         let key = self.key();
-        let write = match self.random.below(6) {
+        let write = match self.random.below(8) {
+            6 => counters::random(&mut self.random, key),
+            7 if self.random.one_in(3) => erase_ranges::random(&mut self.random, key),
             0 => Owned::delete(key),
             4 | 5 => match leases::random(self, key) {
                 write if write.op.is_alone() => return write,
@@ -236,6 +258,10 @@ impl Work {
         *next = (*next).max(sequence + 1);
         let answered_below = next.saturating_sub(self.random.below(6));
         let write = write.by(session, sequence, answered_below);
+        if self.random.one_in(8) {
+            self.sent.push(write.clone()); // it comes when it has been called off, or never
+            return Owned::resolve(&write);
+        }
         self.sent.push(write.clone());
         write
     }

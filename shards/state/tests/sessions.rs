@@ -184,3 +184,58 @@ fn denied_numbers_are_those_of_the_wire() {
     let all = [SessionExpired, AlreadyAnswered, SessionWindowFull, TooManySessions, SequenceReused];
     assert_eq!(all.map(Denied::code), [13, 14, 15, 16, 24]);
 }
+
+#[test]
+fn a_lost_write_that_happened_is_found_with_its_answer() {
+    let mut state = State::new(Limits::default());
+    let session = open(&mut state, 0);
+    one(&mut state, 5, Owned::put("k", "0"));
+    let lost = Owned::put("k", "1").by(session, 1, 1);
+    let first = one(&mut state, 10, lost.clone());
+    let counted = Owned::add("n", 7, 0, 9).by(session, 2, 1);
+    one(&mut state, 10, counted.clone());
+    one(&mut state, 20, Owned::put("k", "2"));
+    assert_eq!(one(&mut state, 30, Owned::resolve(&lost)), Answer { duplicate: true, ..first.clone() });
+    assert_eq!(one(&mut state, 30, Owned::resolve(&counted)).sum(), Some(7), "whatever its command was");
+    assert_eq!(one(&mut state, 30, lost), Answer { duplicate: true, ..first }, "and the write's own retry is told the same");
+    assert_eq!(value(&state, "k"), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_lost_write_that_did_not_happen_never_will_however_late_its_copy() {
+    let mut state = State::new(Limits::default());
+    let session = open(&mut state, 0);
+    let lost = Owned::put("k", "1").by(session, 3, 1);
+    let never = one(&mut state, 10, Owned::resolve(&lost));
+    assert_eq!((never.outcome, never.never, never.duplicate), (Ok(()), true, false));
+    assert_eq!(one(&mut state, 20, lost.clone()).outcome, Err(Denied::SequenceReused));
+    assert_eq!(one(&mut state, 20, Owned::resolve(&lost)), Answer { duplicate: true, ..never.clone() });
+    // A snapshot carries the fence.
+    state.freeze().expect("no snapshot is under way");
+    let mut loader = crate::state::Loader::new(Limits::default());
+    while let Some(slice) = state.slice(4096) {
+        loader.push(&slice).expect("a slice of our own");
+    }
+    let mut loaded = loader.finish().expect("it is whole");
+    assert_eq!(one(&mut loaded, 20, lost.clone()).outcome, Err(Denied::SequenceReused));
+    assert_eq!(one(&mut loaded, 20, Owned::resolve(&lost)), Answer { duplicate: true, ..never });
+    assert_eq!(value(&loaded, "k"), None);
+}
+
+#[test]
+fn what_cannot_be_known_any_more_is_said_to_be_so() {
+    let mut state = State::new(small_limits());
+    let session = open(&mut state, 0);
+    let lost = Owned::put("k", "1").by(session, 1, 1);
+    one(&mut state, 0, lost.clone());
+    one(&mut state, 0, Owned::put("k", "2").by(session, 2, 2));
+    assert_eq!(one(&mut state, 0, Owned::resolve(&lost)).outcome, Err(Denied::AlreadyAnswered));
+    assert_eq!(one(&mut state, 9_000, Owned::resolve(&lost)).outcome, Err(Denied::SessionExpired));
+    // A fence takes a place in the window like any write, and none is left.
+    let session = open(&mut state, 9_000);
+    for sequence in 1..=4 {
+        one(&mut state, 9_000, Owned::put("k", "3").by(session, sequence, 1));
+    }
+    let fifth = Owned::put("k", "4").by(session, 5, 1);
+    assert_eq!(one(&mut state, 9_000, Owned::resolve(&fifth)).outcome, Err(Denied::SessionWindowFull));
+}

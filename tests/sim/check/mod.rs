@@ -7,11 +7,13 @@
 //! | [`linear`] | every key: is there one order of all its operations? | Wing & Gong, Lowe |
 //! | [`session`] | local reads: old is allowed, invented is not | the store's own promises |
 //! | [`exactly_once`] | retried writes: applied once, with one answer | the store's own promises |
+//! | [`counters`] | additions: sums of one order, nothing lost or twice | the store's own promises |
 //! | [`raft`] | terms, logs, commits, applied states of all nodes | Ongaro's thesis |
 //!
 //! **Invariants**: a checker is a function of its arguments; the same observations give the same words in the same order. No
 //! clock but a bound that the caller asked for, and no hasher with a secret.
 
+pub mod counters;
 pub mod evidence;
 pub mod exactly_once;
 pub mod linear;

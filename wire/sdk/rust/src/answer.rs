@@ -1,10 +1,11 @@
 //! What a call can come to, owned: decoded by the driver, taken by the caller.
 
 use bytes::Bytes;
-use ringbeam_wire::client::{Item, Items, ReplyBody, Revision, Status, Topology, Written, parse_reply};
+use ringbeam_wire::client::{Counted, Item, Items, RangeDeleted, ReplyBody, Revision, Status, Topology, Written, parse_reply};
 use ringbeam_wire::refusal::Refusal;
 
 use crate::limits::VALUE_BYTES_COPIED_MAX;
+use crate::outcome::{Happened, Outcome as Fate};
 use crate::scan::{Entry, Page};
 use crate::txn::Transacted;
 
@@ -29,6 +30,9 @@ pub(crate) enum Answer {
     Status(Box<Status>),
     Done(Box<str>),
     Transacted(Box<Transacted>),
+    Counted(Counted),
+    RangeDeleted(RangeDeleted),
+    Resolved(Box<Fate>),
     Items(Box<Page>),
     Refused(Box<Refusal>),
     /// One that answers nothing which this client asks.
@@ -36,6 +40,11 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    /// Whether a write was carried out.
+    pub(crate) fn is_of_a_write(&self) -> bool {
+        matches!(self, Answer::Written(_) | Answer::Transacted(_) | Answer::Counted(_) | Answer::RangeDeleted(_))
+    }
+
     /// Its kind, for a message about an answer that does not fit.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -46,6 +55,9 @@ impl Answer {
             Answer::Status(_) => "Status",
             Answer::Done(_) => "Done",
             Answer::Transacted(_) => "Transacted",
+            Answer::Counted(_) => "Counted",
+            Answer::RangeDeleted(_) => "RangeDeleted",
+            Answer::Resolved(_) => "Resolved",
             Answer::Items(_) => "Items",
             Answer::Refused(_) => "Refused",
             Answer::Odd(kind) => kind,
@@ -84,18 +96,14 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
         ReplyBody::Refused(refusal) => Answer::Refused(Box::new(refusal)),
         ReplyBody::Done { message } => Answer::Done(message.into()),
         ReplyBody::Welcome(_) => Answer::Odd("Welcome"),
-        ReplyBody::Transacted(transacted) => {
-            let index = transacted.revision.index;
-            let value = |item: &Item<'_>| Value { value: keep(payload, item.value), revision: item.revision, index };
-            Answer::Transacted(Box::new(Transacted {
-                revision: transacted.revision,
-                ring_time_ms: transacted.ring_time_ms,
-                succeeded: transacted.succeeded,
-                duplicate: transacted.duplicate,
-                breakdown: transacted.breakdown,
-                gets: transacted.gets.iter().map(|item| item.found.then(|| value(item))).collect(),
-            }))
-        }
+        ReplyBody::Transacted(transacted) => Answer::Transacted(Box::new(Transacted {
+            revision: transacted.revision,
+            ring_time_ms: transacted.ring_time_ms,
+            succeeded: transacted.succeeded,
+            duplicate: transacted.duplicate,
+            breakdown: transacted.breakdown,
+            gets: gets(payload, &transacted.gets, transacted.revision.index),
+        })),
         ReplyBody::Items(Items { items, index, more, .. }) => {
             let entry = |item: &Item<'_>| Entry {
                 key: keep(payload, item.key),
@@ -105,15 +113,27 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
             let entries = items.iter().map(|item| item.found.then(|| entry(item))).collect();
             Answer::Items(Box::new(Page { entries, index, more }))
         }
-        ReplyBody::Counted(_) => Answer::Odd("Counted"),
-        ReplyBody::RangeDeleted(_) => Answer::Odd("RangeDeleted"),
+        ReplyBody::Counted(counted) => Answer::Counted(counted),
+        ReplyBody::RangeDeleted(gone) => Answer::RangeDeleted(gone),
         ReplyBody::Lease(_) => Answer::Odd("Lease"),
-        ReplyBody::Resolved(_) => Answer::Odd("Resolved"),
+        ReplyBody::Resolved(resolved) if !resolved.happened => Answer::Resolved(Box::new(Fate::Never)),
+        ReplyBody::Resolved(resolved) => Answer::Resolved(Box::new(Fate::Happened(Happened {
+            revision: resolved.revision,
+            ring_time_ms: resolved.ring_time_ms,
+            existed: resolved.existed,
+            gets: gets(payload, &resolved.gets, resolved.revision.index),
+        }))),
         ReplyBody::WatchStarted(_) => Answer::Odd("WatchStarted"),
         ReplyBody::Events(_) => Answer::Odd("Events"),
         ReplyBody::WatchEnded(_) => Answer::Odd("WatchEnded"),
     };
     Ok((reply.id, Outcome::Answer(answer)))
+}
+
+/// What gets found that were done as of this log index.
+fn gets(payload: &Bytes, items: &[Item<'_>], index: u64) -> Vec<Option<Value>> {
+    let value = |item: &Item<'_>| Value { value: keep(payload, item.value), revision: item.revision, index };
+    items.iter().map(|item| item.found.then(|| value(item))).collect()
 }
 
 fn keep(payload: &Bytes, value: &[u8]) -> Bytes {

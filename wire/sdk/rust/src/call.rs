@@ -31,26 +31,40 @@ use crate::turn::NoTurn;
 type First<'a> = (Arc<Connection>, Option<Turn<'a>>, Outcome);
 
 impl Inner {
-    /// A write of `key`, which says which shard; its answer is `Written` or `Transacted`.
+    /// A write of `key`, which says which shard; its answer is of the write's kind.
     pub(crate) async fn write(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
-        let time = Time::start(timeout);
-        if !self.hooks.wanted() {
-            return self.try_write(key, what, time, &mut Tally::default()).await;
-        }
-        let (kind, number) = (what.kind(), self.shard_of(key).0);
-        self.hooks.watch(kind, number, time.started, async move |tally| self.try_write(key, what, time, tally).await).await
+        self.write_to(self.shard_of(key).0, what, timeout).await
     }
 
-    async fn try_write(self: &Arc<Self>, key: &[u8], what: What<'_>, time: Time, tally: &mut Tally) -> Result<Answer, Error> {
+    /// A write of the shard with this number.
+    pub(crate) async fn write_to(self: &Arc<Self>, number: u32, what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
+        let (time, shard) = (Time::start(timeout), self.shard(number)?);
+        if !self.hooks.wanted() {
+            return self.try_write(number, shard, what, time, &mut Tally::default()).await;
+        }
+        let kind = what.kind();
+        let asked = async move |tally: &mut Tally| self.try_write(number, shard, what, time, tally).await;
+        self.hooks.watch(kind, number, time.started, asked).await
+    }
+
+    async fn try_write(
+        self: &Arc<Self>,
+        number: u32,
+        shard: &Shard,
+        what: What<'_>,
+        time: Time,
+        tally: &mut Tally,
+    ) -> Result<Answer, Error> {
         let timeout = time.timeout;
-        let (number, shard) = self.shard_of(key);
         let kind = if self.sessions { Kind::ExactlyOnce } else { Kind::AtMostOnce };
         let mut first = None;
         if let Some((leader, turn)) = shard.begin_write(time.started) {
             what.check(leader.welcome.value_bytes_max).map_err(Error::Refused)?;
             tally.asked(leader.welcome.node);
             let outcome = leader.call(what.body(Some(turn.ticket)), time.deadline, deadline_ms(timeout)).await;
-            if let Outcome::Answer(answer @ (Answer::Written(_) | Answer::Transacted(_))) = outcome {
+            if matches!(&outcome, Outcome::Answer(answer) if answer.is_of_a_write())
+                && let Outcome::Answer(answer) = outcome
+            {
                 leader.health.answered();
                 return Ok(answer);
             }
@@ -86,7 +100,7 @@ impl Inner {
         Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first, tally)).await
     }
 
-    fn shard(&self, number: u32) -> Result<&Shard, Error> {
+    pub(crate) fn shard(&self, number: u32) -> Result<&Shard, Error> {
         let none = || Error::Protocol(format!("there is no shard {number}, this ring has {}", self.shards.len()));
         self.shards.get(number as usize).ok_or_else(none)
     }

@@ -4,16 +4,19 @@ use std::fmt;
 
 use ringbeam_wire::refusal::Refusal;
 
+use crate::outcome::Ticket;
+
 /// Why a call gave no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The ring said no, and nothing happened: change the request, or come back later when the code says so
     /// (`Overloaded`, `DiskFull`, `TooManySessions`).
     Refused(Refusal),
-    /// The request was sent and its answer was lost: it may have happened, may happen shortly, or never. Read to see.
+    /// The request was sent and its answer was lost: it may have happened, may happen shortly, or never.
     ///
-    /// Once a later write to the same shard through this client has succeeded, the outcome is final: the shard no longer
-    /// accepts the lost one.
+    /// Ask [`Client::outcome`](crate::Client::outcome) with [`Error::ticket`]: from its answer on the outcome is final. So it is without
+    /// asking once a later write to the same shard has succeeded that began more than a minute, or a quarter of the session's window of
+    /// writes, after this one ended: the shard no longer accepts the lost one then.
     Unknown {
         /// The shard it was sent to.
         shard: u32,
@@ -39,6 +42,16 @@ pub enum Error {
     Protocol(String),
     /// The program asks in a way that cannot work, and nothing was sent: the program must change.
     Misuse(String),
+}
+
+impl Error {
+    /// What to ask [`Client::outcome`](crate::Client::outcome) with. `None`: it is certain what happened, or the write had no session.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match *self {
+            Error::Unknown { shard, session, sequence, .. } if session != 0 => Some(Ticket { shard, session, sequence }),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Error {

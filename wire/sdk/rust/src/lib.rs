@@ -20,7 +20,7 @@
 //! ```
 //!
 //! `examples/hello.rs` is the same as a program. Writes that happen only if something holds: [`Client::cas`], [`Client::create`],
-//! [`Client::txn`]. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
+//! [`Client::txn`]. Numbers: [`Client::add`]. Whole ranges: [`Client::delete_range`]. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
 //!
 //! # What it promises
 //!
@@ -66,7 +66,9 @@ mod cache;
 mod call;
 mod client;
 mod connection;
+mod counter;
 mod driver;
+mod erase;
 mod error;
 mod handshake;
 mod health;
@@ -74,6 +76,7 @@ mod hedge;
 mod leader;
 pub mod limits;
 mod observe;
+mod outcome;
 pub mod pace;
 mod pool;
 mod request;
@@ -92,10 +95,12 @@ pub use builder::Builder;
 pub use bytes::Bytes;
 pub use cache::{Cache, CacheOptions, CacheStats};
 pub use client::{Client, Consistency, GetOptions, PutOptions};
+pub use counter::AddOptions;
 pub use error::Error;
 pub use observe::{Cached, CallEnded, Ended, Metrics};
+pub use outcome::{Happened, Outcome, Ticket};
 pub use ringbeam_wire::client::{
-    Breakdown, Compare, Member, Progress, Relation, Revision, Role, SlotRange, Status, Step, Target, Topology, Written,
+    Breakdown, Compare, Counted, Member, Progress, Relation, Revision, Role, SlotRange, Status, Step, Target, Topology, Written,
 };
 pub use ringbeam_wire::refusal::{Code, Refusal};
 pub use scan::{Entry, Range, Scan};

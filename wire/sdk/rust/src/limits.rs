@@ -94,6 +94,13 @@ pub const SESSION_WINDOW_DEFAULT: u32 = 1024;
 /// Most unanswered writes of one session, whatever the server allows: the bookkeeping is one bit each.
 pub const SESSION_WINDOW_MAX: u32 = 1 << 16;
 
+/// How long the answer of a write whose outcome is unknown is held for whoever asks for it: time for a person to read an error and type
+/// a command. The ring keeps the answers of all later writes of the session meanwhile.
+pub const OUTCOME_HELD: Duration = Duration::from_secs(60);
+
+/// What such a write may hold of its session's window, as one part in so many: the rest is for writes that go on.
+pub const OUTCOME_WINDOW_PART: u64 = 4;
+
 /// Opening a connection (TCP and Hello) takes at most this; a dead host must not eat a whole deadline.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{Delete, Get, GetMany, Put, RequestBody, Scan, Transact};
+use ringbeam_wire::client::{Add, Delete, DeleteRange, Get, GetMany, Put, RequestBody, Scan, Transact};
 use ringbeam_wire::limits::{check_key, check_namespace, check_value};
 use ringbeam_wire::refusal::Refusal;
 
@@ -39,6 +39,10 @@ pub(crate) enum What<'a> {
         transact: &'a Transact<'a>,
         shards: u32,
     },
+    /// Without its ticket.
+    Add(Add<'a>),
+    /// Without its ticket.
+    DeleteRange(DeleteRange<'a>),
     Scan(Scan<'a>),
     GetMany(&'a GetMany<'a>),
     Ring(RequestBody<'a>),
@@ -95,6 +99,8 @@ impl<'a> What<'a> {
             &What::Txn { transact, .. } => {
                 RequestBody::Transact(Box::new(Transact { session, sequence, answered_below, ..transact.clone() }))
             }
+            &What::Add(add) => RequestBody::Add(Add { session, sequence, answered_below, ..add }),
+            &What::DeleteRange(range) => RequestBody::DeleteRange(DeleteRange { session, sequence, answered_below, ..range }),
             &What::Scan(scan) => RequestBody::Scan(scan),
             &What::GetMany(many) => RequestBody::GetMany(Box::new(many.clone())),
             What::Ring(body) => body.clone(),
@@ -108,6 +114,8 @@ impl<'a> What<'a> {
             What::Delete { .. } => "delete",
             What::Get { .. } => "get",
             What::Txn { .. } => "txn",
+            What::Add(_) => "add",
+            What::DeleteRange(_) => "delete_range",
             What::Scan(_) => "scan",
             What::GetMany(_) => "get_many",
             What::Ring(_) => "ring",
@@ -126,6 +134,8 @@ impl<'a> What<'a> {
             What::Txn { transact, shards } => {
                 check_namespace(transact.namespace).and_then(|()| transact.check(value_bytes_max, shards))
             }
+            What::Add(add) => check_namespace(add.namespace).and_then(|()| check_key(add.key)).and_then(|()| add.check()),
+            What::DeleteRange(range) => range.check(),
             What::Scan(scan) => scan.check(),
             What::GetMany(many) => check_namespace(many.namespace).and_then(|()| many.check()),
             What::Ring(_) => Ok(()),
@@ -189,6 +199,7 @@ impl Why {
         match (verdict, self.refusal) {
             (Verdict::Refused, Some(refusal)) => Error::Refused(refusal),
             (Verdict::Unknown, _) => {
+                turn.into_iter().for_each(Turn::hold);
                 let (session, sequence) = turn.map_or((0, 0), |turn| (turn.ticket.session, turn.ticket.sequence));
                 Error::Unknown { shard: job.number, session, sequence, why: self.text }
             }

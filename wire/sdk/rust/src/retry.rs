@@ -169,6 +169,8 @@ impl Effort {
                 let after = if self.sessions_lost == 1 { Duration::ZERO } else { wait };
                 Next::Again { after, leader: Leader::Same, new_session: true }
             }
+            // Whoever asks for an outcome; a read has no session.
+            Code::AlreadyAnswered if self.kind == Kind::Read => Next::Fail(Verdict::Refused),
             // Its answer was given once and is forgotten: whatever it was, we do not have it.
             Code::AlreadyAnswered => {
                 self.may_have_happened = true;

@@ -59,13 +59,13 @@ pub(crate) struct Page {
 /// Which keys a scan is to give, and in which order.
 #[derive(Clone, Debug, Default)]
 pub struct Range {
-    from: Bytes,
-    until: Bytes,
-    backward: bool,
+    pub(crate) from: Bytes,
+    pub(crate) until: Bytes,
+    pub(crate) backward: bool,
     keys_only: bool,
-    limit: Option<u64>,
+    pub(crate) limit: Option<u64>,
     /// Begins with a tag: all its keys are of one shard.
-    tagged: bool,
+    pub(crate) tagged: bool,
 }
 
 impl Range {

@@ -4,12 +4,13 @@
 //!
 //! **Not here**: finding leaders (`leader.rs`), opening sessions (`turn.rs`).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::connection::Connection;
+use crate::limits::OUTCOME_HELD;
 use crate::pace::{self, Flow};
 use crate::routing::Address;
 use crate::search::Search;
@@ -60,7 +61,9 @@ impl Shard {
         let mut state = self.lock();
         state.flow.begin(now);
         let leader = state.leader.clone()?;
-        let ticket = state.session.begin().ok()?;
+        let (ticket, freed) = state.begin().ok()?;
+        drop(state);
+        self.wake(freed);
         Some((leader, Turn { shard: self, ticket }))
     }
 
@@ -78,7 +81,9 @@ impl Shard {
 
     /// A place in the session.
     pub(crate) fn begin(&self) -> Result<Turn<'_>, NoTicket> {
-        self.lock().session.begin().map(|ticket| Turn { shard: self, ticket })
+        let (ticket, freed) = self.lock().begin()?;
+        self.wake(freed);
+        Ok(Turn { shard: self, ticket })
     }
 
     pub(crate) fn has_session(&self) -> bool {
@@ -179,17 +184,32 @@ impl Shard {
         Waiting(self)
     }
 
-    /// The open session and the leader, for a goodbye.
+    /// The open session and the leader, for a goodbye; `None`: none is due.
     pub(crate) fn farewell(&self) -> Option<(Arc<Connection>, u64)> {
         let state = self.lock();
         let session = state.session.id();
-        state.leader.clone().filter(|_| session != 0).map(|leader| (leader, session))
+        // A session that has answers which somebody may still ask for ends by itself.
+        state.leader.clone().filter(|_| session != 0 && !state.session.holds()).map(|leader| (leader, session))
+    }
+
+    /// Nobody asks any more for the outcome of this write.
+    pub(crate) fn release(&self, session: u64, sequence: u64) {
+        self.free(|open| open.release(session, sequence));
     }
 
     fn settle(&self, ticket: Ticket) {
+        self.free(|session| session.settle(ticket));
+    }
+
+    /// Does something that makes room in the session, and wakes as many as it has room for.
+    fn free(&self, act: impl FnOnce(&mut Session) -> u64) {
         let mut state = self.lock();
-        let freed = state.session.settle(ticket).min(state.waiting);
+        let freed = act(&mut state.session).min(state.waiting);
         drop(state);
+        self.wake(freed);
+    }
+
+    fn wake(&self, freed: u64) {
         for _ in 0..freed {
             self.room.notify_one();
         }
@@ -200,11 +220,38 @@ impl Shard {
     }
 }
 
-/// A write's ticket. Dropping it settles the sequence: the caller has its answer, or has given up, or is gone.
+impl State {
+    /// A ticket, and how many who wait for room have some, because what was held too long is held no more.
+    fn begin(&mut self) -> Result<(Ticket, u64), NoTicket> {
+        let floor = self.session.floor();
+        if self.session.holds() {
+            self.session.release_before(clock_ms());
+        }
+        let ticket = self.session.begin()?;
+        Ok((ticket, (self.session.floor() - floor).min(self.waiting)))
+    }
+}
+
+/// Milliseconds since the first call.
+fn clock_ms() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGAN.elapsed().as_millis() as u64
+}
+
+/// A write's ticket. Dropping it settles the sequence, unless [`Turn::hold`] was said: the caller has its answer, or is
+/// gone.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     shard: &'a Shard,
     pub(crate) ticket: Ticket,
+}
+
+impl Turn<'_> {
+    /// The outcome is unknown to the caller, who may ask for it: its answer is to be kept for a while.
+    pub(crate) fn hold(&self) {
+        let until_ms = clock_ms() + OUTCOME_HELD.as_millis() as u64;
+        self.shard.free(|session| session.hold(self.ticket, until_ms));
+    }
 }
 
 impl Drop for Turn<'_> {
