@@ -73,11 +73,12 @@ pub const CACHE_WINDOW: u64 = 2_048;
 /// program's.
 pub const CACHE_PAYS_ONE_IN: u64 = 20;
 
-/// A near-cache that did not pay is off for at least so many windows ..
-pub const CACHE_OFF_WINDOWS_MIN: u64 = 16;
+/// A near-cache that did not pay is off for at least so many windows, and then tries two: what goes through it in vain, which may cost as
+/// much again as the read itself, is one read in 65 at first ..
+pub const CACHE_OFF_WINDOWS_MIN: u64 = 128;
 
-/// .. and at most so many.
-pub const CACHE_OFF_WINDOWS_MAX: u64 = 256;
+/// .. and at most so many: one in 500.
+pub const CACHE_OFF_WINDOWS_MAX: u64 = 1_024;
 
 /// Bits that say which keys a near-cache was asked for before: 16 KiB.
 pub const CACHE_DOOR_BITS: u64 = 1 << 17;

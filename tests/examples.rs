@@ -1,0 +1,21 @@
+//! The examples of the Rust SDK, as they are, against a real ring.
+
+mod ring;
+
+use ring::{Plan, Ring, SMALL_LOG};
+
+#[path = "../wire/sdk/rust/examples/cache_contract.rs"]
+#[allow(dead_code, reason = "its main is not called")]
+mod cache_contract;
+
+async fn start(name: &str) -> Ring {
+    Ring::start(name, Plan { nodes: 3, shards: 2, extra: SMALL_LOG.into(), ..Plan::default() }).await
+}
+
+#[tokio::test]
+async fn cache_contract() {
+    let ring = start("example-cache").await;
+    let stats = cache_contract::cache_contract(&ring.endpoints()).await.expect("the example runs");
+    assert!(stats.misses + stats.coalesced + stats.hits >= 1_000, "{stats:?}");
+    assert!(stats.misses < 50, "a thousand looks, a few fetches: {stats:?}");
+}
