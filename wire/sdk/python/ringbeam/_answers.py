@@ -18,9 +18,9 @@ class Consistency(IntEnum):
     LOCAL = 1
     """What the asked node has applied. Served by every node that keeps state."""
     SESSION = 2
-    """At least what this session has seen or written."""
+    """Sees what this client has written, and never less than it has seen: over all nodes, in the order of its calls."""
     BOUNDED = 3
-    """At most so old."""
+    """At most so old: `Bounded(seconds)` says it."""
 
 
 class Role(IntEnum):
@@ -88,11 +88,25 @@ class Value:
     """When the key last changed."""
     index: int = 0
     """The applied log index of the shard that this answer reflects."""
-    age_ms: int | None = None
-    """The answer reflects every write that was acknowledged this long before it was made, or longer ago, milliseconds.
-    None: the node cannot say."""
+    age: float | None = None
+    """The answer reflects every write that was acknowledged so many seconds before it was made, or longer ago. None:
+    not known."""
     stale: bool = False
-    """It may be older than was asked for."""
+    """It may be older than `Bounded` asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a read found, if only that there is nothing."""
+
+    found: Value | None
+    """What the key has; None: nothing."""
+    index: int = 0
+    """As in `Value`."""
+    age: float | None = None
+    """As in `Value`."""
+    stale: bool = False
+    """As in `Value`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +318,7 @@ class Absent:
     """A read's answer: the key has no value."""
 
     index: int = 0
-    age_ms: int | None = None
+    age: float | None = None
     stale: bool = False
 
 
@@ -319,7 +333,7 @@ class Items:
     """The applied log index that all of them reflect."""
     more: bool = False
     """The answer is full: what is behind its last item is to be asked for again."""
-    age_ms: int | None = None
+    age: float | None = None
     stale: bool = False
 
 

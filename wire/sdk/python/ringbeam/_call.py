@@ -20,25 +20,46 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 from random import getrandbits
+from typing import TypeVar, get_args
 
-from ringbeam._answers import Absent, Consistency, SessionOpened, Topology, Transacted, Value, Written
+from ringbeam._answers import (
+    Absent,
+    Consistency,
+    Counted,
+    Items,
+    LeaseStatus,
+    RangeDeleted,
+    SessionOpened,
+    Topology,
+    Transacted,
+    Value,
+    Written,
+)
 from ringbeam._budget import Budget, costs
 from ringbeam._connection import Connection, Outcome
+from ringbeam._consistency import Freshness, Marks, fresh
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout, Unknown
-from ringbeam._leader import Finder, NotFound, deadline_ms
-from ringbeam._limits import TIMEOUT_DEFAULT
+from ringbeam._leader import Finder, deadline_ms
+from ringbeam._limits import FRESH_PATIENCE, FRESH_READERS_TRIED, OUTCOME_HELD, TIMEOUT_DEFAULT
 from ringbeam._pool import Pool
 from ringbeam._refusal import Refusal, check_key, check_namespace, check_value
 from ringbeam._requests import (
+    Add,
     Body,
     CloseSession,
     Delete,
+    Extend,
     Get,
+    GetLease,
     GetMany,
     GetTopology,
+    GrantLease,
+    KeepLease,
     OpenSession,
     Put,
     Read,
+    Resolve,
+    RevokeLease,
     Scan,
     Transact,
     Write,
@@ -46,14 +67,26 @@ from ringbeam._requests import (
 from ringbeam._retry import Effort, Kind, Leader, Lost, Trouble, Verdict
 from ringbeam._routing import Routes
 from ringbeam._session import NoTicket, Ticket
-from ringbeam._shard import Shard
+from ringbeam._shard import NotFound, Shard
 from ringbeam._slots import slot_of
 from ringbeam._transaction import Get as GetStep
 from ringbeam._transaction import check_keys, check_size
 from ringbeam._wire import Answer
 
-What = Write | Read | GetTopology
+_T = TypeVar("_T")
+_Changed = TypeVar("_Changed", Written, Transacted, Counted, RangeDeleted, LeaseStatus)
+
+Keyed = Put | Delete | Add | Extend
+"""Writes of one key."""
+
+Repeatable = GetTopology | Resolve | GrantLease | KeepLease | RevokeLease | GetLease
+"""Commands to a shard's leader that may be asked for again as they are."""
+
+What = Write | Read | Repeatable
 """What is asked, without the ticket."""
+
+_WRITES = get_args(Write)
+_READS = get_args(Read)
 
 _FAILED = (Refusal, Lost, Trouble)
 """An attempt that was not answered."""
@@ -71,9 +104,19 @@ class _Job:
     deadline: float
     timeout: float
 
+    @property
+    def reads_anywhere(self) -> bool:
+        """Any node may answer it."""
+        return isinstance(self.what, _READS) and self.what.consistency is not Consistency.LINEARIZABLE
+
+    @property
+    def waits_for_freshness(self) -> bool:
+        """It waits for a node to be fresh enough, and another may be."""
+        return _waits_for_freshness(self.what)
+
     def body(self, ticket: Ticket | None) -> Body:
         what = self.what
-        if ticket is None or not isinstance(what, Put | Delete | Transact):
+        if ticket is None or not isinstance(what, _WRITES):
             return what
         return _with_ticket(what, ticket)
 
@@ -94,49 +137,66 @@ class Core:
 
     # ---- the usual way ----
 
-    async def write(self, what: Put | Delete, timeout: float) -> Written:
-        deadline = self._loop.time() + timeout
+    async def write(self, what: Keyed, answer_kind: type[_Changed], timeout: float, seen: Marks) -> _Changed:
+        """A write of one key."""
         refuse(check_namespace(what.namespace) or check_key(what.key))
-        answer = await self._write(what, self.routes.table[slot_of(what.key)], deadline, timeout)
-        if isinstance(answer, Written):
-            return answer
-        raise odd(answer)
+        return await self.write_to(what, self.routes.table[slot_of(what.key)], answer_kind, timeout, seen)
 
-    async def transact(self, what: Transact, timeout: float) -> Transacted:
-        deadline = self._loop.time() + timeout
+    async def write_to(
+        self, what: Write, number: int, answer_kind: type[_Changed], timeout: float, seen: Marks
+    ) -> _Changed:
+        """A write to shard `number`. What is written has been checked."""
+        answer = await self._write(what, number, self._loop.time() + timeout, timeout)
+        if not isinstance(answer, answer_kind):
+            raise odd(answer)
+        seen.saw(number, answer.revision.index)
+        return answer
+
+    async def transact(self, what: Transact, timeout: float, seen: Marks) -> Transacted:
         table, txn = self.routes.table, what.txn
         refuse(check_namespace(what.namespace) or check_keys(txn, table))
-        answer = await self._write(what, table[slot_of(txn.keys[0])], deadline, timeout)
-        if not isinstance(answer, Transacted):
-            raise odd(answer)
+        answer = await self.write_to(what, table[slot_of(txn.keys[0])], Transacted, timeout, seen)
         ran = txn.then if answer.succeeded else txn.otherwise
         asked = sum(isinstance(step, GetStep) for step in ran)
         if len(answer.gets) != asked:
             raise ProtocolError(f"a node answered a transaction of {asked} gets with what {len(answer.gets)} found")
         return answer
 
-    async def read(self, what: Get, timeout: float) -> Value | None:
+    async def read(
+        self, namespace: bytes, key: bytes, consistency: Freshness, timeout: float, seen: Marks
+    ) -> Value | Absent:
+        """What one key has."""
         deadline = self._loop.time() + timeout
-        refuse(check_namespace(what.namespace) or check_key(what.key))
-        answer = await self.ask(what, self.routes.table[slot_of(what.key)], deadline, timeout)
-        if isinstance(answer, Value):
-            return answer
-        if isinstance(answer, Absent):
-            return None
-        raise odd(answer)
+        refuse(check_namespace(namespace) or check_key(key))
+        number = self.routes.table[slot_of(key)]
+        what = Get(namespace, key, *fresh(consistency, seen.at[number]))
+        answer = await self._ask(what, number, deadline, timeout)
+        if not isinstance(answer, Value | Absent):
+            raise odd(answer)
+        seen.saw(number, answer.index)
+        return answer
 
-    async def ask(self, what: Read, number: int, deadline: float, timeout: float) -> Answer:
-        """Reads from shard `number`. What is asked has been checked."""
+    async def items(self, what: GetMany | Scan, number: int, deadline: float, timeout: float, seen: Marks) -> Items:
+        """What several keys of shard `number` have. What is asked has been checked."""
+        answer = await self._ask(what, number, deadline, timeout)
+        if not isinstance(answer, Items):
+            raise odd(answer)
+        seen.saw(number, answer.index)
+        return answer
+
+    async def _ask(self, what: Read, number: int, deadline: float, timeout: float) -> Answer:
         shard = self._shards[number]
         now = self._loop.time()
         shard.flow.begin(now)
-        node = shard.leader if what.consistency is Consistency.LINEARIZABLE else shard.reader
-        remaining = deadline - now
+        anywhere = what.consistency is not Consistency.LINEARIZABLE
+        node = shard.readers.current(now) if anywhere else shard.leader
         first = None
-        if node is not None and remaining > 0:
-            outcome = await node.call(what, deadline, deadline_ms(remaining))
+        if node is not None and deadline > now:
+            outcome = await node.call(what, *_attempt(what, deadline, now))
             if not isinstance(outcome, _FAILED):
                 node.breaker.answered()
+                if anywhere:
+                    shard.readers.answered(node.address)
                 return outcome
             first = (node, None, outcome)
         return await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout), first)
@@ -163,15 +223,23 @@ class Core:
 
     async def topology(self, shard: int, timeout: float) -> Topology:
         """A fresh topology, as the leader of `shard` sees it."""
-        if not 0 <= shard < len(self._shards):
-            raise ProtocolError(f"there is no shard {shard}, this ring has {len(self._shards)}")
-        deadline = self._loop.time() + timeout
-        job = _Job(self._shards[shard], Kind.READ, GetTopology(), deadline, timeout)
-        answer = await self._carry_out(job)
-        if not isinstance(answer, Topology):
-            raise odd(answer)
+        answer = await self.command(GetTopology(), shard, Topology, timeout)
         self.finder.learn(answer)
         return answer
+
+    async def command(self, what: Repeatable, number: int, answer_kind: type[_T], timeout: float) -> _T:
+        """Asks the leader of shard `number` for something that may be asked for again."""
+        job = _Job(self.shard(number), Kind.READ, what, self._loop.time() + timeout, timeout)
+        answer = await self._carry_out(job)
+        if isinstance(answer, answer_kind):
+            return answer
+        raise odd(answer)
+
+    def shard(self, number: int) -> Shard:
+        """The shard with this number. ProtocolError: there is none."""
+        if not 0 <= number < len(self._shards):
+            raise ProtocolError(f"there is no shard {number}, this ring has {len(self._shards)}")
+        return self._shards[number]
 
     # ---- everything else ----
 
@@ -182,7 +250,9 @@ class Core:
         ticket: Ticket | None = None
         last: tuple[Connection, Outcome] | None = None
         why: tuple[str, Refusal | None] = ("the time was up before it could be sent", None)
-        avoid: str | None = None
+        # Nodes that could not answer a read that a fresher one may.
+        too_old = 0
+        anywhere = job.reads_anywhere
         if first is not None:
             last, ticket = (first[0], first[2]), first[1]
         try:
@@ -192,7 +262,16 @@ class Core:
                     last = None
                     if not isinstance(outcome, _FAILED):
                         connection.breaker.answered()
+                        if anywhere:
+                            shard.readers.answered(connection.address)
                         return outcome
+                    if (
+                        outcome is Trouble.DEADLINE_PASSED
+                        and job.waits_for_freshness
+                        and self._loop.time() < job.deadline
+                    ):
+                        # Only this attempt's time is over: another node may be quicker, and fresher.
+                        outcome = Lost(sent=True)
                     if isinstance(outcome, Refusal):
                         connection.breaker.refused(outcome, self._loop.time(), getrandbits(64))
                     why = _why(connection, outcome)
@@ -204,8 +283,9 @@ class Core:
                     if step.leader is not Leader.SAME:
                         named = outcome.leader_address if isinstance(outcome, Refusal) else None
                         shard.not_leader(connection, named if step.leader is Leader.NAMED else None, self._loop.time())
-                        shard.not_reader(connection)
-                        avoid = connection.address
+                        if anywhere:
+                            shard.readers.failed(connection.address, self._loop.time())
+                        too_old += job.waits_for_freshness
                     if step.new_session and ticket is not None:
                         shard.session_expired(ticket.session)
                         shard.settle(ticket)
@@ -214,9 +294,16 @@ class Core:
                         raise _error(effort.out_of_time(), why, job, ticket)
                     if step.after > 0:
                         await asyncio.sleep(step.after)
+                anywhere = job.reads_anywhere and too_old < FRESH_READERS_TRIED
                 try:
-                    connection = await self._find(job, avoid)
+                    if anywhere:
+                        connection = await self.finder.reader(shard, job.deadline)
+                    else:
+                        connection = await self.finder.leader(shard, job.deadline)
                 except NotFound as nobody:
+                    if too_old and why[1] is not None:
+                        # What was refused before says more than that nobody else was found.
+                        raise Refused(why[1]) from None
                     if nobody.lasting is not None and effort.out_of_time() is not Verdict.UNKNOWN:
                         raise nobody.lasting from None
                     if self.pool.closed and effort.out_of_time() is not Verdict.UNKNOWN:
@@ -239,21 +326,18 @@ class Core:
                 remaining = job.deadline - self._loop.time()
                 if remaining <= 0:
                     raise _error(effort.out_of_time(), why, job, ticket)
-                last = (connection, await connection.call(job.body(ticket), job.deadline, deadline_ms(remaining)))
+                now = job.deadline - remaining
+                times = _attempt(job.what, job.deadline, now) if anywhere else (job.deadline, deadline_ms(remaining))
+                last = (connection, await connection.call(job.body(ticket), *times))
         finally:
             if ticket is not None:
                 shard.settle(ticket)
-
-    async def _find(self, job: _Job, avoid: str | None) -> Connection:
-        if isinstance(job.what, Get | GetMany | Scan) and job.what.consistency is Consistency.LOCAL:
-            return await self.finder.reader(job.shard, avoid, job.deadline)
-        return await self.finder.leader(job.shard, job.deadline)
 
     async def _take_ticket(self, job: _Job, connection: Connection) -> Ticket | tuple[Connection, Refusal | Lost]:
         """A place in the shard's session, which is opened if need be; or where and how the opening failed."""
         shard = job.shard
         while True:
-            taken = shard.session.begin()
+            taken = shard.begin(self._loop.time())
             if isinstance(taken, Ticket):
                 return taken
             if taken is NoTicket.WINDOW_FULL:
@@ -298,6 +382,15 @@ class Core:
         self._budget.earn(sum(shard.flow.harvest() for shard in self._shards), self._loop.time())
         return self._budget.spend()
 
+    def told(self, topology: Topology) -> None:
+        """A node that this client follows tells what has changed."""
+        if topology.ring != self.routes.ring:
+            return
+        self.finder.learn(topology)
+        address = self.routes.address_of(topology.leader)
+        if address is not None and topology.shard < len(self._shards):
+            self._shards[topology.shard].told(topology.term, topology.leader, address, self._loop.time())
+
     def doubt(self, connection: Connection) -> None:
         """`connection` completes nothing: see whether another node leads."""
         shard = self._shards[connection.welcome.shard]
@@ -310,13 +403,28 @@ class Core:
         if self.pool.closed:
             return
         self.pool.closed = True
+        self.finder.close(self._shards)
         for task in self._reconsidering:
             task.cancel()
         for shard in self._shards:
             leader = shard.open_leader()
-            if leader is not None and shard.session.id:
+            # A session that has answers which somebody may still ask for ends by itself.
+            if leader is not None and shard.session.id and not shard.session.holds:
                 leader.close(_WHY_CLOSED, CloseSession(shard.session.id))
         await self.pool.close(_WHY_CLOSED)
+
+
+def _waits_for_freshness(what: What) -> bool:
+    return isinstance(what, _READS) and what.consistency in (Consistency.SESSION, Consistency.BOUNDED)
+
+
+def _attempt(what: What, deadline: float, now: float) -> tuple[float, int]:
+    """Until when an attempt at a node that may not be fresh enough waits, and what the node is told: another one may be
+    fresher."""
+    remaining = deadline - now
+    if remaining <= FRESH_PATIENCE or not _waits_for_freshness(what):
+        return deadline, deadline_ms(remaining)
+    return now + FRESH_PATIENCE, deadline_ms(FRESH_PATIENCE)
 
 
 def _with_ticket(what: Write, ticket: Ticket) -> Write:
@@ -336,6 +444,8 @@ def _check_size(what: What, connection: Connection) -> None:
     """What depends on the node's own limit."""
     if isinstance(what, Put):
         refuse(check_value(what.value, connection.welcome.value_bytes_max))
+    elif isinstance(what, Extend):
+        refuse(check_value(what.delta, connection.welcome.value_bytes_max))
     elif isinstance(what, Transact):
         refuse(check_size(what.txn, connection.welcome.value_bytes_max))
 
@@ -367,7 +477,10 @@ def _error(
     """`given_up_at`: before the deadline."""
     text, refusal = why
     if verdict is Verdict.UNKNOWN:
-        session, sequence = (ticket.session, ticket.sequence) if ticket is not None else (0, 0)
+        session, sequence = 0, 0
+        if ticket is not None:
+            session, sequence = ticket.session, ticket.sequence
+            job.shard.hold(ticket, asyncio.get_running_loop().time() + OUTCOME_HELD)
         return Unknown(job.shard.number, session, sequence, text)
     if verdict is Verdict.REFUSED and refusal is not None:
         return Refused(refusal)

@@ -18,21 +18,55 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
-from ringbeam._answers import ABSENT, Consistency, Item, Member, Role, Status, Topology, Transacted, Value, Written
+from ringbeam import _lease
+from ringbeam._answers import (
+    ABSENT,
+    Absent,
+    Consistency,
+    Counted,
+    Item,
+    LeaseStatus,
+    Member,
+    Read,
+    Resolved,
+    Revision,
+    Role,
+    Status,
+    Topology,
+    Transacted,
+    Value,
+    Written,
+)
 from ringbeam._call import Core, refuse
 from ringbeam._connection import Connection
+from ringbeam._consistency import Freshness, Marks, Token, checked
+from ringbeam._deletions import delete_range
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout
 from ringbeam._leader import ask_topology, deadline_ms, forget
-from ringbeam._limits import CLIENT_NAME_BYTES_MAX, PROBE_TIMEOUT, TIMEOUT_DEFAULT, TIMEOUT_MAX
-from ringbeam._octets import octets
+from ringbeam._lease import Holder, Lease
+from ringbeam._limits import (
+    CLIENT_NAME_BYTES_MAX,
+    COUNTER_MAX,
+    COUNTER_MIN,
+    PROBE_TIMEOUT,
+    TIMEOUT_DEFAULT,
+    TIMEOUT_MAX,
+    WATCH_PROGRESS,
+)
+from ringbeam._octets import milliseconds, octets
+from ringbeam._outcome import Happened, Ticket, unknowable
 from ringbeam._pool import OpenError, Pool
 from ringbeam._ranges import prefix_end, shards_of_prefix
 from ringbeam._reads import get_many, scan
-from ringbeam._refusal import Refusal, check_bound, check_namespace
-from ringbeam._requests import Delete, Get, GetStatus, Put, Scan, Transact
+from ringbeam._refusal import Refusal, check_bound, check_bounds, check_key, check_namespace
+from ringbeam._requests import Add, Delete, DeleteRange, GetStatus, Put, Resolve, Scan, Transact
+from ringbeam._requests import Watch as AskWatch
 from ringbeam._retry import Lost
 from ringbeam._routing import Misfit, Routes
+from ringbeam._slots import slot_of
 from ringbeam._transaction import Target, Txn, compare_and_set
+from ringbeam._watch import Watch
+from ringbeam._watch_token import Place, decode
 
 VERSION: Final = "0.1.0"
 _CLIENT_NAME: Final = f"ringbeam-sdk-python/{VERSION}"
@@ -44,6 +78,7 @@ async def connect(
     timeout: float = TIMEOUT_DEFAULT,
     namespace: str = "",
     region: str = "",
+    consistency: Freshness = Consistency.LINEARIZABLE,
     client_name: str = _CLIENT_NAME,
     ring: int = 0,
     exactly_once: bool = True,
@@ -55,7 +90,8 @@ async def connect(
                    answers is enough, the rest of the ring is learnt from it
     timeout        deadline of every call and of connecting, seconds; kept to within 10 ms
     namespace      where keys are: at most 64 bytes of UTF-8, "" is the default one
-    region         where this client is: local reads go to nodes of the same region first
+    region         where this client is: reads that any node may answer go to nodes of the same region first
+    consistency    how fresh reads must be, where a call does not say its own
     client_name    name and version of the application, for the operator's eyes: at most 256 bytes
     ring           the ring's id, nodes of another are refused; 0: the ring of the first node that answers
     exactly_once   False: a write whose reply is lost is Unknown at once, and no session is opened
@@ -73,7 +109,11 @@ async def connect(
         if core is not None:
             core.doubt(connection)
 
-    pool = Pool(client_name, ring, doubt)
+    def told(topology: Topology) -> None:
+        if core is not None:
+            core.told(topology)
+
+    pool = Pool(client_name, ring, doubt, told)
     try:
         connection, topology = await _first_contact(pool, addresses, timeout)
         try:
@@ -88,18 +128,20 @@ async def connect(
     if address is not None:
         pool.also_known_as(address, connection)
     core = Core(pool, routes, exactly_once)
-    return Client(core, octets(namespace, "namespace"), timeout)
+    return Client(core, octets(namespace, "namespace"), timeout, checked(consistency), Marks(routes.shards))
 
 
 class Client:
     """A ring's client. Made by `connect`; `async with` closes it at the end."""
 
-    __slots__ = ("_core", "_namespace", "_timeout")
+    __slots__ = ("_consistency", "_core", "_namespace", "_seen", "_timeout")
 
-    def __init__(self, core: Core, namespace: bytes, timeout: float) -> None:
+    def __init__(self, core: Core, namespace: bytes, timeout: float, consistency: Freshness, seen: Marks) -> None:
         self._core = core
         self._namespace = namespace
         self._timeout = timeout
+        self._consistency = consistency
+        self._seen = seen
 
     async def __aenter__(self) -> Client:
         return self
@@ -116,35 +158,147 @@ class Client:
 
     def namespace(self, name: str) -> Client:
         """The same client, working in another namespace: at most 64 bytes of UTF-8, "" is the default one."""
-        return Client(self._core, octets(name, "namespace"), self._timeout)
+        return Client(self._core, octets(name, "namespace"), self._timeout, self._consistency, self._seen)
 
     def with_timeout(self, timeout: float) -> Client:
         """The same client with another deadline per call, seconds."""
-        return Client(self._core, self._namespace, _seconds(timeout))
+        return Client(self._core, self._namespace, _seconds(timeout), self._consistency, self._seen)
+
+    def consistency(self, consistency: Freshness) -> Client:
+        """The same client with another freshness of its reads, where a call does not say its own. Linearizable unless
+        said: a `Consistency`, or `Bounded(seconds)`."""
+        return Client(self._core, self._namespace, self._timeout, checked(consistency), self._seen)
+
+    def session_token(self) -> Token:
+        """What the session has seen so far: all views of this client share it."""
+        return self._seen.token(self.ring)
+
+    def with_token(self, token: Token) -> Client:
+        """The same client with a session of its own, which goes on where the token's is. ValueError: the token is of
+        another ring."""
+        if not isinstance(token, Token):
+            raise TypeError(f"the token is of type {type(token).__name__}, right is Token")
+        # A token that has seen nothing is of no ring.
+        if token.ring != self.ring and token != Token():
+            raise ValueError(f"the token is of ring {token.ring:016x}, this client's is {self.ring:016x}")
+        seen = Marks(self.shards, token)
+        return Client(self._core, self._namespace, self._timeout, self._consistency, seen)
 
     async def put(
-        self, key: bytes | str, value: bytes | str, *, timeout: float | None = None, namespace: str | None = None
+        self,
+        key: bytes | str,
+        value: bytes | str,
+        *,
+        ttl: float | None = None,
+        lease: Holder | None = None,
+        timeout: float | None = None,
+        namespace: str | None = None,
     ) -> Written:
-        """Sets a key. Returns once it is durable on a quorum and applied. str is UTF-8."""
-        what = Put(self._namespace_of(namespace), octets(key, "key"), octets(value, "value"))
-        return await self._core.write(what, self._timeout_of(timeout))
+        """Sets a key. Returns once it is durable on a quorum and applied. str is UTF-8.
+
+        ttl     the key goes so many seconds of ring time after the put; None: it stays. A later put without one ends
+                that
+        lease   the key goes when this lease ends: a `Lease`, or the id of one of the key's shard
+        """
+        octets_of_key = octets(key, "key")
+        what = Put(
+            self._namespace_of(namespace),
+            octets_of_key,
+            octets(value, "value"),
+            ttl_ms=0 if ttl is None else milliseconds(ttl),
+            lease=0 if lease is None else await self._lease_id(lease, octets_of_key),
+        )
+        return await self._core.write(what, Written, self._timeout_of(timeout), self._seen)
 
     async def get(
         self,
         key: bytes | str,
         *,
-        consistency: Consistency = Consistency.LINEARIZABLE,
+        consistency: Freshness | None = None,
         timeout: float | None = None,
         namespace: str | None = None,
     ) -> Value | None:
-        """Reads a key. None: it has no value."""
-        what = Get(self._namespace_of(namespace), octets(key, "key"), Consistency(consistency))
-        return await self._core.read(what, self._timeout_of(timeout))
+        """Reads a key. None: it has no value.
+
+        consistency   how fresh the answer must be; None: as the client's `consistency` says, linearizable unless said
+        """
+        found = await self._read(key, consistency, timeout, namespace)
+        return found if isinstance(found, Value) else None
+
+    async def read(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Freshness | None = None,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> Read:
+        """Reads a key: also of one without a value it says what the answer reflects, and how old it may be."""
+        found = await self._read(key, consistency, timeout, namespace)
+        return Read(found if isinstance(found, Value) else None, found.index, found.age, found.stale)
+
+    async def _read(
+        self, key: bytes | str, consistency: Freshness | None, timeout: float | None, namespace: str | None
+    ) -> Value | Absent:
+        name, level = self._namespace_of(namespace), self._fresh(consistency)
+        return await self._core.read(name, octets(key, "key"), level, self._timeout_of(timeout), self._seen)
 
     async def delete(self, key: bytes | str, *, timeout: float | None = None, namespace: str | None = None) -> Written:
         """Removes a key. `Written.existed` says whether it was there."""
         what = Delete(self._namespace_of(namespace), octets(key, "key"))
-        return await self._core.write(what, self._timeout_of(timeout))
+        return await self._core.write(what, Written, self._timeout_of(timeout), self._seen)
+
+    async def add(
+        self,
+        key: bytes | str,
+        delta: int,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> Counted:
+        """Adds to a number, exactly once; `Counted.value` is the sum. A counter's value is its number in ASCII, so
+        `get` shows it and `put` sets it; a key without a value counts as 0.
+
+        min, max   a sum outside of them is refused with `OUT_OF_BOUNDS`, and nothing changes; None: what 64 bits hold
+
+        Refused with `NOT_A_NUMBER` if what the key has is none.
+        """
+        least, most = COUNTER_MIN if min is None else min, COUNTER_MAX if max is None else max
+        for name, number in (("delta", delta), ("min", least), ("max", most)):
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"{name} is {number!r}, right is a number without a fraction")
+            if not COUNTER_MIN <= number <= COUNTER_MAX:
+                raise ValueError(f"{name} is {number}, which 64 bits do not hold")
+        refuse(check_bounds(least, most))
+        what = Add(self._namespace_of(namespace), octets(key, "key"), delta, least, most)
+        return await self._core.write(what, Counted, self._timeout_of(timeout), self._seen)
+
+    async def delete_range(
+        self,
+        *,
+        prefix: bytes | str | None = None,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> int:
+        """Deletes the keys of a range, as in `scan`; returns how many there were. `start=""` alone is all keys.
+
+        Slice by slice, on all shards at once: up to 1000 keys of a shard go at once and exactly once, the whole range
+        does not. A key that is written meanwhile may go or stay. After an error some slices are gone; calling again
+        deletes the rest. `timeout` is that of each slice.
+        """
+        if prefix is None and start is None and end is None:
+            raise ValueError('which keys? right is a prefix, or start or end; start="" alone is all keys')
+        begin, until, shards = self._range(prefix, start, end)
+        name = self._namespace_of(namespace)
+        refuse(check_namespace(name))
+        if until and begin >= until:
+            return 0
+        what = DeleteRange(name, begin, until)
+        return await delete_range(self._core, what, shards, self._timeout_of(timeout), self._seen)
 
     async def cas(
         self,
@@ -172,14 +326,16 @@ class Client:
         put. `Transacted.succeeded` says which list ran, `Transacted.gets` what its gets found."""
         if not isinstance(txn, Txn):
             raise TypeError(f"the transaction is of type {type(txn).__name__}, right is Txn")
+        if txn.has_handles:
+            txn = await txn.resolved(self._lease_id)
         what = Transact(self._namespace_of(namespace), txn)
-        return await self._core.transact(what, self._timeout_of(timeout))
+        return await self._core.transact(what, self._timeout_of(timeout), self._seen)
 
     async def get_many(
         self,
         keys: Iterable[bytes | str],
         *,
-        consistency: Consistency = Consistency.LINEARIZABLE,
+        consistency: Freshness | None = None,
         timeout: float | None = None,
         namespace: str | None = None,
     ) -> list[Value | None]:
@@ -189,8 +345,8 @@ class Client:
         answer are not enough. What one request finds is of one moment, and has the same `Value.index`; what several
         find need not be.
         """
-        what = self._namespace_of(namespace), _keys(keys), Consistency(consistency)
-        return await get_many(self._core, *what, self._timeout_of(timeout))
+        what = self._namespace_of(namespace), _keys(keys), self._fresh(consistency)
+        return await get_many(self._core, *what, self._timeout_of(timeout), self._seen)
 
     def scan(
         self,
@@ -201,7 +357,7 @@ class Client:
         limit: int | None = None,
         backward: bool = False,
         keys_only: bool = False,
-        consistency: Consistency = Consistency.LINEARIZABLE,
+        consistency: Freshness | None = None,
         timeout: float | None = None,
         namespace: str | None = None,
     ) -> AsyncIterator[Item]:
@@ -217,19 +373,121 @@ class Client:
         Pages are fetched as the items are asked for, up to 1000 items or 256 KiB from each shard. A page is as of one
         log index of its shard. Pages of several shards are of different moments, and so are the pages of one: what is
         written while the scan is under way may be in it or not, what was there all the time is in it once. With
-        `Consistency.LOCAL` a later page may come from a node that is further behind. A prefix with a whole `{tag}` is
-        on one shard, and only that is asked. An error ends the iteration.
+        `Consistency.LOCAL` a later page may come from a node that is further behind, with `SESSION` not. A prefix with
+        a whole `{tag}` is on one shard, and only that is asked. An error ends the iteration.
         """
-        if prefix is not None and (start is not None or end is not None):
-            raise ValueError("a scan is over a prefix, or from start to end, not both")
-        name, consistency = self._namespace_of(namespace), Consistency(consistency)
-        begin = octets(prefix if prefix is not None else start or b"", "prefix" if prefix is not None else "start")
-        until = prefix_end(begin) if prefix is not None else octets(end or b"", "end")
-        refuse(check_namespace(name) or check_bound(begin) or check_bound(until))
+        name, level = self._namespace_of(namespace), self._fresh(consistency)
+        begin, until, shards = self._range(prefix, start, end)
+        refuse(check_namespace(name))
+        what = Scan(name, begin, until, bool(backward), bool(keys_only))
+        return scan(self._core, what, level, shards, _limit(limit), self._timeout_of(timeout), self._seen)
+
+    def watch(
+        self,
+        *,
+        key: bytes | str | None = None,
+        prefix: bytes | str | None = None,
+        start: bytes | str | None = None,
+        end: bytes | str | None = None,
+        after: Revision | bytes | None = None,
+        snapshot: bool = False,
+        restart: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+        previous: bool = False,
+        conflate: bool = False,
+        progress: float | None = None,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> Watch:
+        """Every change of a key or a range, from now on or from a revision on, over any node: `async with
+        client.watch(prefix="orders/") as watch`, `async for event in watch`. It goes on by itself after a disconnect.
+
+        key            of one key; or instead of it a range as in `scan`; nothing: all keys
+        after          only what came behind it: a revision, where the range is of one shard, or `Watch.token` of a
+                       watch of the same range, of this or another process; None: from now on
+        snapshot       first a copy of what there is, then what changes, without a gap between them
+        restart        when changes are lost, begin anew with a copy instead of the error `Compacted`
+        puts, deletes  whether there are events of puts and deltas, of deletes and expiries
+        previous       with the values from before, where they are known
+        conflate       who is slow gets the newest of each key, or a new copy, and not each change
+        progress       `batches` gives one without events at least this often, seconds; at least 0.1
+        timeout        of its beginning
+
+        Events of one key, and of one shard, come in their order; of several shards there is none. The history that a
+        node keeps has bounds: what is no longer kept is `Compacted`.
+        """
+        ranges = {"key": key, "prefix": prefix, "start or end": start if start is not None else end}
+        given = [name for name, bound in ranges.items() if bound is not None]
+        if len(given) > 1:
+            raise ValueError(f"a watch is of one key, of a prefix, or from start to end; given are {', '.join(given)}")
         routes = self._core.routes
-        shards = list(range(routes.shards)) if prefix is None else shards_of_prefix(begin, routes.table, routes.shards)
-        what = Scan(name, begin, until, bool(backward), bool(keys_only), 0, consistency)
-        return scan(self._core, what, shards, _limit(limit), self._timeout_of(timeout))
+        if key is not None:
+            begin = octets(key, "key")
+            refuse(check_key(begin))
+            until, shards = begin + b"\0", [routes.table[slot_of(begin)]]
+        else:
+            begin, until, shards = self._range(prefix, start, end)
+        name = self._namespace_of(namespace)
+        refuse(check_namespace(name))
+        if after is not None and snapshot:
+            raise ValueError("a watch begins behind a revision or a token, or with a snapshot, not both")
+        places: dict[int, Place] = {}
+        if isinstance(after, Revision):
+            if len(shards) > 1:
+                raise ValueError("a revision is of one shard, and the range is of several: right is a token")
+            places[shards[0]] = after
+        elif after is not None:
+            places = decode(octets(after, "token"), self.ring, self.shards)
+        pause = WATCH_PROGRESS if progress is None else progress
+        what = AskWatch(
+            name,
+            begin,
+            until,
+            snapshot=bool(snapshot),
+            no_puts=not puts,
+            no_deletes=not deletes,
+            previous=bool(previous),
+            conflate=bool(conflate),
+            progress_ms=milliseconds(pause),
+        )
+        idle = progress is not None
+        return Watch(self._core, what, shards, places, bool(restart), idle, self._timeout_of(timeout))
+
+    def lease(self, ttl: float) -> Lease:
+        """A lease of this time, seconds, at least one, that is kept alive until it is revoked or let go:
+        `async with client.lease(10.0) as lease`. Nothing is granted before it is used, and nothing waits."""
+        milliseconds(ttl)
+        return Lease(self._core, float(ttl), self._timeout)
+
+    async def grant_lease(self, shard: int, ttl: float, *, timeout: float | None = None) -> LeaseStatus:
+        """Grants a lease on one shard, which nobody keeps alive but who calls `keep_lease`."""
+        return await _lease.grant(self._core, shard, ttl, self._timeout_of(timeout))
+
+    async def keep_lease(self, shard: int, lease: int, *, timeout: float | None = None) -> LeaseStatus:
+        """Keeps a lease of one shard alive for its time from now."""
+        return await _lease.keep(self._core, shard, lease, self._timeout_of(timeout))
+
+    async def lease_status(self, shard: int, lease: int, *, timeout: float | None = None) -> LeaseStatus:
+        """A lease of one shard as it is."""
+        return await _lease.status(self._core, shard, lease, self._timeout_of(timeout))
+
+    async def revoke_lease(self, shard: int, lease: int, *, timeout: float | None = None) -> bool:
+        """Ends a lease of one shard: its keys go shortly. False: it had ended, or never was."""
+        return await _lease.revoke(self._core, shard, lease, self._timeout_of(timeout))
+
+    async def outcome(self, ticket: Ticket, *, timeout: float | None = None) -> Happened | None:
+        """Settles what became of a write whose answer was lost: see `Unknown.ticket`. None: it did not happen, and
+        never will. Refused with `ALREADY_ANSWERED` or `SESSION_EXPIRED` when that cannot be known any more."""
+        if not isinstance(ticket, Ticket):
+            raise TypeError(f"the ticket is of type {type(ticket).__name__}, right is Ticket")
+        what = Resolve(ticket.session, ticket.sequence)
+        try:
+            told = await self._core.command(what, ticket.shard, Resolved, self._timeout_of(timeout))
+        except Refused as error:
+            raise Refused(unknowable(error.refusal)) from None
+        self._core.shard(ticket.shard).release(ticket.session, ticket.sequence)
+        return Happened(told.revision, told.ring_time_ms, told.existed, told.gets) if told.happened else None
 
     @property
     def shards(self) -> int:
@@ -286,6 +544,32 @@ class Client:
             return error
         except Error as error:
             return error
+
+    def _range(
+        self, prefix: bytes | str | None, start: bytes | str | None, end: bytes | str | None
+    ) -> tuple[bytes, bytes, list[int]]:
+        """Where a range begins, where it ends, and the shards that have a part in it."""
+        if prefix is not None and (start is not None or end is not None):
+            raise ValueError("a range is a prefix, or from start to end, not both")
+        begin = octets(prefix if prefix is not None else start or b"", "prefix" if prefix is not None else "start")
+        until = prefix_end(begin) if prefix is not None else octets(end or b"", "end")
+        refuse(check_bound(begin) or check_bound(until))
+        routes = self._core.routes
+        if prefix is None:
+            return begin, until, list(range(routes.shards))
+        return begin, until, shards_of_prefix(begin, routes.table, routes.shards)
+
+    async def _lease_id(self, lease: Holder, key: bytes) -> int:
+        """The id of a lease on a key's shard."""
+        if isinstance(lease, int) and not isinstance(lease, bool):
+            return lease
+        if not isinstance(lease, Lease):
+            raise TypeError(f"the lease is of type {type(lease).__name__}, right is Lease or an id")
+        refuse(check_key(key))
+        return await lease.id_on(self._core.routes.table[slot_of(key)])
+
+    def _fresh(self, consistency: Freshness | None) -> Freshness:
+        return self._consistency if consistency is None else checked(consistency)
 
     def _timeout_of(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else _seconds(timeout)

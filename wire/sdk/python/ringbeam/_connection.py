@@ -12,6 +12,10 @@ Deadlines. No timer per call: waiting calls are looked at every SWEEP while ther
 within that. The same look finds a silent node: it is pinged, then given up. A loop that was blocked by the application
 is not the node's silence.
 
+Streams. What is answered again and again (a watch) has a sink, which gets every answer with the request's id until it
+is dropped or the connection ends. While there are any, a silent node is pinged and then given up, as for calls; but
+nobody hears a node while `hold` keeps its words in the socket.
+
 Invariants
 - Whoever waits is answered, swept, or told that the connection is lost: no outcome depends on another event.
 - Lost(sent=False) is said only when the transport was never given the request. The transport takes no more than it can
@@ -42,12 +46,15 @@ from ringbeam._limits import (
     SWEEP,
 )
 from ringbeam._refusal import Refusal
-from ringbeam._requests import Body, CloseSession, Hello, Ping
+from ringbeam._requests import Body, CloseSession, Hello, Ping, Unwatch
 from ringbeam._retry import Lost, Trouble
 from ringbeam._wire import NOBODY, Answer, Malformed, decode_reply, encode_request
 
 Outcome = Answer | Lost | Trouble
 """How an attempt ended."""
+
+Sink = Callable[[Answer | Lost], None]
+"""Whom to tell what a stream brings, and that its connection is lost."""
 
 Doubt = Callable[["Connection"], None]
 """Whom to tell that this node completes nothing."""
@@ -75,6 +82,12 @@ class Connection(asyncio.Protocol):
         self._decoder = Decoder(REPLY_FRAME_BYTES_MAX)
         # By request id: who waits, and until when.
         self._waiting: dict[int, tuple[asyncio.Future[Outcome], float]] = {}
+        # By request id: who is told of every answer.
+        self._sinks: dict[int, Sink] = {}
+        # How many streams a silent node would be noticed by.
+        self._attended = 0
+        self._attending: asyncio.TimerHandle | None = None
+        self._held = False
         self._next_id = 1
         # Encoded requests that the transport does not have; the first of them belongs to `_unsent_from`.
         self._out: list[bytes] = []
@@ -99,6 +112,11 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """Whether calls can still be made."""
         return self.closed is None
+
+    @property
+    def busy(self) -> int:
+        """How many calls wait for their answers."""
+        return len(self._waiting)
 
     def why_closed(self) -> str:
         """Why it is closed, as the end of a sentence about this node."""
@@ -149,6 +167,41 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiting.pop(id, None)
 
+    def follow(self, body: Body, sink: Sink, attended: bool = True) -> int:
+        """Sends a request whose answers, as many as come, are the sink's. Returns its id, for `drop`. Not attended: a
+        node that falls silent is noticed by others."""
+        id = self._next_id
+        self._next_id += 1
+        if self.closed is not None:
+            sink(Lost(sent=False))
+            return id
+        self._sinks[id] = sink
+        self._append(id, 0, body)
+        self._flush()
+        self._attended += attended
+        if attended and self._attending is None:
+            self._heard = True
+            self._attend(0)
+        return id
+
+    def drop(self, id: int, last_word: Unwatch | None = None) -> None:
+        """The sink of this request is told nothing more. `last_word` needs no answer."""
+        if self._sinks.pop(id, None) is not None and self.closed is None:
+            self._attended -= 1
+            if last_word is not None:
+                self._append(NOBODY, 0, last_word)
+                self._flush()
+
+    def hold(self, held: bool) -> None:
+        """Whether what the node says stays in the socket, so that it is the node that must wait."""
+        if held != self._held and self.closed is None and self._transport is not None:
+            self._held = held
+            self._heard = True
+            if held:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
     def close(self, why: str, last_word: CloseSession | None = None) -> None:
         """Ends the connection and tells everyone who waits. `last_word` needs no answer; a failure to send it leaves
         the ring with a session that expires by itself."""
@@ -157,9 +210,12 @@ class Connection(asyncio.Protocol):
             for id, (outcome, _) in self._waiting.items():
                 if not outcome.done():
                     outcome.set_result(Lost(sent=id < self._unsent_from or id == NOBODY))
-            if self._sweep is not None:
-                self._sweep.cancel()
-                self._sweep = None
+            sinks = list(self._sinks.values())
+            self._sinks.clear()
+            for timer in (self._sweep, self._attending):
+                if timer is not None:
+                    timer.cancel()
+            self._sweep = self._attending = None
             self._out.clear()
             self._out_bytes = 0
             if self._transport is not None:
@@ -168,6 +224,8 @@ class Connection(asyncio.Protocol):
                 else:
                     self._transport.write(encode_request(NOBODY, 0, last_word))
                     self._transport.close()
+            for sink in sinks:
+                sink(Lost(sent=True))
 
     def abort(self) -> None:
         """Lets go of the socket, whatever it still holds."""
@@ -217,6 +275,8 @@ class Connection(asyncio.Protocol):
                 if waiting is not None and not waiting[0].done():
                     waiting[0].set_result(answer)
                     self._progress = True
+                elif (sink := self._sinks.get(id)) is not None:
+                    sink(answer)
             self._burst = len(payloads)
         except (FrameError, Malformed) as why:
             self.nonsense = True
@@ -238,6 +298,23 @@ class Connection(asyncio.Protocol):
             self.close(why)
 
     # ---- what time brings ----
+
+    def _attend(self, pings: int) -> None:
+        """Notices a node that streams and says nothing, not even to pings. Calls in flight are swept more often."""
+        self._attending = None
+        if not self._attended or self.closed is not None:
+            return
+        if self._heard or self._held or self._waiting:
+            pings = 0
+        elif pings >= SILENCE_MAX / SILENCE_BEFORE_PING:
+            self._broke(f"the node streams and has been silent for {pings * SILENCE_BEFORE_PING * 1000:.0f} ms")
+            return
+        else:
+            pings += 1
+            self._append(NOBODY, 0, Ping())
+            self._flush()
+        self._heard = False
+        self._attending = self._loop.call_later(SILENCE_BEFORE_PING, self._attend, pings)
 
     def _begin_sweeping(self) -> None:
         now = self._loop.time()

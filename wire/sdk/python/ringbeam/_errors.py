@@ -1,7 +1,8 @@
 """How a call fails, by who must act.
 
     Refused        the ring said no, and nothing happened: change the request, or come back later when the code says so
-    Unknown        it was sent and its answer was lost: it may have happened; read to see
+    Compacted      the same of a watch: what it would go on with is no longer kept
+    Unknown        it was sent and its answer was lost: it may have happened; `Client.outcome` tells
     Timeout        the deadline passed, or the retry budget was spent, and it certainly did not happen: try again, with
                    more time if it was short
     ConnectError   no node could be reached: the operator or the list of endpoints must change
@@ -12,6 +13,8 @@ Arguments of a wrong type are Python's TypeError; times that are none, ValueErro
 
 from __future__ import annotations
 
+from ringbeam._answers import Revision
+from ringbeam._outcome import Ticket
 from ringbeam._refusal import Code, Refusal
 
 
@@ -48,16 +51,34 @@ class Refused(Error):
         return (type(self), (self.refusal,))
 
 
-class Unknown(Error):
-    """The request was sent and its answer was lost: it may have happened, may happen shortly, or never. Read to see.
+class Compacted(Refused):
+    """What a watch would go on with is no longer kept by any node. Begin anew: `client.watch(.., snapshot=True)` gives
+    what there is, and then what changes, without a gap between them."""
 
-    Once a later write to the same shard through this client has succeeded, the outcome is final: the shard no longer
-    accepts the lost one.
+    def __init__(self, refusal: Refusal, shard: int, oldest: Revision) -> None:
+        super().__init__(refusal)
+        self.shard = shard
+        """The shard whose history is gone."""
+        self.oldest = oldest
+        """The oldest revision that the last node asked can go on behind."""
+
+    def __reduce__(self) -> tuple[type[Compacted], tuple[Refusal, int, Revision]]:  # type: ignore[override]
+        return (type(self), (self.refusal, self.shard, self.oldest))
+
+
+class Unknown(Error):
+    """The request was sent and its answer was lost: it may have happened, may happen shortly, or never.
+
+    Ask `Client.outcome` with its `ticket`: from the answer on the outcome is final. So it is without asking once a
+    later write to the same shard has succeeded that began more than a minute, or a quarter of the session's window of
+    writes, after this one ended: the shard no longer accepts the lost one then.
     """
 
     def __init__(self, shard: int, session: int, sequence: int, why: str) -> None:
-        ticket = f" (session {session}, sequence {sequence})" if session else ""
-        super().__init__(f"the outcome is unknown, read shard {shard} to see whether it happened{ticket}: {why}")
+        where = (
+            f"Client.outcome(Ticket({shard}, {session}, {sequence})) tells" if session else f"read shard {shard} to see"
+        )
+        super().__init__(f"the outcome is unknown, {where} whether it happened: {why}")
         self.shard = shard
         """The shard it was sent to."""
         self.session = session
@@ -66,6 +87,11 @@ class Unknown(Error):
         """Its sequence in the session; 0: none."""
         self.why = why
         """What was seen last."""
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """What to ask `Client.outcome` with. None: it had no session, so nothing was kept."""
+        return Ticket(self.shard, self.session, self.sequence) if self.session else None
 
     def __reduce__(self) -> tuple[type[Unknown], tuple[int, int, int, str]]:
         return (type(self), (self.shard, self.session, self.sequence, self.why))

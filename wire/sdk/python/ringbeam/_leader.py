@@ -1,8 +1,9 @@
-"""Finding the node to talk to: one task per shard looks for the leader while the others wait for it.
+"""Finding the node to talk to: a task per shard looks for the leader while the callers wait for it.
 
     redirect names an address?  -> go there
     else ask everyone at once: "who leads this shard, in which term?"
          the latest term with a leader wins (_routing.py) -> go there
+    nobody answers, though some can be reached -> take one of them for the leader: it is, or it redirects
     nobody knows -> wait 5 to 100 ms with full jitter (up to a second when there has been none for long), ask again
     found -> those who waited go by and by (_pace.py)
 
@@ -15,30 +16,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import getrandbits
 from typing import Any
 
-from ringbeam._answers import Topology
+from ringbeam._answers import Done, Topology
 from ringbeam._connection import Connection
 from ringbeam._errors import Error
-from ringbeam._limits import CONNECT_TIMEOUT, DEADLINE_MARGIN_MAX, PROBE_GRACE, PROBE_TIMEOUT
+from ringbeam._limits import CONNECT_TIMEOUT, DEADLINE_MARGIN_MAX, PROBE_GRACE, PROBE_TIMEOUT, SURVEY_TIMEOUT
 from ringbeam._pace import search_again
 from ringbeam._pool import OpenError, Pool
 from ringbeam._refusal import Refusal
-from ringbeam._requests import GetTopology
+from ringbeam._requests import GetTopology, Ping
 from ringbeam._retry import Lost, Trouble, backoff, lasts
 from ringbeam._routing import Claim, Misfit, Routes, believe
-from ringbeam._shard import Shard
-
-
-class NotFound(Exception):
-    """No node to talk to before the deadline. `lasting`: set when waiting longer would not have helped."""
-
-    def __init__(self, why: str, lasting: Error | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        self.lasting = lasting
+from ringbeam._shard import NotFound, Shard
 
 
 @dataclass(slots=True)
@@ -67,80 +60,178 @@ class Finder:
     def __init__(self, pool: Pool, routes: Routes) -> None:
         self._pool = pool
         self._routes = routes
+        # The loop itself keeps only weak references.
+        self._measuring: set[asyncio.Task[None]] = set()
 
     async def leader(self, shard: Shard, deadline: float) -> Connection:
         """The leader's connection. Raises NotFound."""
         if (connection := shard.open_leader()) is not None:
             return connection
         loop = asyncio.get_running_loop()
-        with shard.search(loop.time()) as since:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await shard.finding.acquire()
-            except TimeoutError:
-                raise NotFound(f"no leader of shard {shard.number} was found in time") from None
-            try:
-                connection = await self._search(shard, since, deadline)
-            finally:
-                shard.finding.release()
+        with shard.search(loop.time()):
+            while (connection := shard.open_leader()) is None:
+                if shard.finding is None:
+                    shard.why = f"no leader of shard {shard.number} was found in time"
+                    shard.finding = loop.create_task(self._search(shard))
+                finding = shard.finding
+                ended, _ = await asyncio.wait({finding}, timeout=max(0.0, deadline - loop.time()))
+                if not ended:
+                    raise NotFound(shard.why)
+                if finding.cancelled():
+                    raise NotFound("the client was closed")
+                if (nobody := finding.result()) is not None:
+                    raise NotFound(nobody.why, nobody.lasting)
         now = loop.time()
         wait = min(shard.share(now, getrandbits(64)), max(0.0, deadline - now) / 2)
         if wait > 0:
             await asyncio.sleep(wait)
         return connection
 
-    async def _search(self, shard: Shard, since: float, deadline: float) -> Connection:
-        """`since`: how long there has been no leader."""
+    async def _search(self, shard: Shard) -> NotFound | None:
+        """Until the leader is found, or cannot be, which it returns, or nobody waits for it any more. It has a time of
+        its own: searches on their callers' time, one after the other, fail for ever once they have failed for as long
+        as a call may take, as whoever has waited longest comes next."""
         loop = asyncio.get_running_loop()
-        rounds = 0
-        while True:
-            if (connection := shard.open_leader()) is not None:
-                return connection
-            if (named := shard.take_named()) is not None:
-                try:
-                    found = await self._pool.open(named, shard.number, deadline)
-                except OpenError:
-                    pass
-                else:
-                    shard.lead_by(found, loop.time())
-                    return found
-            poll = await self._ask_everyone(shard.number, deadline)
-            try:
-                found = await self._go_to_leader(shard.number, poll, deadline)
-                shard.lead_by(found, loop.time())
-                return found
-            except NotFound as nobody:
-                nobody.lasting = poll.hopeless()
-                rounds += 1
-                now = loop.time()
-                wait = search_again(rounds, now - since, getrandbits(64))
-                late = now + wait >= deadline
-                if nobody.lasting is not None or late or self._pool.closed:
-                    raise
-            await asyncio.sleep(wait)
-
-    async def reader(self, shard: Shard, avoid: str | None, deadline: float) -> Connection:
-        """A node for local reads: own region first, then the connected; `avoid` failed just now and is tried last.
-        Raises NotFound."""
-        if shard.reader is not None and shard.reader.is_open:
-            return shard.reader
         number = shard.number
-        order = self._routes.readers(lambda at: self._pool.connected(at, number) is not None, getrandbits(64))
-        order.sort(key=lambda address: address == avoid)
         rounds = 0
-        why = f"no node serves reads of shard {number}"
-        while True:
-            for address in self._pool.admit(order):
+        # Who was named and could not be reached.
+        doubted = 0
+        try:
+            while shard.open_leader() is None and shard.sought:
+                shard.news.clear()
+                deadline = loop.time() + PROBE_TIMEOUT + CONNECT_TIMEOUT
+                if (named := shard.take_named()) is not None and await self._lead(shard, named, deadline):
+                    break
+                poll = await self._ask_everyone(number, deadline, doubted)
                 try:
-                    shard.reader = await self._pool.open(address, number, deadline)
-                    return shard.reader
+                    shard.lead_by(await self._go_to_leader(number, poll, deadline), loop.time())
+                    break
+                except NotFound as nobody:
+                    nobody.lasting = poll.hopeless()
+                    shard.why = nobody.why
+                    if nobody.lasting is not None or self._pool.closed:
+                        return nobody
+                believed = believe(poll.claims)
+                doubted = 0 if believed is None else believed.leader
+                if believed is None and not poll.claims and await self._guess(shard, rounds, deadline):
+                    break
+                rounds += 1
+                wait = search_again(rounds, loop.time() - shard.leaderless_since, getrandbits(64))
+                # News of another leader ends the wait.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await shard.news.wait()
+            return None
+        finally:
+            shard.finding = None
+
+    async def _lead(self, shard: Shard, address: str, deadline: float) -> bool:
+        """Takes the node at this address for the leader, if it can be reached."""
+        try:
+            connection = await self._pool.open(address, shard.number, deadline)
+        except OpenError:
+            return False
+        shard.lead_by(connection, asyncio.get_running_loop().time())
+        return True
+
+    async def _guess(self, shard: Shard, rounds: int, deadline: float) -> bool:
+        """Nobody who was asked has answered, so their control may be cut, and nothing else: the next one is taken for
+        the leader. If it is not, it refuses, and says who is."""
+        askable = self._routes.askable()
+        return await self._lead(shard, askable[rounds % len(askable)], deadline)
+
+    async def reader(self, shard: Shard, deadline: float) -> Connection:
+        """A node for reads that any may answer. Raises NotFound.
+
+        The one chosen is kept for 250 ms; then `_readers.py` chooses anew, and each 2 s, beside the reads, those that
+        may be chosen are pinged to see how far they are.
+        """
+        loop = asyncio.get_running_loop()
+        if (chosen := shard.readers.current(loop.time())) is not None:
+            return chosen
+        candidates = self._routes.candidates()
+        shard.readers.set(candidates)
+        rounds = tries = 0
+        why = f"no node serves reads of shard {shard.number}"
+        while True:
+            leader = None if shard.leader is None else shard.leader.address
+            chosen_now = shard.readers.choose(loop.time(), getrandbits(64), leader)
+            if chosen_now is not None:
+                self._survey(shard)
+                address, connection = chosen_now
+                if connection is not None:
+                    return connection
+                try:
+                    connection = await self._pool.open(address, shard.number, deadline)
                 except OpenError as failure:
-                    why = f"no node serves reads of shard {number}, the last asked: {failure}"
-            rounds += 1
+                    shard.readers.failed(address, loop.time())
+                    why = f"no node serves reads of shard {shard.number}, the last asked: {failure}"
+                else:
+                    shard.readers.connected(address, connection)
+                    return connection
+            tries += 1
+            if tries < len(candidates):
+                continue
+            rounds, tries = rounds + 1, 0
             wait = backoff(rounds, getrandbits(64))
-            if asyncio.get_running_loop().time() + wait >= deadline or self._pool.closed:
+            if loop.time() + wait >= deadline or self._pool.closed:
                 raise NotFound(why)
             await asyncio.sleep(wait)
+
+    async def own(self, shard: Shard) -> Connection:
+        """A connection of its own to a node for reads that any may answer, for whoever follows one. Goes on until there
+        is one: raises NotFound only if that cannot be, or the client is closed."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        rounds = 0
+        while True:
+            candidates = self._routes.candidates()
+            shard.readers.set(candidates)
+            lasting: list[Error] = []
+            for _ in candidates:
+                leader = None if shard.leader is None else shard.leader.address
+                chosen = shard.readers.choose(loop.time(), getrandbits(64), leader)
+                if chosen is None:
+                    break
+                try:
+                    return await self._pool.open_own(chosen[0], shard.number)
+                except OpenError as failure:
+                    shard.readers.failed(chosen[0], loop.time())
+                    if failure.nonsense or (failure.refusal is not None and lasts(failure.refusal.code)):
+                        lasting.append(failure.error())
+                    if self._pool.closed:
+                        raise NotFound(failure.args[0]) from None
+            if lasting and len(lasting) == len(candidates):
+                raise NotFound(str(lasting[0]), lasting[0])
+            rounds += 1
+            await asyncio.sleep(search_again(rounds, loop.time() - began, getrandbits(64)))
+
+    def _survey(self, shard: Shard) -> None:
+        """Measures the round trips to those that may be read from, beside whatever else is done."""
+        for address in shard.readers.to_survey(asyncio.get_running_loop().time()):
+            task = asyncio.create_task(self._measure(shard, address))
+            self._measuring.add(task)
+            task.add_done_callback(self._measuring.discard)
+
+    async def _measure(self, shard: Shard, address: str) -> None:
+        """One ping. That it is answered says how far the node is, not that it is well: one whose shard has stopped
+        answers it, too."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SURVEY_TIMEOUT
+        try:
+            connection = await self._pool.open(address, shard.number, deadline)
+        except OpenError:
+            shard.readers.failed(address, loop.time())
+            return
+        shard.readers.connected(address, connection)
+        asked = loop.time()
+        if isinstance(await connection.call(Ping(), deadline, deadline_ms(SURVEY_TIMEOUT)), Done):
+            shard.readers.measured(address, loop.time() - asked)
+
+    def close(self, shards: Iterable[Shard]) -> None:
+        """Ends what it does beside calls."""
+        forget(self._measuring)
+        forget(shard.finding for shard in shards if shard.finding is not None)
 
     async def reconsider(self, shard: Shard, connection: Connection) -> None:
         """`connection` completes nothing. If it is the leader's, and another node leads in a later term, its calls move
@@ -148,7 +239,7 @@ class Finder:
         if shard.leader is not connection:
             return
         deadline = asyncio.get_running_loop().time() + CONNECT_TIMEOUT
-        poll = await self._ask_everyone(shard.number, deadline)
+        poll = await self._ask_everyone(shard.number, deadline, doubted=connection.welcome.node)
         believed = believe(poll.claims)
         if believed is None or believed.leader == connection.welcome.node:
             return
@@ -184,8 +275,9 @@ class Finder:
             poll.failures.append(failure)
             raise NotFound(f"node {claim.leader} leads shard {number}, but {failure}") from None
 
-    async def _ask_everyone(self, number: int, deadline: float) -> _Poll:
-        """Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader."""
+    async def _ask_everyone(self, number: int, deadline: float, doubted: int) -> _Poll:
+        """Asks all nodes who leads the shard. Waits for all of them, but not long once one has named a leader, unless
+        it is the node in doubt: the nearest node may be the last to hear of another."""
         loop = asyncio.get_running_loop()
         everyone = self._routes.askable()
         askable = self._pool.admit(everyone)
@@ -203,7 +295,7 @@ class Finder:
                         continue
                     self.learn(topology)
                     poll.claims.append(Claim(connection.welcome.node, topology.leader, topology.term))
-                    if topology.leader:
+                    if topology.leader not in (0, doubted):
                         until = min(until, loop.time() + PROBE_GRACE)
         finally:
             forget(asking)

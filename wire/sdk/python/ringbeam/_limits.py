@@ -72,6 +72,13 @@ SESSION_WINDOW_DEFAULT: Final = 1024
 SESSION_WINDOW_MAX: Final = 1 << 16
 """Most unanswered writes of one session, whatever the server allows."""
 
+OUTCOME_HELD: Final = 60.0
+"""How long the answer of a write whose outcome is unknown is held for whoever asks for it: time for a person to read an
+error and type a command. The ring keeps the answers of all later writes of the session meanwhile."""
+
+OUTCOME_WINDOW_PART: Final = 4
+"""What such a write may hold of its session's window, as one part in so many: the rest is for writes that go on."""
+
 CONNECT_TIMEOUT: Final = 1.0
 """Opening a connection (TCP and Hello) takes at most this; a dead host must not eat a whole deadline."""
 
@@ -99,6 +106,50 @@ SILENCE_MAX: Final = 2.0
 STALL: Final = 1.0
 """A leader that completes none of its calls for this long makes the client ask the other nodes whether a later term has
 another leader: it may be cut off from its quorum and not from us. Longer than a slow disk's usual hiccup."""
+
+ABOUT_EQUAL: Final = 0.000_3
+"""Round trips that differ by less are equal: what two measurements on one machine differ by."""
+
+ROUND_TRIP_WEIGHT: Final = 8
+"""A new round trip counts for one part of so many in the smoothed one."""
+
+ASIDE_MIN: Final = 0.1
+"""A node that failed is not read from for this long; twice as long with each further failure in a row."""
+
+ASIDE_MAX: Final = 30.0
+"""And at most this long: a node that is back is found again within it."""
+
+CHOICE_KEPT: Final = 0.25
+"""The node that reads go to is chosen for this long. Calls of one time leave together, which halves what each costs; a
+node that has become slow is left soon enough."""
+
+SURVEY_INTERVAL: Final = 2.0
+"""Round trips to nodes that may be read from are measured this often, while there are such reads."""
+
+SURVEYED_MAX: Final = 8
+"""So many of them at most: more than a region has."""
+
+SURVEY_TIMEOUT: Final = 0.5
+"""One measurement takes at most this."""
+
+FRESH_PATIENCE: Final = 0.4
+"""How long a node that may not be fresh enough is given for a session's or a bounded read, before another is asked: a
+round trip to a far leader and its quorum."""
+
+FRESH_READERS_TRIED: Final = 2
+"""Nodes that such a read is sent to before it goes to the leader."""
+
+KEPT_ALIVE_TIMES: Final = 3
+"""A lease is kept alive so many times in its time: one keep-alive may be lost, and the next still comes early
+enough."""
+
+WATCH_EVENTS_MAX: Final = 10_000
+"""Events of one shard that wait for who watches. Beyond it the node has to wait, which has rules of its own for
+that."""
+
+WATCH_PROGRESS: Final = 1.0
+"""A node says at least this often how far a watch is, seconds: so much history it goes through again after a
+disconnect."""
 
 IN_FLIGHT_MAX: Final = 1 << 16
 """Calls in flight on one connection; more than this is a queue, not a pipeline."""

@@ -2,7 +2,8 @@
 
     open: TCP -> preamble, Hello -> Welcome of the right version, ring and shard -> Connection
 
-Two tasks that need the same connection wait for one dial. A dial that failed answers everyone for
+Two tasks that need the same connection wait for one dial, which has a task of its own. A dial that failed answers
+everyone for
 CONNECT_FAILURE_SHARED, so that a thousand tasks knock once at a dead node and not a thousand times. Bounded by the
 addresses ever known times shards.
 
@@ -12,16 +13,23 @@ Not here: which node (`_leader.py`), what runs over a connection (`_connection.p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import getrandbits
 
+from ringbeam._answers import Topology
 from ringbeam._breaker import Breaker, admit
 from ringbeam._connection import Connection, Doubt
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused
 from ringbeam._frame import VERSION
 from ringbeam._limits import CLOSE_TIMEOUT, CONNECT_FAILURE_SHARED, CONNECT_TIMEOUT
 from ringbeam._refusal import Refusal
+from ringbeam._requests import FollowTopology
+from ringbeam._retry import Lost
+from ringbeam._wire import Answer
+
+Told = Callable[[Topology], None]
+"""Whom to tell what a node says of the topology by itself."""
 
 
 class OpenError(Exception):
@@ -44,8 +52,8 @@ class OpenError(Exception):
 @dataclass(slots=True)
 class _Entry:
     connection: Connection | None = None
-    # Held while dialling.
-    dialling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # The task that dials, while it does.
+    dialling: asyncio.Task[None] | None = None
     failure: OpenError | None = None
     failed_at: float = 0.0
 
@@ -56,13 +64,16 @@ class _Entry:
 class Pool:
     """See the head of this file."""
 
-    def __init__(self, client: str, ring: int, doubt: Doubt) -> None:
+    def __init__(self, client: str, ring: int, doubt: Doubt, told: Told) -> None:
         self.ring = ring
         """The ring that nodes must belong to; 0 until the first answered."""
         self.closed = False
         self._client = client
         self._doubt = doubt
+        self._told = told
         self._entries: dict[tuple[str, int], _Entry] = {}
+        # Those of `open_own`.
+        self._own: set[Connection] = set()
         # By address: what all connections to one node know of it together.
         self._breakers: dict[str, Breaker] = {}
 
@@ -79,28 +90,57 @@ class Pool:
         if (connection := entry.open()) is not None:
             return connection
         loop = asyncio.get_running_loop()
-        until = min(deadline, loop.time() + CONNECT_TIMEOUT)
+        if entry.failure is not None and loop.time() - entry.failed_at < CONNECT_FAILURE_SHARED:
+            raise entry.failure
+        if entry.dialling is None:
+            entry.dialling = loop.create_task(self._keep(entry, address, shard))
+        ended, _ = await asyncio.wait({entry.dialling}, timeout=max(0.0, deadline - loop.time()))
+        if not ended:
+            raise OpenError("no connection before the deadline", address)
+        if (connection := entry.open()) is not None:
+            return connection
+        if self.closed or entry.failure is None:
+            raise OpenError("the client is closed" if self.closed else "the connection ended at once", address)
+        raise entry.failure
+
+    async def _keep(self, entry: _Entry, address: str, shard: int) -> None:
+        """Dials for all who wait, and keeps what comes of it. It has a time of its own: callers with little of it could
+        go on ending it for ever where a handshake takes longer than that."""
         try:
-            async with asyncio.timeout_at(until), entry.dialling:
-                if (connection := entry.open()) is not None:
-                    return connection
-                if entry.failure is not None and loop.time() - entry.failed_at < CONNECT_FAILURE_SHARED:
-                    raise entry.failure
-                try:
-                    entry.connection = await self._dial(address, shard)
-                except OpenError as failure:
-                    # What is refused or makes no sense is an answer, and no reason to leave the node alone.
-                    if failure.refusal is None and not failure.nonsense and not self.closed:
-                        self.breaker_of(address).failed(loop.time(), getrandbits(64))
-                    entry.failure = failure.with_traceback(None)
-                    entry.failed_at = loop.time()
-                    raise
-                return entry.connection
+            entry.failure = None
+            entry.connection = await self._reach(address, shard)
+            # A node that knows no such stream refuses it, which changes nothing.
+            entry.connection.follow(FollowTopology(), self._hear, attended=False)
+        except OpenError as failure:
+            entry.failure = failure.with_traceback(None)
+            entry.failed_at = asyncio.get_running_loop().time()
+        finally:
+            entry.dialling = None
+
+    async def _reach(self, address: str, shard: int) -> Connection:
+        """A new connection, within CONNECT_TIMEOUT."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                return await self._dial(address, shard)
+        except OpenError as failure:
+            # What is refused or makes no sense is an answer, and no reason to leave the node alone.
+            if failure.refusal is None and not failure.nonsense and not self.closed:
+                self._failed(address)
+            raise
         except TimeoutError:
-            # Nor when it was the caller who had no time.
-            if loop.time() < deadline:
-                self.breaker_of(address).failed(loop.time(), getrandbits(64))
-            raise OpenError("no connection before the deadline", address) from None
+            self._failed(address)
+            raise OpenError(f"no connection within {CONNECT_TIMEOUT:g} s", address) from None
+
+    def _failed(self, address: str) -> None:
+        self.breaker_of(address).failed(asyncio.get_running_loop().time(), getrandbits(64))
+
+    async def open_own(self, address: str, shard: int) -> Connection:
+        """A connection that nobody else has, for who may keep its node waiting. Raises OpenError."""
+        if self.closed:
+            raise OpenError("the client is closed", address)
+        connection = await self._reach(address, shard)
+        self._own = {own for own in self._own if own.is_open} | {connection}
+        return connection
 
     def admit(self, addresses: Sequence[str]) -> list[str]:
         """Who of these may be asked: not those that failed again and again just now, but always somebody."""
@@ -121,7 +161,12 @@ class Pool:
         """Ends all connections. Last words that were said before get CLOSE_TIMEOUT to leave."""
         self.closed = True
         ended = [entry.connection for entry in self._entries.values() if entry.connection is not None]
+        ended += self._own
+        for entry in self._entries.values():
+            if entry.dialling is not None:
+                entry.dialling.cancel()
         self._entries.clear()
+        self._own.clear()
         for connection in ended:
             connection.close(why)
         leaving = [asyncio.ensure_future(connection.gone.wait()) for connection in ended]
@@ -131,6 +176,11 @@ class Pool:
                 waiting.cancel()
         for connection in ended:
             connection.abort()
+
+    def _hear(self, answer: Answer | Lost) -> None:
+        """A topology that was not asked for again."""
+        if isinstance(answer, Topology):
+            self._told(answer)
 
     async def _dial(self, address: str, shard: int) -> Connection:
         host, port = split_address(address)

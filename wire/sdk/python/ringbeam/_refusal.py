@@ -141,6 +141,14 @@ def check_bound(bound: bytes) -> Refusal | None:
     return check_key(bound) if bound else None
 
 
+def check_bounds(least: int, most: int) -> Refusal | None:
+    """Refuses bounds of a counter that no number is in."""
+    if least <= most:
+        return None
+    message = f"the counter's bounds are {least} to {most}; the first must not be greater"
+    return Refusal(Code.BAD_REQUEST, message=message)
+
+
 def check_value(value: bytes, value_bytes_max: int) -> Refusal | None:
     """Refuses a value longer than `value_bytes_max`."""
     if len(value) <= value_bytes_max:

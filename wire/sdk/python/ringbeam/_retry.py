@@ -26,7 +26,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ringbeam._limits import BACKOFF_MS_MAX, BACKOFF_MS_MIN, REDIRECTS_AT_ONCE_MAX, SESSIONS_LOST_MAX
+from ringbeam._limits import (
+    BACKOFF_MS_MAX,
+    BACKOFF_MS_MIN,
+    FRESH_READERS_TRIED,
+    REDIRECTS_AT_ONCE_MAX,
+    SESSIONS_LOST_MAX,
+)
 from ringbeam._refusal import Code, Refusal
 
 
@@ -143,6 +149,9 @@ class Effort:
             return Again(0.0 if at_once else wait, Leader.NAMED)
         if code in _BUSY:
             return Again(wait, Leader.SAME)
+        if code is Code.NOT_FRESH and self._attempts <= FRESH_READERS_TRIED:
+            # It has waited already, and another node may be fresher.
+            return Again(0.0, Leader.SEARCH)
         if code in _NOT_HERE:
             return Again(wait, Leader.SEARCH)
         if code is Code.SESSION_EXPIRED and self._kind is Kind.EXACTLY_ONCE and not self._may_have_happened:
@@ -150,7 +159,7 @@ class Effort:
             if self._sessions_lost > SESSIONS_LOST_MAX:
                 return Verdict.REFUSED
             return Again(0.0 if self._sessions_lost == 1 else wait, Leader.SAME, new_session=True)
-        if code is Code.ALREADY_ANSWERED:
+        if code is Code.ALREADY_ANSWERED and self._kind is not Kind.READ:  # whoever asks for an outcome reads
             # Its answer was given once and is forgotten: whatever it was, we do not have it.
             self._may_have_happened = True
         if code is Code.DEADLINE_EXCEEDED:

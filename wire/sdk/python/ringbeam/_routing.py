@@ -1,4 +1,4 @@
-"""Where a request goes: which shard has the key, whom to ask who leads it, whom to ask for a local read.
+"""Where a request goes: which shard has the key, whom to ask who leads it, whom a read may go to.
 
     key -> slot (crc32 of {tag} or key) -> shard -> leader's address
                                     topology        claims, redirects
@@ -16,14 +16,12 @@ Not here: connections, time, waiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ringbeam._answers import Member, Role, SlotRange, Topology
 from ringbeam._limits import SHARDS_MAX, SLOTS
-
-_GOLDEN = 0x9E37_79B9_7F4A_7C15
-_U64 = (1 << 64) - 1
+from ringbeam._readers import Candidate
 
 
 class Misfit(Exception):
@@ -85,16 +83,14 @@ class Routes:
         """Whom to ask who leads a shard: everyone who serves clients, then the endpoints."""
         return list(dict.fromkeys([*(member.client for member in self._serving()), *self._endpoints]))
 
-    def readers(self, connected: Callable[[str], bool], dice: int) -> list[str]:
-        """Whom to ask for a local read, best first: own region, then the connected, then the rest; `dice` spreads
-        equals."""
-
-        def rank(member: Member) -> tuple[bool, bool, int]:
-            far = not self._region or member.region != self._region
-            return far, not connected(member.client), ((dice ^ member.node) * _GOLDEN) & _U64
-
-        ranked = [member.client for member in sorted(self._serving(), key=rank)]
-        return list(dict.fromkeys([*ranked, *self._endpoints]))
+    def candidates(self) -> list[Candidate]:
+        """Whom reads may go to that any node may answer: see `_readers.py`."""
+        members = {
+            member.client: Candidate(member.client, bool(self._region) and member.region == self._region)
+            for member in self._serving()
+        }
+        strangers = {at: Candidate(at, near=False, last_resort=True) for at in self._endpoints if at not in members}
+        return [*members.values(), *strangers.values()]
 
     def _serving(self) -> list[Member]:
         return [member for member in self.members if member.role is not Role.TIE_BREAKER and member.client]

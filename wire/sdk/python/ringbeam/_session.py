@@ -8,15 +8,21 @@ sequence; its retries keep it, so the shard applies it once however often it arr
                       ^       ^
                       floor   next       next - floor <= window
 
-A sequence is *settled* (s) when nobody will send it again: its caller has the answer, or was told that the outcome is
-unknown, or has gone away. `answered_below` is the floor: the lowest sequence that is not settled. An abandoned write
-holds no floor: the shard refuses sequences below a session's floor, so its late copy is applied before the next write
-that carries the higher floor, or never.
+A sequence is *settled* (s) when nobody will send it again: its caller has the answer, or has gone away.
+`answered_below` is the floor: the lowest sequence that is not settled.
+
+Lost writes. A caller that was told that the outcome is unknown may ask for it, and the shard forgets all answers below
+the floor. So the sequence is *held*: it stays unsettled until its outcome is known (`release`), until its time is over,
+or until the window has gone on by a quarter, so that writes which nobody asks about never stop those that go on. What a
+held write costs is order: a late copy of it may be applied after later writes of the session, as it may after those
+that were under way with it; never twice. To ask settles it, and so does the first write that carries a floor above it.
+A caller that has gone away leaves its sequence at once: nobody has the numbers to ask with.
 
 Invariants
 - floor <= next, and next - floor <= window: the shard never has to remember more than `window` answers.
 - No sequence is given out twice in a session, and none below the floor.
 - Sequences of an earlier session never move the floor of this one.
+- What is held is neither settled nor below the floor, and begins less than a quarter of the window before `next`.
 
 Not here: clocks, sockets, waiting. Who finds the window full waits in `_shard.py`.
 """
@@ -26,7 +32,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
-from ringbeam._limits import SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX
+from ringbeam._limits import OUTCOME_WINDOW_PART, SESSION_WINDOW_DEFAULT, SESSION_WINDOW_MAX
 
 
 class Ticket(NamedTuple):
@@ -52,7 +58,7 @@ class NoTicket(Enum):
 class Session:
     """One shard's session. See the head of this file."""
 
-    __slots__ = ("_settled", "_window", "floor", "id", "next")
+    __slots__ = ("_held", "_settled", "_window", "floor", "id", "next")
 
     def __init__(self) -> None:
         self.id = 0
@@ -63,6 +69,8 @@ class Session:
         """All sequences below this one are settled."""
         self._window = 0
         self._settled: set[int] = set()
+        # Writes whose answers may be asked for, in the order of their sequences: until when.
+        self._held: dict[int, float] = {}
 
     @property
     def room(self) -> int:
@@ -88,13 +96,52 @@ class Session:
             return NoTicket.WINDOW_FULL
         ticket = Ticket(self.id, self.next, self.floor)
         self.next += 1
+        if self._held:
+            self._release_beyond_part()
+            ticket = Ticket(self.id, ticket.sequence, self.floor)
         return ticket
 
     def settle(self, ticket: Ticket) -> int:
-        """Nobody will send `ticket` again. Returns how many more writes may begin because of it."""
-        sequence = ticket.sequence
-        if ticket.session != self.id or not self.floor <= sequence < self.next:
+        """Nobody will send `ticket` again; one that is held stays so. Returns how many more writes may begin because of
+        it."""
+        if not self._is_open(ticket.session, ticket.sequence) or ticket.sequence in self._held:
             return 0
+        return self._settle(ticket.sequence)
+
+    def hold(self, ticket: Ticket, until: float) -> int:
+        """The outcome of `ticket` is unknown, and its answer is to be kept until then, as long as there is room.
+        Returns how many more writes may begin."""
+        if not self._is_open(ticket.session, ticket.sequence):
+            return 0
+        self._held[ticket.sequence] = until
+        return self._release_beyond_part()
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held."""
+        return bool(self._held)
+
+    def release(self, session: int, sequence: int) -> int:
+        """Nobody asks any more for the outcome of this write. Returns how many more may begin."""
+        if session != self.id or self._held.pop(sequence, None) is None:
+            return 0
+        return self._settle(sequence)
+
+    def release_before(self, now: float) -> int:
+        """What was held until now or before is held no more. Returns how many more writes may begin."""
+        over = [sequence for sequence, until in self._held.items() if until <= now]
+        return sum([self.release(self.id, sequence) for sequence in over])
+
+    def _release_beyond_part(self) -> int:
+        """What is held begins within its part of the window."""
+        far = [sequence for sequence in self._held if (self.next - sequence) * OUTCOME_WINDOW_PART > self._window]
+        return sum([self.release(self.id, sequence) for sequence in far])
+
+    def _is_open(self, session: int, sequence: int) -> bool:
+        """Whether somebody may still settle this sequence."""
+        return session == self.id and self.floor <= sequence < self.next and sequence not in self._settled
+
+    def _settle(self, sequence: int) -> int:
         if sequence != self.floor:
             self._settled.add(sequence)
             return 0

@@ -13,10 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ringbeam._connection import Connection
+from ringbeam._errors import Error
 from ringbeam._pace import Flow, share, spread
+from ringbeam._readers import Readers
 from ringbeam._refusal import Refusal
 from ringbeam._retry import Lost
 from ringbeam._session import NoTicket, Session, Ticket
+
+
+class NotFound(Exception):
+    """No node to talk to before the deadline. `lasting`: set when waiting longer would not have helped."""
+
+    def __init__(self, why: str, lasting: Error | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.lasting = lasting
 
 
 class Shard:
@@ -25,13 +36,21 @@ class Shard:
     def __init__(self, number: int) -> None:
         self.number = number
         self.leader: Connection | None = None
-        self.reader: Connection | None = None
+        self.readers: Readers[Connection] = Readers()
+        """Whom it reads from, where any node will do."""
         self.session = Session()
-        self.finding = asyncio.Lock()
-        """Held by the one task that looks for the leader; the others wait for it."""
+        self.finding: asyncio.Task[NotFound | None] | None = None
+        """The task that looks for the leader, while it does: for all who wait, whoever began it."""
+        self.why = ""
+        """What its last round came to."""
         self.opening: asyncio.Task[tuple[Connection, Refusal | Lost] | None] | None = None
         """The task that opens a session, while it does: for all who wait, whoever began it. Its end says where and
         how it failed."""
+        self.news = asyncio.Event()
+        """Set when a node that is followed says that another one leads."""
+        # The latest leader that a node told of, as (term, node): of a term that has two, the one with the greater id is
+        # the later.
+        self._led = (0, 0)
         self.flow = Flow()
         """First attempts of calls."""
         # Tasks that wait for a leader.
@@ -50,8 +69,18 @@ class Shard:
         self.flow.begin(now)
         if self.leader is None:
             return None
-        ticket = self.session.begin()
+        ticket = self.begin(now)
         return None if isinstance(ticket, NoTicket) else (self.leader, ticket)
+
+    def begin(self, now: float) -> Ticket | NoTicket:
+        """A place in the session."""
+        session, floor = self.session, self.session.floor
+        if session.holds:
+            session.release_before(now)
+        ticket = session.begin()
+        if session.floor != floor:
+            self._wake(session.floor - floor)
+        return ticket
 
     def open_leader(self) -> Connection | None:
         """The leader's connection if it is open."""
@@ -66,21 +95,42 @@ class Shard:
         self.leader = connection
 
     @contextmanager
-    def search(self, now: float) -> Iterator[float]:
-        """Counts a task that waits for a leader. Since when there has been none."""
+    def search(self, now: float) -> Iterator[None]:
+        """Counts a task that waits for a leader."""
         self._searching += 1
         # Unless another task has found it since this one looked.
         if self._leaderless is None and self.open_leader() is None:
             self._leaderless = (now, self.flow.per_second(now))
         try:
-            yield now if self._leaderless is None else self._leaderless[0]
+            yield
         finally:
             self._searching -= 1
+
+    @property
+    def sought(self) -> bool:
+        """Somebody waits for a leader."""
+        return self._searching > 0
+
+    @property
+    def leaderless_since(self) -> float:
+        """Since when there has been no leader."""
+        return asyncio.get_running_loop().time() if self._leaderless is None else self._leaderless[0]
 
     def share(self, now: float, dice: int) -> float:
         """For how long a task still waits that has waited for the leader, now that it is found, seconds."""
         found, window = self._found
         return max(0.0, found + share(window, dice) - now)
+
+    def told(self, term: int, leader: int, address: str, now: float) -> None:
+        """A node that this client follows says who leads. News that is older than what is known changes nothing."""
+        if (term, leader) <= self._led:
+            return
+        self._led = (term, leader)
+        if self.leader is None or self.leader.welcome.node != leader:
+            if self.leader is not None:
+                self.not_leader(self.leader, address, now)
+            self._named = address
+            self.news.set()
 
     def not_leader(self, connection: Connection, named: str | None, now: float) -> None:
         """This connection does not reach the leader any more; perhaps `named` does. News of another one than the
@@ -90,11 +140,6 @@ class Shard:
                 self._leaderless = (now, self.flow.per_second(now))
             self.leader = None
             self._named = named
-
-    def not_reader(self, connection: Connection) -> None:
-        """This connection is no good to read from."""
-        if self.reader is connection:
-            self.reader = None
 
     def take_named(self) -> str | None:
         """Where a redirect points; told once."""
@@ -114,6 +159,15 @@ class Shard:
         freed = self.session.settle(ticket)
         if freed and self._waiters:
             self._wake(freed)
+
+    def hold(self, ticket: Ticket, until: float) -> None:
+        """The outcome of this write is unknown to its caller, who may ask for it: its answer is to be kept for a
+        while."""
+        self._wake(self.session.hold(ticket, until))
+
+    def release(self, session: int, sequence: int) -> None:
+        """Nobody asks any more for the outcome of this write."""
+        self._wake(self.session.release(session, sequence))
 
     async def wait_for_room(self, deadline: float) -> None:
         """Returns when it is worth another look whether the session has room. Raises TimeoutError."""

@@ -353,9 +353,9 @@ def _event(payload: bytes, at: int) -> Event:
     )
 
 
-def _age(payload: bytes, at: int) -> int | None:
-    age: int = _U32(payload, at)[0]
-    return None if age == AGE_UNKNOWN else age
+def _age(payload: bytes, at: int) -> float | None:
+    age_ms: int = _U32(payload, at)[0]
+    return None if age_ms == AGE_UNKNOWN else age_ms / 1_000
 
 
 def _items(payload: bytes, at: int, count_max: int) -> tuple[Item | None, ...]:
@@ -408,6 +408,7 @@ def _step(step: Step) -> tuple[int, bytes]:
     value = step.value if isinstance(step, Put) else b""
     kind = _STEP_KINDS[type(step)]
     if isinstance(step, Put) and (step.ttl_ms or step.lease):
+        assert isinstance(step.lease, int), "a handle was not resolved"
         vtable, table = _LIVE_STEP_VTABLE, _LIVE_STEP_TABLE(28, 24 + len(key), kind, step.ttl_ms, step.lease)
     else:
         vtable, table = _STEP_VTABLE, _STEP_TABLE(12, 8 + len(key), kind)

@@ -17,16 +17,20 @@ Not here: bytes on the wire (`_traffic.py`), retries (`_call.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ringbeam._answers import Revision
 from ringbeam._limits import TRANSACTION_PARTS_MAX
-from ringbeam._octets import octets
+from ringbeam._octets import milliseconds, octets
 from ringbeam._refusal import Code, Refusal, check_key
 from ringbeam._slots import slot_of
+
+if TYPE_CHECKING:
+    from ringbeam._lease import Lease
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -49,6 +53,23 @@ class Txn:
         object.__setattr__(self, "when", _listed(when, "when", Compare))
         object.__setattr__(self, "then", _listed(then, "then", Get, Put, Delete))
         object.__setattr__(self, "otherwise", _listed(otherwise, "otherwise", Get, Put, Delete))
+
+    @property
+    def has_handles(self) -> bool:
+        """Some of its puts have a `Lease`, whose id on their shard is to be found."""
+        return any(isinstance(step, Put) and not isinstance(step.lease, int) for step in (*self.then, *self.otherwise))
+
+    async def resolved(self, id_of: Callable[[int | Lease, bytes], Awaitable[int]]) -> Txn:
+        """The same with ids instead."""
+
+        async def one(step: Step) -> Step:
+            if not isinstance(step, Put):
+                return step
+            ttl = step.ttl_ms / 1_000 if step.ttl_ms else None
+            return Put(step.key, step.value, ttl=ttl, lease=await id_of(step.lease, step.key))
+
+        then = [await one(step) for step in self.then]
+        return Txn(self.when, then, [await one(step) for step in self.otherwise])
 
     @property
     def keys(self) -> list[bytes]:
@@ -109,19 +130,26 @@ class Get:
 
 @dataclass(frozen=True, slots=True, init=False)
 class Put:
-    """Sets a key. `ttl_ms`: it goes this long (ring time) after the transaction; 0: it stays. `lease`: it goes with
-    this lease of the same shard; 0: none."""
+    """Sets a key.
+
+    ttl     it goes so many seconds of ring time after the transaction; None: it stays
+    lease   it goes when this lease ends: a `Lease`, or the id of one of the key's shard
+    """
 
     key: bytes
     value: bytes
     ttl_ms: int
-    lease: int
+    """0: it stays."""
+    lease: int | Lease
+    """0: none."""
 
-    def __init__(self, key: bytes | str, value: bytes | str, ttl_ms: int = 0, lease: int = 0) -> None:
+    def __init__(
+        self, key: bytes | str, value: bytes | str, *, ttl: float | None = None, lease: int | Lease | None = None
+    ) -> None:
         object.__setattr__(self, "key", octets(key, "key"))
         object.__setattr__(self, "value", octets(value, "value"))
-        object.__setattr__(self, "ttl_ms", ttl_ms)
-        object.__setattr__(self, "lease", lease)
+        object.__setattr__(self, "ttl_ms", 0 if ttl is None else milliseconds(ttl))
+        object.__setattr__(self, "lease", 0 if lease is None else lease)
 
 
 @dataclass(frozen=True, slots=True, init=False)

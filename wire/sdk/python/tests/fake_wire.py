@@ -151,7 +151,8 @@ def _step(message: Any) -> Get | Put | Delete:
         case schema.StepKind.Get:
             return Get(key)
         case schema.StepKind.Put:
-            return Put(key, vector(message, 8), message.TtlMs(), message.Lease())
+            ttl_ms = message.TtlMs()
+            return Put(key, vector(message, 8), ttl=ttl_ms / 1_000 if ttl_ms else None, lease=message.Lease())
         case schema.StepKind.Delete:
             return Delete(key)
         case other:
@@ -199,7 +200,7 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             schema.ValueAddValue(b, value)
             schema.ValueAddRevision(b, schema.CreateRevision(b, answer.revision.index, answer.revision.position))
             schema.ValueAddIndex(b, answer.index)
-            schema.ValueAddAgeMs(b, AGE_UNKNOWN if answer.age_ms is None else answer.age_ms)
+            schema.ValueAddAgeMs(b, age_ms(answer.age))
             schema.ValueAddStale(b, answer.stale)
             return kinds.Value, schema.ValueEnd(b)
         case Transacted():
@@ -221,13 +222,13 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             schema.ItemsAddItems(b, items)
             schema.ItemsAddIndex(b, answer.index)
             schema.ItemsAddMore(b, answer.more)
-            schema.ItemsAddAgeMs(b, AGE_UNKNOWN if answer.age_ms is None else answer.age_ms)
+            schema.ItemsAddAgeMs(b, age_ms(answer.age))
             schema.ItemsAddStale(b, answer.stale)
             return kinds.Items, schema.ItemsEnd(b)
         case Absent():
             schema.ValueStart(b)
             schema.ValueAddIndex(b, answer.index)
-            schema.ValueAddAgeMs(b, AGE_UNKNOWN if answer.age_ms is None else answer.age_ms)
+            schema.ValueAddAgeMs(b, age_ms(answer.age))
             schema.ValueAddStale(b, answer.stale)
             return kinds.Value, schema.ValueEnd(b)
         case Counted():
@@ -341,6 +342,10 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             return kinds.Status, schema.StatusEnd(b)
         case Topology():
             return kinds.Topology, _build_topology(b, answer)
+
+
+def age_ms(age: float | None) -> int:
+    return AGE_UNKNOWN if age is None else round(age * 1_000)
 
 
 def _build_event(b: Any, event: Event) -> int:

@@ -13,6 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,6 +76,18 @@ class LiveRing:
             while not _is_dead(pid):
                 time.sleep(0.001)
         self._killed.add(node)
+
+    @contextmanager
+    def stopped(self, nodes: Iterable[int]) -> Iterator[None]:
+        """SIGSTOP for these, and SIGCONT at the end."""
+        pids = [self._restarted[node].pid if node in self._restarted else self._nodes[node]["pid"] for node in nodes]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     async def kill_leader(self, client: ringbeam.Client, shard: int) -> int:
         """Kills the leader of a shard, waiting for one. Returns its node id."""

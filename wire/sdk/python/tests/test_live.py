@@ -151,7 +151,16 @@ async def test_local_reads_of_every_node_see_a_write_in_the_end(ring: LiveRing) 
             assert found.value == b"here"
 
 
-@pytest.mark.parametrize(("at", "says"), [(0, "hello"), (1, "cart of 7: apples, pears")])
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        (0, "hello"),
+        (1, "cart of 7: apples, pears"),
+        (2, "stale False"),
+        (3, "left 1\nOutOfBounds\ndeleted 1"),
+        (4, "DELETE order:1"),
+    ],
+)
 async def test_the_readmes_examples_run(ring: LiveRing, at: int, says: str) -> None:
     program = examples()[at].replace("127.0.0.1:7701", ring.endpoints[0])
     assert "ringbeam.connect" in program and ring.endpoints[0] in program
@@ -354,8 +363,10 @@ async def test_local_reads_of_several_keys_see_a_write_in_the_end(ring: LiveRing
                 await asyncio.sleep(0.01)
             found = [item.key async for item in client.scan(consistency=Consistency.LOCAL)]
             assert found == sorted(keys)
-            readers = {shard.reader.welcome.node for shard in client._core._shards if shard.reader}
-            assert len(readers) == 1, "one node of the region has answered all of it"
+            asked = {
+                line.welcome.node for shard in client._core._shards for line in shard.readers._connections.values()
+            }
+            assert len(asked) == 1, "one node of the region has answered all of it"
 
 
 async def test_exactly_once_when_leaders_are_killed_among_writes() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from random import Random
+from typing import Any
 
 import pytest
 
 from ringbeam import Code, Member, Role, SlotRange, Topology
-from ringbeam._limits import BACKOFF_MS_MAX, BACKOFF_MS_MIN, SLOTS
+from ringbeam._limits import ASIDE_MAX, ASIDE_MIN, BACKOFF_MS_MAX, BACKOFF_MS_MIN, CHOICE_KEPT, SLOTS, SURVEY_INTERVAL
+from ringbeam._readers import Candidate, Readers, Standing, choose
 from ringbeam._refusal import Refusal
 from ringbeam._retry import Again, Effort, Kind, Leader, Lost, Seen, Trouble, Verdict, backoff
 from ringbeam._routing import Claim, Misfit, Routes, believe
@@ -75,24 +78,75 @@ def test_settling_twice_or_in_another_session_changes_nothing() -> None:
     assert begin(session) == Ticket(9, 1, 1)
 
 
+def test_a_lost_write_holds_the_floor_until_it_is_asked_for_or_its_time_is_over() -> None:
+    for asked in (True, False):
+        session = opened(40)
+        lost = begin(session)
+        session.hold(lost, 1.0)
+        assert session.settle(lost) == 0, "its turn ends, and it stays held"
+        for _ in range(5):
+            later = begin(session)
+            assert (later.answered_below, session.settle(later)) == (1, 0)
+        assert session.release_before(0.999) == 0 and session.holds
+        freed = session.release(7, 1) if asked else session.release_before(1.0)
+        assert (freed, session.floor, session.holds) == (6, 7, False)
+        assert session.release(7, 1) == 0
+
+
+def test_lost_writes_hold_a_quarter_of_the_window_and_no_more() -> None:
+    session = opened(40)
+    lost = begin(session)
+    session.hold(lost, 1e9)
+    for _ in range(9):
+        session.settle(begin(session))
+    assert session.floor == 1
+    assert begin(session).answered_below == 11, "the eleventh begins without it"
+    assert not session.holds
+    # Of a session that is no more, and in a window without a quarter, nothing is held.
+    session.hold(Ticket(6, 1, 1), 1e9)
+    assert not session.holds
+    narrow = opened(3)
+    lost = begin(narrow)
+    assert (narrow.hold(lost, 1e9), narrow.settle(lost), narrow.floor) == (1, 0, 2)
+
+
 def test_floor_is_the_minimum_of_the_unsettled() -> None:
     for seed in range(100):
         dice = Random(seed)
         window = dice.randrange(1, 130)
         session = opened(window)
-        unsettled: dict[int, Ticket] = {}
+        under_way: dict[int, Ticket] = {}
+        held: dict[int, float] = {}
+        now = 0.0
         for _ in range(500):
-            if dice.random() < 0.5:
-                ticket = session.begin()
-                if isinstance(ticket, Ticket):
-                    assert ticket.sequence not in unsettled, "no sequence twice"
-                    unsettled[ticket.sequence] = ticket
+            floor, freed = session.floor, -1
+            if dice.random() < 0.1:
+                now += dice.random()
+                freed = session.release_before(now)
+                held = {sequence: until for sequence, until in held.items() if until > now}
+            elif dice.random() < 0.1:
+                sequence = dice.randrange(session.next + 1)
+                freed = session.release(7, sequence)
+                held.pop(sequence, None)
+            elif dice.random() < 0.15 and under_way:
+                ticket = under_way.pop(dice.choice(sorted(under_way)))
+                freed = session.hold(ticket, now + 2.0)
+                held[ticket.sequence] = now + 2.0
+                assert session.settle(ticket) == 0, "its turn ends"
+            elif dice.random() < 0.5:
+                begun = session.begin()
+                if isinstance(begun, Ticket):
+                    assert begun.sequence not in under_way, "no sequence twice"
+                    under_way[begun.sequence] = begun
                 else:
-                    assert ticket is NoTicket.WINDOW_FULL
-                    assert session.next - min(unsettled) == window
-            elif unsettled:
-                session.settle(unsettled.pop(dice.choice(sorted(unsettled))))
-            assert session.floor == min(unsettled, default=session.next)
+                    assert begun is NoTicket.WINDOW_FULL
+                    assert session.next - session.floor == window
+            elif under_way:
+                freed = session.settle(under_way.pop(dice.choice(sorted(under_way))))
+            held = {sequence: until for sequence, until in held.items() if session.next - sequence <= window // 4}
+            assert session.holds == bool(held)
+            assert freed in (-1, session.floor - floor), "who waits for room is told of all of it"
+            assert session.floor == min([*under_way, *held], default=session.next)
 
 
 # ---- retries ----
@@ -280,15 +334,135 @@ def test_everyone_who_serves_is_asked_and_the_endpoints_too() -> None:
     assert routes().askable() == ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:4", "gate:1"]
 
 
-def test_local_reads_prefer_the_own_region_then_the_connected() -> None:
-    firsts = set()
-    for dice in range(50):
-        assert routes("west").readers(lambda _: False, dice)[0] == "127.0.0.1:2"
-        readers = routes().readers(lambda address: address.endswith(":4"), dice)
-        assert readers[0] == "127.0.0.1:4"
-        assert "127.0.0.1:3" not in readers, "a tie-breaker serves no client"
-        firsts.add(routes().readers(lambda _: False, dice)[0])
-    assert len(firsts) > 1, "equals are spread"
+def test_reads_may_go_to_everyone_who_serves_and_at_last_to_the_endpoints() -> None:
+    one, two, four = "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:4"
+    assert routes("west").candidates() == [
+        Candidate(one, near=False),
+        Candidate(two, near=True),
+        Candidate(four, near=False),
+        Candidate("gate:1", near=False, last_resort=True),
+    ]
+    assert not any(one.near for one in routes().candidates()), "a client of no region is near to none"
+
+
+# ---- readers ----
+
+NOW = 100.0
+
+
+def far(round_trip_us: float = 0.0, **known: Any) -> Standing:
+    return Standing(round_trip=round_trip_us / 1e6, **known)
+
+
+def near(round_trip_us: float) -> Standing:
+    return far(round_trip_us, near=True)
+
+
+def chosen(standings: list[Standing], now: float = NOW) -> set[int | None]:
+    """Who is chosen, over many dice."""
+    return {choose(standings, now, n * 0x9E37_79B9_7F4A_7C15 % (1 << 64)) for n in range(500)}
+
+
+def test_the_own_region_comes_first_and_then_the_lowest_round_trip() -> None:
+    assert chosen([far(300), near(9_000), far(100)]) == {1}
+    assert chosen([far(30_000), far(90_000), far(10_000)]) == {2}
+    assert choose([], NOW, 7) is None
+
+
+def test_equals_share_and_the_busier_of_two_is_spared() -> None:
+    assert chosen([far(10_000), far(10_900), far(30_000)]) == {0, 1}
+    pair = [far(10_000, busy=9), far(10_100)]
+    picks = [choose(pair, NOW, n * 0x9E37_79B9_7F4A_7C15 % (1 << 64)) for n in range(1_000)]
+    assert picks.count(0) < 350, "the busier one is asked only when chance names it twice"
+
+
+def test_a_follower_is_preferred_to_the_leader_where_it_is_as_near() -> None:
+    leader = far(200, near=True, leads=True)
+    assert chosen([leader, near(250)]) == {1}
+    assert chosen([leader, far(250)]) == {0}, "the leader of the own region before a follower of another"
+
+
+def test_one_that_fails_fast_attracts_nothing() -> None:
+    fast, honest = far(10), far(5_000)
+    for _ in range(20):
+        fast.failed(NOW)
+        assert chosen([fast, honest]) == {1}
+    assert fast.aside_until == NOW + ASIDE_MAX, "it grows to a bound"
+    assert chosen([fast, honest], NOW + ASIDE_MAX) == {0}, "then it is tried again"
+    fast.failed(NOW + ASIDE_MAX)
+    assert chosen([fast, honest], NOW + 1.5 * ASIDE_MAX) == {1}, "and set aside as long, as nothing ended the row"
+    fast.answered()
+    assert chosen([fast, honest]) == {0}
+
+
+def test_when_all_fail_the_one_set_aside_for_the_shortest_time_is_tried() -> None:
+    once, often = far(900), near(100)
+    once.failed(NOW)
+    for _ in range(5):
+        often.failed(NOW)
+    assert chosen([often, once]) == {1}
+
+
+def test_an_unmeasured_node_is_tried_and_a_measurement_is_smoothed() -> None:
+    assert 1 in chosen([far(20_000), far()])
+    one = far()
+    one.measured(0.0008)
+    assert one.round_trip == 0.0008
+    one.measured(0.008)
+    assert 0.0008 < one.round_trip < 0.003, "one slow answer is not the rule"
+    for _ in range(60):
+        one.measured(0.008)
+    assert one.round_trip > 0.007, "many are"
+
+
+@dataclass
+class Wire:
+    is_open: bool = True
+    busy: int = 0
+
+
+def test_a_choice_is_kept_for_a_while_and_left_at_once_on_failure() -> None:
+    readers: Readers[Wire] = Readers()
+    gate = Candidate("gate:1", near=False, last_resort=True)
+    readers.set([Candidate("a:1", True), Candidate("b:1", False), gate])
+
+    def choose_now(now: float = NOW) -> tuple[str, Wire | None]:
+        found = readers.choose(now, 5, None)
+        assert found is not None
+        return found
+
+    wire = Wire()
+    assert (choose_now(), readers.current(NOW)) == (("a:1", None), None)
+    readers.connected("a:1", wire)
+    assert readers.current(NOW) is wire
+    assert readers.current(NOW + CHOICE_KEPT) is None, "it is made anew"
+    readers.failed("a:1", NOW)
+    assert readers.current(NOW) is None
+    assert choose_now()[0] == "b:1"
+    readers.failed("b:1", NOW)
+    assert choose_now()[0] == "gate:1", "the last resort"
+    assert choose_now(NOW + ASIDE_MIN)[0] == "a:1"
+    readers.answered("a:1")
+    readers.answered("b:1")
+    # One who leaves and one who stays: what is known of him, and his connection.
+    readers.set([Candidate("a:1", True), gate])
+    assert choose_now() == ("a:1", wire)
+    wire.is_open = False
+    assert (readers.current(NOW), choose_now()) == (None, ("a:1", None)), "its connection has ended"
+
+
+def test_only_those_that_may_be_chosen_are_measured_and_not_all_the_time() -> None:
+    readers: Readers[Wire] = Readers()
+    readers.set(
+        [Candidate("a:1", True), Candidate("b:1", False), Candidate("c:1", False), Candidate("d:1", False, True)]
+    )
+    assert readers.to_survey(NOW) == ["a:1"]
+    assert readers.to_survey(NOW) == []
+    readers.failed("a:1", NOW + SURVEY_INTERVAL)
+    assert readers.to_survey(NOW + SURVEY_INTERVAL) == ["b:1", "c:1"]
+
+
+# ---- who leads ----
 
 
 def test_the_latest_term_is_believed_and_there_the_leader_itself() -> None:

@@ -42,12 +42,13 @@ def test_the_end_of_a_prefix_is_the_first_key_behind_it() -> None:
 
 def test_a_prefix_is_asked_of_every_shard_that_may_have_a_key_of_it() -> None:
     dice, shards = Random(2), 7
+    slots = table(shards)
     alone = 0
     for prefix in words(dice, b"{}a", 300):
-        asked = shards_of_prefix(prefix, table(shards), shards)
+        asked = shards_of_prefix(prefix, slots, shards)
         alone += len(asked) == 1
         for rest in words(dice, b"{}ab", 50):
-            assert table(shards)[slot_of(prefix + rest)] in asked, (prefix, rest)
+            assert slots[slot_of(prefix + rest)] in asked, (prefix, rest)
     assert alone > 10, "a whole tag needs one shard only"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from fake_wire import encode_reply, parse_request
+from fake_wire import age_ms, encode_reply, parse_request
 
 from ringbeam import Code, Compare, Consistency, Delete, Get, Put, Relation, Revision, Txn, ValueIs
 from ringbeam import _answers as answers
@@ -19,7 +19,6 @@ from ringbeam import _wire as wire
 from ringbeam._events import Fold
 from ringbeam._frame import HEADER_BYTES, Decoder, FrameError, preamble
 from ringbeam._slots import slot_of, tag_of
-from ringbeam._traffic import AGE_UNKNOWN
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 
@@ -103,7 +102,11 @@ def compare_of(given: dict[str, Any]) -> Compare:
 
 def step_of(given: dict[str, Any]) -> Get | Put | Delete:
     key = bytes.fromhex(given["key"])
-    steps = Get(key), Put(key, bytes.fromhex(given["value"]), given["ttl_ms"], given["lease"]), Delete(key)
+    steps = (
+        Get(key),
+        Put(key, bytes.fromhex(given["value"]), ttl=given["ttl_ms"] / 1_000 or None, lease=given["lease"]),
+        Delete(key),
+    )
     step: Get | Put | Delete = steps[given["kind"]]
     return step
 
@@ -151,9 +154,9 @@ def test_replies_are_decoded_to_their_message(vector: dict[str, Any]) -> None:
         for get in found["gets"]:
             # Not on the wire: the SDK says when it was.
             assert get.pop("index", answer.revision.index) == answer.revision.index
-            assert (get.pop("age_ms", None), get.pop("stale", False)) == (None, False)
-    if found.get("age_ms", 0) is None:
-        found["age_ms"] = AGE_UNKNOWN
+            assert (get.pop("age", None), get.pop("stale", False)) == (None, False)
+    if "age" in found:
+        found["age_ms"] = age_ms(found.pop("age"))
     for event in found.get("events", ()):
         event["previous"] = event["previous"] and {"found": True} | event["previous"]
     assert found == wanted

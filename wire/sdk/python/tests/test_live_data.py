@@ -1,0 +1,141 @@
+"""Counters, deltas, ranges that go, outcomes of lost writes, and reads with a contract, on a real ring."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from live import LiveRing, needs_ring
+
+import ringbeam
+from ringbeam import Bounded, Code, Consistency, Token
+from ringbeam._slots import slot_of
+
+pytestmark = needs_ring
+# Long enough for a machine that does much else.
+TIMEOUT = 30.0
+
+
+@pytest.fixture(scope="module")
+def ring() -> Iterator[LiveRing]:
+    with LiveRing(shards=2) as ring:
+        yield ring
+
+
+# ---- counters ----
+
+
+async def test_additions_of_many_tasks_are_exact_though_leaders_are_killed(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="counters") as client:
+        done = 0
+
+        async def work() -> list[int]:
+            nonlocal done
+            sums = []
+            for _ in range(25):
+                sums.append((await client.add("n", 1)).value)
+                done += 1
+            return sums
+
+        tasks = [asyncio.create_task(work()) for _ in range(16)]
+        while done < 100:
+            await asyncio.sleep(0.005)
+        await ring.kill_leader(client, client._core.routes.table[slot_of(b"n")])
+        sums = [value for one in await asyncio.gather(*tasks) for value in one]
+        ring.restart()
+        assert sorted(sums) == list(range(1, 401)), "each counted once, and no two came to the same sum"
+        found = await client.get("n")
+        assert found is not None and found.value == b"400"
+
+
+async def test_counters_keep_their_bounds(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="counters") as client:
+        assert (await client.add("stock", 7, min=0, max=10)).value == 7
+        for delta in (4, -8):
+            with pytest.raises(ringbeam.Refused) as caught:
+                await client.add("stock", delta, min=0, max=10)
+            assert caught.value.code is Code.OUT_OF_BOUNDS
+        assert (await client.add("stock", 0)).value == 7
+        await client.put("stock", "seven")
+        with pytest.raises(ringbeam.Refused) as caught:
+            await client.add("stock", 1)
+        assert caught.value.code is Code.NOT_A_NUMBER
+        await client.put("stock", str((1 << 63) - 1))
+        with pytest.raises(ringbeam.Refused, match="OutOfBounds"):
+            await client.add("stock", 1)
+
+
+# ---- ranges ----
+
+
+async def test_a_range_goes_whole_over_both_shards_and_nothing_beside_it(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="ranges") as client:
+        for begin in range(0, 2_400, 200):
+            await asyncio.gather(*(client.put(f"k{n:04}", "v") for n in range(begin, begin + 200)))
+        assert await client.delete_range(start="k0010", end="k2390") == 2_380, "more than two slices of each shard"
+        assert [item.key async for item in client.scan()] == [
+            f"k{n:04}".encode() for n in [*range(10), *range(2390, 2400)]
+        ]
+        assert await client.delete_range(prefix="k00") == 10
+        assert await client.delete_range(prefix="k00") == 0
+        assert await client.delete_range(start="") == 10
+
+
+# ---- outcomes ----
+
+
+async def test_the_outcome_of_a_lost_write_is_settled_by_asking(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="outcomes") as client:
+        before = await client.put("k", "0")
+        leader = (await client.topology(client._core.routes.table[slot_of(b"k")])).leader
+        with ring.stopped(node for node in (1, 2, 3) if node != leader), pytest.raises(ringbeam.Unknown) as caught:
+            await client.put("k", "1", timeout=0.5)
+        ticket = caught.value.ticket
+        assert ticket is not None
+        done = await client.outcome(ticket)
+        assert await client.outcome(ticket) == done
+        found = await client.get("k")
+        assert found is not None and found.value == (b"0" if done is None else b"1")
+        if done is not None:
+            assert done.existed and done.revision == found.revision > before.revision
+        await client.put("k", "2")
+        await client.put("k", "3")
+        with pytest.raises(ringbeam.Refused, match="cannot be known any more"):
+            await client.outcome(ticket)
+
+
+# ---- reads with a contract ----
+
+
+async def test_a_session_sees_its_writes_at_every_node_and_so_does_who_has_its_token(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="session") as writer:
+        for region in ("r1", "r2", "r3"):
+            async with await ringbeam.connect(
+                ring.endpoints, timeout=TIMEOUT, namespace="session", region=region, consistency=Consistency.SESSION
+            ) as client:
+                for n in range(20):
+                    await client.put(f"{region}/{n}", str(n))
+                    found = await client.get(f"{region}/{n}")
+                    assert found is not None and found.value == str(n).encode()
+                await writer.put("handed", region)
+                reader = client.with_token(Token.from_bytes(writer.session_token().to_bytes()))
+                found = await reader.get("handed")
+                assert found is not None and found.value == region.encode()
+                [value, none] = await reader.get_many(["handed", "nothing"])
+                assert value is not None and value.value == region.encode() and none is None
+                assert "handed" in {item.key.decode() async for item in reader.scan(prefix="h")}
+
+
+async def test_a_bound_is_kept_and_the_age_is_told(ring: LiveRing) -> None:
+    for region in ("r1", "r2", "r3"):
+        async with await ringbeam.connect(
+            ring.endpoints, timeout=TIMEOUT, namespace="bounded", region=region
+        ) as client:
+            await client.put("k", region)
+            await asyncio.sleep(0.6)
+            read = await client.read("k", consistency=Bounded(0.5))
+            assert read.age is not None and read.age <= 0.5 and not read.stale
+            assert read.found is not None and read.found.value == region.encode(), "it is older than the bound"
+            nothing = await client.read("nothing", consistency=Bounded(0.5, stale_ok=True))
+            assert (nothing.found, nothing.stale) == (None, False) and nothing.index > 0
