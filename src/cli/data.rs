@@ -270,7 +270,8 @@ impl StepIn {
 }
 
 /// INDEX.POSITION.
-fn parse_revision(text: &str) -> Result<Revision, String> {
+/// INDEX.POSITION, as `put` prints it.
+pub fn parse_revision(text: &str) -> Result<Revision, String> {
     let parts = text.split_once('.').and_then(|(index, position)| Some((index.parse().ok()?, position.parse().ok()?)));
     let (index, position) = parts.ok_or_else(|| format!("revision {text:?}, it must be INDEX.POSITION, as in 12.0"))?;
     Ok(Revision { index, position })

@@ -16,6 +16,7 @@ mod ring;
 pub mod status;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::future::Future;
 use std::io::{self, Write};
@@ -72,6 +73,9 @@ enum Command {
     /// Print keys in their order: each on a line with a tab and its value. --json tells bytes that are not text.
     #[command(after_help = exit::HELP)]
     Scan(data::ScanArgs),
+    /// Print every change of a range of keys as it happens, a line each: revision, what happened, key, value. Ends by Ctrl-C.
+    #[command(after_help = watch::HELP)]
+    Watch(watch::WatchArgs),
     /// Show how the ring is.
     #[command(after_help = exit::HELP)]
     Status(status::StatusArgs),
@@ -137,6 +141,7 @@ pub fn run() -> ExitCode {
         Command::Outcome(args) => block_on(change::outcome(args)),
         Command::Txn(args) => block_on(data::txn(args)),
         Command::Scan(args) => block_on(data::scan(args)),
+        Command::Watch(args) => block_on(watch::run(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Ring(args) => block_on(ring::run(args)),
         Command::Completions(args) => completions::print(args.shell),

@@ -126,7 +126,7 @@ impl Raw {
     }
 
     /// What `of` makes of the next answer, which may take `limit`; `None` when the node has ended the connection.
-    pub fn next_as<T>(&mut self, of: impl Fn(&Reply<'_>) -> T, limit: Duration) -> io::Result<Option<T>> {
+    pub fn next_as<T>(&mut self, mut of: impl FnMut(&Reply<'_>) -> T, limit: Duration) -> io::Result<Option<T>> {
         let began = Instant::now();
         loop {
             if let Some(frame) = self.decoder.next().expect("the node sends whole frames") {

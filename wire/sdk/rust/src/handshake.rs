@@ -10,7 +10,7 @@ use ringbeam_wire::preamble::{Kind, Preamble, VERSION};
 use ringbeam_wire::refusal::Refusal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::connection::{Connection, Doubt, NOBODY};
 use crate::driver::Driver;
@@ -48,6 +48,15 @@ impl From<OpenError> for Error {
     }
 }
 
+/// A connection on which a node has said welcome.
+pub(crate) struct Line {
+    pub(crate) reader: OwnedReadHalf,
+    pub(crate) writer: OwnedWriteHalf,
+    pub(crate) encoder: Encoder,
+    pub(crate) decoder: Decoder,
+    pub(crate) welcome: Welcome,
+}
+
 /// Opens a connection and starts its driver on the current runtime. `ring` 0: any ring.
 pub(crate) async fn open(
     address: &Address,
@@ -57,6 +66,14 @@ pub(crate) async fn open(
     doubt: &Doubt,
     health: &Arc<Health>,
 ) -> Result<Arc<Connection>, OpenError> {
+    let Line { reader, writer, encoder, decoder, welcome } = dial(address, shard, ring, client).await?;
+    let connection = Arc::new(Connection::new(address.clone(), welcome, writer, encoder, doubt.clone(), health.clone()));
+    tokio::spawn(Driver::run(connection.clone(), reader, decoder));
+    Ok(connection)
+}
+
+/// Connects, and says hello.
+pub(crate) async fn dial(address: &Address, shard: u32, ring: u64, client: &str) -> Result<Line, OpenError> {
     let failed = |what: &str, error: std::io::Error| OpenError::Connect(format!("{address}: {what}: {error}"));
     let stream = TcpStream::connect(&**address).await.map_err(|error| failed("cannot connect", error))?;
     stream.set_nodelay(true).map_err(|error| failed("cannot set TCP_NODELAY", error))?;
@@ -80,9 +97,7 @@ pub(crate) async fn open(
     if welcome.shard != shard {
         return wrong(format!("shard {} answered, asked was shard {shard}", welcome.shard));
     }
-    let connection = Arc::new(Connection::new(address.clone(), welcome, writer, encoder, doubt.clone(), health.clone()));
-    tokio::spawn(Driver::run(connection.clone(), reader, decoder));
-    Ok(connection)
+    Ok(Line { reader, writer, encoder, decoder, welcome })
 }
 
 async fn welcome(reader: &mut OwnedReadHalf, decoder: &mut Decoder, address: &Address) -> Result<Welcome, OpenError> {

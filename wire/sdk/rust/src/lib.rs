@@ -54,7 +54,7 @@
 //!
 //! # Not here (yet)
 //!
-//! TLS, watches, session and bounded reads, lookup of a lost write's outcome.
+//! TLS, session and bounded reads, lookup of a lost write's outcome.
 
 mod admin;
 mod answer;
@@ -89,6 +89,7 @@ mod shard;
 mod slab;
 mod turn;
 mod txn;
+mod watch;
 
 pub use answer::Value;
 pub use builder::Builder;
@@ -100,8 +101,10 @@ pub use error::Error;
 pub use observe::{Cached, CallEnded, Ended, Metrics};
 pub use outcome::{Happened, Outcome, Ticket};
 pub use ringbeam_wire::client::{
-    Breakdown, Compare, Counted, Member, Progress, Relation, Revision, Role, SlotRange, Status, Step, Target, Topology, Written,
+    Breakdown, Compare, Counted, EventKind, Member, Progress, Relation, Revision, Role, SlotRange, Status, Step, Target,
+    Topology, Written,
 };
 pub use ringbeam_wire::refusal::{Code, Refusal};
 pub use scan::{Entry, Range, Scan};
 pub use txn::{Expect, Transacted, Txn};
+pub use watch::{Batch, Event, Watch, WatchError, WatchOptions};

@@ -61,6 +61,11 @@ impl Pool {
         let _ = self.doubt.set(client);
     }
 
+    /// The ring that nodes must belong to, and what this client says it is.
+    pub(crate) fn identity(&self) -> (u64, String) {
+        (self.ring.load(Ordering::Relaxed), self.client.clone())
+    }
+
     /// From now on only nodes of this ring.
     pub(crate) fn belong_to(&self, ring: u64) {
         self.ring.store(ring, Ordering::Relaxed);

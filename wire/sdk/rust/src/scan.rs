@@ -81,6 +81,12 @@ impl Range {
         Range { from: Bytes::copy_from_slice(prefix), until: after_prefix(prefix).into(), tagged, ..Range::default() }
     }
 
+    /// One key.
+    pub fn key(key: impl AsRef<[u8]>) -> Range {
+        let key = key.as_ref();
+        Range::between(key, [key, &[0]].concat())
+    }
+
     /// The keys from `from` on (empty: the first) and before `until` (empty: to the last).
     pub fn between(from: impl AsRef<[u8]>, until: impl AsRef<[u8]>) -> Range {
         let [from, until] = [from.as_ref(), until.as_ref()].map(Bytes::copy_from_slice);
@@ -100,6 +106,19 @@ impl Range {
     /// So many keys at most.
     pub fn limit(self, keys: u64) -> Range {
         Range { limit: Some(keys), ..self }
+    }
+}
+
+impl Range {
+    /// From and until.
+    pub(crate) fn ends(&self) -> (Bytes, Bytes) {
+        (self.from.clone(), self.until.clone())
+    }
+
+    /// The only shard that can have keys of it; `None`: all of them.
+    pub(crate) fn only_shard(&self, shard_of: impl Fn(&[u8]) -> u32) -> Option<u32> {
+        let is_key = self.until.strip_prefix(&self.from[..]) == Some(&[0]);
+        (self.tagged || is_key).then(|| shard_of(&self.from))
     }
 }
 
