@@ -3,6 +3,7 @@
 //! ```text
 //! state memory [state|set|map] [random|ascending]   1 million 16 B keys with 64 B values, one layout a process
 //! state apply [keys] [sessions]                     batches of 64 puts of 256 B over that many keys
+//! state history [keys] [value bytes]                the same beside each other with and without the history of watches
 //! state snapshot [keys]                             slices of 64 KiB, with puts between them, and loading them
 //! ```
 //!
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use ringbeam_shards::state::command::{Builder, Op, Write, parse};
 use ringbeam_shards::state::{Limits, Loader, State};
+use ringbeam_shards::watch::{Bounds, History};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -26,8 +28,11 @@ fn main() {
     match word(0) {
         "memory" => memory(word(1), word(2) == "ascending"),
         "apply" => apply(number(1, 1_000_000), number(2, 0)),
+        "history" => history(number(1, 1_000_000), number(2, 256) as usize),
         "snapshot" => snapshot(number(1, 1_000_000)),
-        _ => eprintln!("memory [state|set|map] [random|ascending] | apply [keys] [sessions] | snapshot [keys]"),
+        _ => eprintln!(
+            "memory [state|set|map] [random|ascending] | apply [keys] [sessions] | history [keys] [value bytes] | snapshot [keys]"
+        ),
     }
 }
 
@@ -205,6 +210,46 @@ fn apply(keys: u64, sessions: u64) {
     let start = Instant::now();
     black_box(state.hash());
     println!("hash of {} keys: {:?}", state.keys(), start.elapsed());
+}
+
+/// The same batches to two states in turns, of which one tells a history.
+fn history(keys: u64, value_bytes: usize) {
+    let value = vec![7; value_bytes];
+    let (mut builder, mut answers) = (Builder::new(), Vec::new());
+    let (mut alone, mut told) = (State::new(Limits::default()), State::new(Limits::default()));
+    let mut history = History::new(Bounds::default());
+    let (mut without, mut with) = (Times::default(), Times::default());
+    let (mut seed, fill) = (1, keys.div_ceil(WRITES));
+    for batch in 0..fill + 20_000 {
+        builder.start(batch / 100);
+        for position in 0..WRITES {
+            let number = if batch < fill { batch * WRITES + position } else { random(&mut seed) % keys };
+            put(&key(number, false), &value, 0, 0, &mut builder);
+        }
+        let (bytes, index) = (builder.finish(), batch + 1);
+        let parsed = parse(&bytes).expect("just built");
+        let mut tell = |times: &mut Times, answers: &mut Vec<_>| {
+            answers.clear();
+            times.time(|| {
+                told.apply_to(index, &parsed, answers, &mut history.recorder(batch / 100));
+                history.applied_through(index);
+            });
+        };
+        if batch % 2 == 0 {
+            tell(&mut with, &mut answers);
+        }
+        answers.clear();
+        without.time(|| alone.apply(index, &parsed, &mut answers));
+        if batch % 2 == 1 {
+            tell(&mut with, &mut answers);
+        }
+        if batch == fill {
+            (without, with) = (Times::default(), Times::default());
+        }
+    }
+    assert_eq!(alone.hash(), told.hash());
+    let (without, with) = (without.put_ns(), with.put_ns());
+    println!("overwrite of {value_bytes} B: apply {without} ns a put without history, {with} ns with it");
 }
 
 fn report(what: &str, parsing: &mut Times, applying: &mut Times) {

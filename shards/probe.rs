@@ -188,6 +188,8 @@ pub struct Ran {
     pub key: Vec<u8>,
     /// The answer, or none: it was denied.
     pub answer: Option<(Revision, bool)>,
+    /// It changed its key: watches are to be told.
+    pub changed: bool,
 }
 
 thread_local! {
@@ -277,9 +279,21 @@ pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) 
             if write.session == 0 || !write.namespace.is_empty() {
                 continue;
             }
+            let changed = answer.outcome.is_ok() && !answer.duplicate && ran_it;
+            let changed = changed && (answer.existed || !matches!(write.op, Op::Delete { .. }));
             let answer = (answer.outcome.is_ok() && ran_it).then_some((answer.revision, answer.duplicate));
             let (session, sequence) = (write.session, write.sequence);
-            ran.push(Ran { host, dir: dir.to_string(), index, position, session, sequence, key: key.to_vec(), answer });
+            ran.push(Ran {
+                host,
+                dir: dir.to_string(),
+                index,
+                position,
+                session,
+                sequence,
+                key: key.to_vec(),
+                answer,
+                changed,
+            });
         }
     });
 }

@@ -96,10 +96,10 @@ enum Attempt {
     DeadlinePassed,
 }
 
-struct Connection {
-    reader: SimReader,
-    writer: SimWriter,
-    decoder: Decoder,
+pub struct Connection {
+    pub reader: SimReader,
+    pub writer: SimWriter,
+    pub decoder: Decoder,
     /// Who is there, and how many writes a session may have open.
     node: u64,
     window: u32,
@@ -527,7 +527,8 @@ async fn topology_of(net: &SimNet, address: &str, shard: u32) -> std::io::Result
         .await?
 }
 
-async fn open(net: &SimNet, address: &str, shard: u32) -> std::io::Result<Connection> {
+/// A connection on which a node has said welcome.
+pub async fn open(net: &SimNet, address: &str, shard: u32) -> std::io::Result<Connection> {
     let preamble = Preamble { version: VERSION, kind: Kind::Client, shard };
     let (reader, writer) = net.connect(address, preamble.encode()).await?;
     let decoder = Decoder::new(REPLY_FRAME_BYTES_MAX as usize);

@@ -23,6 +23,7 @@ mod plan;
 #[allow(dead_code)]
 mod random;
 mod run;
+mod subscriber;
 mod watch;
 #[allow(dead_code)]
 mod world;

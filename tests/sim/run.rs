@@ -27,6 +27,7 @@ use crate::load::Load;
 use crate::operator::{Change, Operator, try_change};
 use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
 use crate::random::Random;
+use crate::subscriber::{self, Streams};
 use crate::watch::Watch;
 use crate::world::{Ring, RingSettings};
 
@@ -82,6 +83,8 @@ impl Drop for Planted {
 struct Run {
     ring: Ring,
     load: Load,
+    /// What those who watch were told.
+    streams: Streams,
     watch: Watch,
     random: Random,
     /// By kind: those that the world does not count itself.
@@ -112,10 +115,11 @@ impl Run {
         let after = plan.rounds.iter().flat_map(|round| round.after.voters.iter().copied());
         let voters = promoted.chain(after).collect();
         let load = Load::start(&mut ring, plan.seed, &plan.workload);
+        let streams = subscriber::start(&mut ring, plan.seed);
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
         let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
-        let mut run = Run { ring, load, watch, random, faults, voters, rounds, foreign, hurt, late };
+        let mut run = Run { ring, load, streams, watch, random, faults, voters, rounds, foreign, hurt, late };
         run.found(founders);
         run
     }
@@ -462,6 +466,7 @@ impl Run {
         violations.append(&mut self.watch.violations);
         violations.extend(check::judge(&history, Some(&self.watch.log), Effort::default()));
         violations.extend(check::counters::check(&self.load.tally.borrow(), &self.load.counters(&self.ring)));
+        violations.extend(check::watching::check(&self.watch.changes, &self.streams.borrow()));
         let world = &self.ring.world;
         let mut faults = self.faults;
         for (name, count) in world.faults().struck() {

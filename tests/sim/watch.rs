@@ -14,6 +14,7 @@ use ringbeam_wire::peer::Role as Duty;
 
 use crate::check::exactly_once::{AppliedLog, Effect, Ran};
 use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged, held_by_quorum};
+use crate::check::watching::{Changes, key_of};
 use crate::history::{Revision, Tag};
 use crate::world::Ring;
 
@@ -32,6 +33,8 @@ pub struct Watch {
     observers: BTreeMap<u32, Observer>,
     looks: u64,
     pub log: AppliedLog,
+    /// What watches are to be told.
+    pub changes: Changes,
     pub violations: Vec<String>,
 }
 
@@ -58,6 +61,10 @@ impl Watch {
                 Some((first, true)) => Effect::Answered(Revision { index: first.index, position: first.position }),
                 Some((_, false)) => Effect::Applied,
             };
+            if ran.changed {
+                let revision = Revision { index: ran.index, position: ran.position };
+                self.changes.note(shard, revision, key_of(&ran.key));
+            }
             let tag = Some(Tag { session: ran.session, sequence: ran.sequence });
             let key = ran.key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
             self.log.note(node, shard, Revision { index: ran.index, position: ran.position }, Ran { tag, key, effect });

@@ -8,6 +8,7 @@
 //! | [`session`] | local reads: old is allowed, invented is not | the store's own promises |
 //! | [`exactly_once`] | retried writes: applied once, with one answer | the store's own promises |
 //! | [`counters`] | additions: sums of one order, nothing lost or twice | the store's own promises |
+//! | [`watching`] | watches: each change once and in order, or a gap that is said | the store's own promises |
 //! | [`raft`] | terms, logs, commits, applied states of all nodes | Ongaro's thesis |
 //!
 //! **Invariants**: a checker is a function of its arguments; the same observations give the same words in the same order. No
@@ -19,6 +20,7 @@ pub mod exactly_once;
 pub mod linear;
 pub mod raft;
 pub mod session;
+pub mod watching;
 
 use crate::history::History;
 

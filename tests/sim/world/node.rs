@@ -64,7 +64,7 @@ impl Default for NodeSettings {
             value_bytes_max: 16 << 10,
             queue_bytes_max: 256 << 10,
             batch_bytes_max: 64 << 10,
-            history: Bounds { bytes_max: 256 << 10, age_ms_max: 60_000 },
+            history: Bounds { bytes_max: 1 << 20, age_ms_max: 60_000 },
         }
     }
 }
