@@ -1,7 +1,7 @@
 //! The scenarios of `wire/sdk/vectors/behaviour.json` through the Rust SDK, on a real ring. Every SDK runs the same list.
 //!
 //! ```text
-//!   scenario ─▶ steps: put get delete cas txn get_many scan  kill_leader restart sleep ─▶ what is expected of each answer
+//!   scenario ─▶ steps: put get delete cas txn add get_many scan delete_range  kill_leader restart sleep ─▶ what is expected of each answer
 //! ```
 //! **Not here**: what a step means (`wire/sdk/vectors/README.md`).
 
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use ring::{Plan, Ring};
 use ringbeam_sdk::{
-    Client, Compare, Consistency, Error, Expect, GetOptions, PutOptions, Range, Relation, Revision, Step, Target, Transacted,
-    Txn,
+    AddOptions, Client, Compare, Consistency, Error, Expect, GetOptions, PutOptions, Range, Relation, Revision, Step, Target,
+    Transacted, Txn,
 };
 use serde_json::{Map, Value};
 
@@ -39,6 +39,8 @@ struct Answer {
     succeeded: Option<bool>,
     keys: Option<Vec<Vec<u8>>>,
     values: Option<Vec<Option<Vec<u8>>>>,
+    sum: Option<i64>,
+    deleted: Option<u64>,
 }
 
 struct Scenario {
@@ -70,7 +72,9 @@ async fn the_sdk_behaves_as_every_sdk_does() {
 impl Scenario {
     async fn step(&mut self, step: &Value) -> Result<(), String> {
         match text(&step["do"])? {
-            "put" | "get" | "delete" | "cas" | "txn" | "get_many" | "scan" => self.calls(step, None).await,
+            "put" | "get" | "delete" | "cas" | "txn" | "add" | "get_many" | "scan" | "delete_range" => {
+                self.calls(step, None).await
+            }
             "kill_leader" => {
                 let shard = number(&step["shard"]) as u32;
                 match &step["during"] {
@@ -140,6 +144,19 @@ impl Scenario {
                 return Ok(transacted(client.cas(&key, expect, bytes(&step["value"])).await?));
             }
             Some("txn") => return self.transact(step, &PutOptions { timeout, namespace }).await,
+            Some("add") => {
+                let all = AddOptions::default();
+                let bound = |name: &str, other| step[name].as_i64().unwrap_or(other);
+                let options = AddOptions { min: bound("min", all.min), max: bound("max", all.max), timeout, namespace };
+                let delta = step["delta"].as_i64().expect("a number");
+                let done = self.client.add_with(&key, delta, &options).await?;
+                let (sum, duplicate) = (Some(done.value), Some(done.duplicate));
+                return Ok(Answer { sum, duplicate, revision: Some(done.revision), ..Answer::default() });
+            }
+            Some("delete_range") => {
+                let deleted = self.client.delete_range_with(range(step), &PutOptions { timeout, namespace }).await?;
+                return Ok(Answer { deleted: Some(deleted), ..Answer::default() });
+            }
             Some("get_many") => {
                 let keys: Vec<Vec<u8>> = list(&step["keys"]).iter().map(bytes).collect();
                 let options = GetOptions { consistency, timeout, namespace, ..GetOptions::default() };
@@ -148,10 +165,7 @@ impl Scenario {
                 return Ok(Answer { values: Some(values), ..Answer::default() });
             }
             Some("scan") => {
-                let mut range = match step.get("prefix") {
-                    Some(prefix) => Range::prefix(bytes(prefix)),
-                    None => Range::between(bytes(&step["start"]), bytes(&step["end"])),
-                };
+                let mut range = range(step);
                 if step["backward"] == true {
                     range = range.backward();
                 }
@@ -245,6 +259,8 @@ impl Scenario {
                 "existed" => wanted.as_bool() == answer.existed,
                 "duplicate" => wanted.as_bool() == answer.duplicate,
                 "value" => Some(bytes(wanted)) == answer.value,
+                "sum" => wanted.as_i64() == answer.sum,
+                "deleted" => wanted.as_u64() == answer.deleted,
                 "succeeded" => wanted.as_bool() == answer.succeeded,
                 "keys" => Some(list(wanted).iter().map(bytes).collect()) == answer.keys,
                 "values" => {
@@ -285,6 +301,14 @@ fn transacted(done: Transacted) -> Answer {
     let values = done.gets.into_iter().map(|found| found.map(|found| found.value.to_vec())).collect();
     let (succeeded, duplicate) = (Some(done.succeeded), Some(done.duplicate));
     Answer { succeeded, duplicate, revision: Some(done.revision), values: Some(values), ..Answer::default() }
+}
+
+/// The range of a step.
+fn range(step: &Value) -> Range {
+    match step.get("prefix") {
+        Some(prefix) => Range::prefix(bytes(prefix)),
+        None => Range::between(bytes(&step["start"]), bytes(&step["end"])),
+    }
 }
 
 /// A list; nothing is an empty one.

@@ -13,14 +13,31 @@ import pytest
 from live import LiveRing, needs_ring
 
 import ringbeam
-from ringbeam import ABSENT, Compare, Consistency, Item, Relation, Revision, Transacted, Txn, Value, ValueIs, Written
+from ringbeam import (
+    ABSENT,
+    Bounded,
+    Compare,
+    Consistency,
+    Counted,
+    Item,
+    Read,
+    Relation,
+    Revision,
+    Transacted,
+    Txn,
+    Value,
+    ValueIs,
+    Written,
+)
 
 BEHAVIOUR = json.loads((Path(__file__).parents[2] / "vectors" / "behaviour.json").read_text())
 
 FIELDS = {
-    "put": {"key", "value", "namespace", "timeout_ms", "count", "expect", "remember"},
+    "put": {"key", "value", "ttl_ms", "namespace", "timeout_ms", "count", "expect", "remember"},
     "delete": {"key", "namespace", "timeout_ms", "count", "expect", "remember"},
-    "get": {"key", "namespace", "timeout_ms", "consistency", "within_ms", "count", "expect", "remember"},
+    "get": {"key", "namespace", "timeout_ms", "consistency", "max_age_ms", "within_ms", "count", "expect", "remember"},
+    "add": {"key", "delta", "min", "max", "namespace", "timeout_ms", "expect", "remember"},
+    "delete_range": {"prefix", "start", "end", "namespace", "timeout_ms", "expect"},
     "cas": {"key", "value", "absent", "revision", "value_is", "namespace", "timeout_ms", "expect", "remember"},
     "txn": {"when", "then", "otherwise", "namespace", "timeout_ms", "expect", "remember"},
     "get_many": {"keys", "namespace", "timeout_ms", "expect"},
@@ -47,6 +64,9 @@ EXPECTED = {
     "existed",
     "duplicate",
     "succeeded",
+    "sum",
+    "deleted",
+    "stale",
     "keys",
     "values",
     "revision_is",
@@ -56,7 +76,7 @@ EXPECTED = {
 }
 
 Step = dict[str, Any]
-Answer = Written | Value | Transacted | list[Value | None] | list[Item] | ringbeam.Error | None
+Answer = Written | Counted | Read | Transacted | list[Value | None] | list[Item] | int | ringbeam.Error
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +144,26 @@ class Run:
                 assert time.monotonic() < give_up, why
                 await asyncio.sleep(0.01)
             if "remember" in step:
-                assert isinstance(answer, Written | Value | Transacted)
-                self.revisions[step["remember"]] = answer.revision
+                revision = revision_of(answer)
+                assert revision is not None
+                self.revisions[step["remember"]] = revision
             self.done += 1
 
     async def call(self, step: Step) -> Answer:
         namespace = octets(step.get("namespace", "")).decode()
         client = self.client.namespace(namespace).with_timeout(step.get("timeout_ms", 5000) / 1000)
         key = octets(step.get("key", ""))
-        consistency = Consistency[step.get("consistency", "linearizable").upper()]
+        level = step.get("consistency", "linearizable")
+        consistency: Consistency | Bounded = (
+            Bounded(step["max_age_ms"] / 1000) if level == "bounded" else Consistency[level.upper()]
+        )
+        bounds = [octets(step[name]) if name in step else None for name in ("prefix", "start", "end")]
         try:
             match step["do"]:
+                case "add":
+                    return await client.add(key, step["delta"], min=step.get("min"), max=step.get("max"))
+                case "delete_range":
+                    return await client.delete_range(prefix=bounds[0], start=bounds[1], end=bounds[2])
                 case "cas":
                     return await client.cas(key, self.target(step, "value_is"), octets(step["value"]))
                 case "txn":
@@ -142,13 +171,10 @@ class Run:
                 case "get_many":
                     return await client.get_many([octets(key) for key in step["keys"]])
                 case "scan":
-                    prefix, start, end = (
-                        octets(step[name]) if name in step else None for name in ("prefix", "start", "end")
-                    )
                     found = client.scan(
-                        prefix=prefix,
-                        start=start,
-                        end=end,
+                        prefix=bounds[0],
+                        start=bounds[1],
+                        end=bounds[2],
                         limit=step.get("limit"),
                         backward=step.get("backward", False),
                         keys_only=step.get("keys_only", False),
@@ -156,11 +182,12 @@ class Run:
                     )
                     return [item async for item in found]
                 case "put":
-                    return await client.put(key, octets(step["value"]))
+                    ttl = step["ttl_ms"] / 1000 if "ttl_ms" in step else None
+                    return await client.put(key, octets(step["value"]), ttl=ttl)
                 case "delete":
                     return await client.delete(key)
                 case "get":
-                    return await client.get(key, consistency=consistency)
+                    return await client.read(key, consistency=consistency)
         except ringbeam.Error as error:
             return error
         raise AssertionError(f"{step['do']} is no step")
@@ -194,9 +221,14 @@ class Run:
                 case "error":
                     held = type(answer).__name__ == wanted
                 case "found":
-                    held = (answer is not None) is wanted
+                    held = isinstance(answer, Read) and (answer.found is not None) is wanted
                 case "value":
-                    held = isinstance(answer, Value) and answer.value == octets(wanted)
+                    found_value = answer.found if isinstance(answer, Read) else None
+                    held = found_value is not None and found_value.value == octets(wanted)
+                case "sum":
+                    held = isinstance(answer, Counted) and answer.value == wanted
+                case "deleted":
+                    held = answer == wanted
                 case "keys":
                     held = isinstance(answer, list) and [getattr(item, "key", None) for item in answer] == [
                         octets(key) for key in wanted
@@ -207,16 +239,21 @@ class Run:
                         None if value is None else octets(value) for value in wanted
                     ]
                 case "revision_is":
-                    held = (
-                        isinstance(answer, Written | Value | Transacted) and answer.revision == self.revisions[wanted]
-                    )
+                    held = revision_of(answer) == self.revisions[wanted]
                 case "revision_after":
-                    held = isinstance(answer, Written | Value | Transacted) and answer.revision > self.revisions[wanted]
+                    revision = revision_of(answer)
+                    held = revision is not None and revision > self.revisions[wanted]
                 case _:
                     held = getattr(answer, name, None) is wanted
             if not held:
                 return f"expected {name} {str(wanted)[:50]}, got {str(answer)[:200]!r}"
         return ""
+
+
+def revision_of(answer: Answer) -> Revision | None:
+    if isinstance(answer, Read):
+        return None if answer.found is None else answer.found.revision
+    return answer.revision if isinstance(answer, Written | Counted | Transacted) else None
 
 
 def octets(text: str | dict[str, Any]) -> bytes:
