@@ -1,19 +1,19 @@
 //! The scenarios of `wire/sdk/vectors/behaviour.json` through the Rust SDK, on a real ring. Every SDK runs the same list.
 //!
 //! ```text
-//!   scenario ─▶ steps: put get delete cas txn add get_many scan delete_range  kill_leader restart sleep ─▶ what is expected of each answer
+//!   scenario ─▶ steps: put get delete cas txn add get_many scan delete_range  watch events  kill_leader restart sleep ─▶ what is expected of each answer
 //! ```
 //! **Not here**: what a step means (`wire/sdk/vectors/README.md`).
 
 mod ring;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use ring::{Plan, Ring};
 use ringbeam_sdk::{
-    AddOptions, Client, Compare, Consistency, Error, Expect, GetOptions, PutOptions, Range, Relation, Revision, Step, Target,
-    Transacted, Txn,
+    AddOptions, Client, Compare, Consistency, Error, Event, EventKind, Expect, GetOptions, PutOptions, Range, Relation,
+    Revision, Step, Target, Transacted, Txn, Watch, WatchOptions,
 };
 use serde_json::{Map, Value};
 
@@ -24,6 +24,9 @@ const LOG: &str = "[log]\nsegment_bytes = 33554432\nspare_segments_count = 1\n";
 
 /// A shard has a leader within this.
 const LED_WITHIN: Duration = Duration::from_secs(15);
+
+/// The next event of a watch comes within this.
+const EVENTS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Between two tries of a step that may be answered otherwise at first.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -48,6 +51,8 @@ struct Scenario {
     client: Client,
     killed: Vec<u64>,
     remembered: BTreeMap<String, Revision>,
+    /// Watches under way, with what has come of them and was not looked at.
+    watches: BTreeMap<String, (Watch, VecDeque<Event>)>,
 }
 
 #[tokio::test]
@@ -56,11 +61,12 @@ async fn the_sdk_behaves_as_every_sdk_does() {
     let (nodes, shards) = (number(&list["ring"]["nodes"]), number(&list["ring"]["shards"]) as u32);
     let ring = Ring::start("behaviour", Plan { nodes, shards, extra: LOG.to_string(), ..Plan::default() }).await;
     let client = ring.client().await;
-    let mut run = Scenario { ring, client, killed: Vec::new(), remembered: BTreeMap::new() };
+    let mut run = Scenario { ring, client, killed: Vec::new(), remembered: BTreeMap::new(), watches: BTreeMap::new() };
     let scenarios = list["scenarios"].as_array().expect("a list of scenarios");
     assert!(scenarios.len() >= 10, "the list has shrunk");
     for scenario in scenarios {
         run.remembered.clear();
+        run.watches.clear();
         for (at, step) in scenario["steps"].as_array().expect("a list of steps").iter().enumerate() {
             if let Err(why) = run.step(step).await {
                 panic!("{}, step {}: {step}: {why}\n{}", scenario["name"], at + 1, run.ring.tails());
@@ -88,6 +94,8 @@ impl Scenario {
                 }
                 Ok(())
             }
+            "watch" => self.watch(step).await,
+            "events" => self.events(step).await,
             "sleep" => {
                 tokio::time::sleep(Duration::from_millis(number(&step["ms"]))).await;
                 Ok(())
@@ -121,6 +129,49 @@ impl Scenario {
             }
         }
         Ok(())
+    }
+
+    async fn watch(&mut self, step: &Value) -> Result<(), String> {
+        let namespace = String::from_utf8(bytes(&step["namespace"])).expect("a namespace is text");
+        let mut options = match step["goes_on_from"].as_str() {
+            Some(other) => WatchOptions::from_token(&self.watches[other].0.token()).map_err(|error| error.to_string())?,
+            None => WatchOptions::default(),
+        };
+        if step["snapshot"] == true {
+            options = options.snapshot();
+        }
+        let client = self.client.namespace(&namespace);
+        let client = client.with_timeout(Duration::from_millis(step["timeout_ms"].as_u64().unwrap_or(15_000)));
+        let watch = client.watch(&range(step), &options).await.map_err(|error| error.to_string())?;
+        self.watches.insert(text(&step["as"])?.to_string(), (watch, VecDeque::new()));
+        Ok(())
+    }
+
+    /// Takes as many events as are expected.
+    async fn events(&mut self, step: &Value) -> Result<(), String> {
+        let wanted: Vec<(String, Vec<u8>, Vec<u8>)> = list(&step["expect"]["events"])
+            .iter()
+            .map(|event| (text(&event[0]).expect("a kind").to_string(), bytes(&event[1]), bytes(&event[2])))
+            .collect();
+        let (watch, waiting) = self.watches.get_mut(text(&step["of"])?).ok_or("there is no such watch")?;
+        let mut found = Vec::new();
+        while found.len() < wanted.len() {
+            if let Some(event) = waiting.pop_front() {
+                let kind = match event.kind {
+                    EventKind::Put => "put",
+                    EventKind::Delete => "delete",
+                    EventKind::Expire => "expire",
+                    EventKind::Extend(_) => "extend",
+                    EventKind::Snapshot => "snapshot",
+                };
+                found.push((kind.to_string(), event.key.to_vec(), event.value.to_vec()));
+                continue;
+            }
+            let next = tokio::time::timeout(EVENTS_WITHIN, watch.next()).await.map_err(|_| format!("only {found:?} came"))?;
+            let batch = next.map_err(|error| error.to_string())?.ok_or("the watch has ended")?;
+            waiting.extend(batch.events);
+        }
+        if found == wanted { Ok(()) } else { Err(format!("{found:?} came, not {wanted:?}")) }
     }
 
     async fn call(&self, step: &Value) -> Result<Answer, Error> {

@@ -84,6 +84,9 @@ class LiveRing:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
+            # A thread that runs meanwhile may still take part in a write.
+            while not all(_is_stopped(pid) for pid in pids):
+                time.sleep(0.001)
             yield
         finally:
             for pid in pids:
@@ -116,6 +119,12 @@ class LiveRing:
                 self._dev.kill()
                 self._dev.wait()
         self._log.close()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether no thread of a process runs."""
+    stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] in "TtZ" for stat in stats)
 
 
 def _is_dead(pid: int) -> bool:

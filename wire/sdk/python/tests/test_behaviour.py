@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ringbeam import (
     Compare,
     Consistency,
     Counted,
+    Event,
     Item,
     Read,
     Relation,
@@ -54,6 +55,8 @@ FIELDS = {
         "within_ms",
         "expect",
     },
+    "watch": {"as", "prefix", "start", "end", "snapshot", "goes_on_from", "namespace", "timeout_ms"},
+    "events": {"of", "expect"},
     "kill_leader": {"shard", "during"},
     "restart": set(),
     "sleep": {"ms"},
@@ -67,6 +70,7 @@ EXPECTED = {
     "sum",
     "deleted",
     "stale",
+    "events",
     "keys",
     "values",
     "revision_is",
@@ -117,6 +121,8 @@ class Run:
         self.client = client
         self.revisions: dict[str, Revision] = {}
         self.done = 0
+        # By name: a watch, its events, and which were taken.
+        self.watches: dict[str, tuple[ringbeam.Watch, AsyncIterator[Event]]] = {}
 
     async def step(self, step: Step) -> None:
         match step["do"]:
@@ -124,6 +130,10 @@ class Run:
                 await asyncio.sleep(step["ms"] / 1000)
             case "restart":
                 self.ring.restart()
+            case "watch":
+                await self.watch(step)
+            case "events":
+                await self.events(step)
             case "kill_leader" if "during" in step:
                 meanwhile = asyncio.create_task(self.calls(step["during"]))
                 while self.done < step["during"]["count"] // 3 and not meanwhile.done():
@@ -134,6 +144,30 @@ class Run:
                 await self.ring.kill_leader(self.client, step["shard"])
             case _:
                 await self.calls(step)
+
+    async def watch(self, step: Step) -> None:
+        prefix, start, end = (octets(step[name]) if name in step else None for name in ("prefix", "start", "end"))
+        watch = self.client.watch(
+            prefix=prefix,
+            start=start,
+            end=end,
+            snapshot=step.get("snapshot", False),
+            after=self.watches[step["goes_on_from"]][0].token if "goes_on_from" in step else None,
+            namespace=octets(step.get("namespace", "")).decode(),
+            timeout=step.get("timeout_ms", 15_000) / 1000,
+        )
+        await watch.start()
+        self.watches[step["as"]] = (watch, aiter(watch))
+
+    async def events(self, step: Step) -> None:
+        _, events = self.watches[step["of"]]
+        wanted = [(kind, octets(key), octets(value)) for kind, key, value in step["expect"]["events"]]
+        found: list[tuple[str, bytes, bytes]] = []
+        async with asyncio.timeout(30.0):
+            while len(found) < len(wanted):
+                event = await anext(events)
+                found.append((event.kind.name.lower(), event.key, event.value))
+        assert found == wanted
 
     async def calls(self, step: Step) -> None:
         self.done = 0
