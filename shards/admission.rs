@@ -70,6 +70,7 @@ fn check_sizes(standing: &Standing<'_>, write: &Write<'_>) -> Result<(), Reason>
     let (key, value) = match write.op {
         Op::Put { key, value } | Op::PutFor { key, value, .. } => (key, value),
         Op::Delete { key } | Op::Add { key, .. } => (key, &[][..]),
+        Op::Extend { key, extension } => (key, extension.delta()),
         // Its bytes and that all its keys are of one shard: `Transact::check`.
         Op::Transact(transaction) => {
             let check = |key| standing.names.check(write.namespace, key);

@@ -323,7 +323,7 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         | RequestBody::GrantLease { .. }
         | RequestBody::KeepLease { .. }
         | RequestBody::RevokeLease { .. } => leases::carry_out(shard, &request.body, waiter(Form::Written)),
-        RequestBody::Add(_) | RequestBody::DeleteRange(_) | RequestBody::Resolve(_) => {
+        RequestBody::Add(_) | RequestBody::Extend(_) | RequestBody::DeleteRange(_) | RequestBody::Resolve(_) => {
             data::arrive(shard, &request.body, waiter)
         }
         RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) | RequestBody::GetLease { .. } => {
@@ -344,10 +344,6 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
         }
         // Handled before.
         RequestBody::Hello(_) => {}
-        _ => {
-            let why = "this node does not know this kind of request yet";
-            waiter(Form::Written).answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why)));
-        }
     }
 }
 

@@ -1,11 +1,11 @@
-//! Writes beyond put and delete, on their way into the log and back: counters, ranges that go, the fate of a lost write.
+//! Writes beyond put and delete, on their way into the log and back: counters, deltas, ranges that go, the fate of a lost write.
 //!
 //! They go the way of every write (`write.rs`); here is what is checked of each before, and what its answer looks like.
 //!
 //! **Not here**: what they do (`state/`); transactions (`connection.rs`).
 
 use ringbeam_wire::client::{
-    Add, Breakdown, Counted, DeleteRange, Place, RangeDeleted, ReplyBody, RequestBody, Resolved, Revision,
+    Add, Breakdown, Counted, DeleteRange, Extend, Fold, Place, RangeDeleted, ReplyBody, RequestBody, Resolved, Revision,
 };
 use ringbeam_wire::refusal::{Code, Refusal};
 
@@ -18,6 +18,8 @@ use crate::state::Malformed;
 use crate::state::command::{Op, Write};
 use crate::state::counter::{self, Addition};
 use crate::state::erase::{self, Erasure};
+use crate::state::extend::{self, Extension};
+use crate::state::limits::MERGED_BYTES_MAX;
 use crate::write;
 
 /// Takes a write of one of these kinds.
@@ -25,6 +27,7 @@ pub(crate) fn arrive<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: i
     match body {
         RequestBody::Add(add) => add_in(shard, add, waiter(Form::Counted)),
         RequestBody::DeleteRange(range) => delete_range_in(shard, range, waiter(Form::RangeDeleted)),
+        RequestBody::Extend(extend) => extend_in(shard, extend, waiter(Form::Written)),
         RequestBody::Resolve(place) => resolve_in(shard, *place, waiter(Form::Resolved)),
         _ => waiter(Form::Written).answer(&ReplyBody::Refused(internal("not one of these writes"))),
     }
@@ -42,6 +45,31 @@ fn add_in<E: Env>(shard: &Shard<E>, add: &Add<'_>, waiter: Waiter) {
         }
         Err(why) => refuse(waiter, &why),
     }
+}
+
+/// A patch that is none goes no further; what it is to change is for the state machine to look at.
+fn extend_in<E: Env>(shard: &Shard<E>, extend: &Extend<'_>, waiter: Waiter) {
+    if extend.fold == Fold::MergePatch
+        && let Err(refusal) = check_patch(extend.delta)
+    {
+        return waiter.answer(&ReplyBody::Refused(refusal));
+    }
+    let &Extend { namespace, key, session, sequence, answered_below, .. } = extend;
+    match Extension::parse(&extend::encode(extend, shard.settings.value_bytes_max as u32)) {
+        Ok(extension) => {
+            let op = Op::Extend { key, extension };
+            write::offer(shard, &Write { namespace, session, sequence, answered_below, op }, waiter);
+        }
+        Err(why) => refuse(waiter, &why),
+    }
+}
+
+fn check_patch(patch: &[u8]) -> Result<(), Refusal> {
+    let (bytes, limit) = (patch.len(), MERGED_BYTES_MAX);
+    if bytes > limit {
+        return Err(Refusal::new(Code::ValueTooLarge, format!("the merge patch has {bytes} bytes, the limit is {limit}")));
+    }
+    extend::check_json(patch).map_err(|why| Refusal::new(Code::NotJson, format!("the merge patch is no JSON: {why}")))
 }
 
 fn delete_range_in<E: Env>(shard: &Shard<E>, range: &DeleteRange<'_>, waiter: Waiter) {

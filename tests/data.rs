@@ -1,4 +1,4 @@
-//! Transactions, compare-and-set, scans, lists of keys and counters on a real ring, through the SDK.
+//! Transactions, compare-and-set, scans, lists of keys, counters, ranges that go, deltas and lost writes on a real ring, through the SDK.
 //!
 //! **Not here**: what applying them means, against a model (`shards/state/tests`); histories under faults (`tests/sim`).
 
@@ -436,4 +436,55 @@ async fn the_outcome_of_a_lost_write_is_settled_by_asking() {
     let (code, why) = refused(client.outcome(&ticket).await);
     assert!(code == Code::AlreadyAnswered && why.contains("cannot be known any more"), "{why}");
     assert_eq!(refused(client.outcome(&Ticket { session: 7, ..ticket }).await).0, Code::SessionExpired);
+}
+
+#[tokio::test]
+async fn deltas_change_values_and_reads_fold_them_on_every_node() {
+    let (mut ring, client) = start("data-deltas").await;
+    for piece in ["dug 3,4;", "dug 3,5;"] {
+        client.append("log", piece).await.expect("a write");
+    }
+    assert_eq!(client.get("log").await.expect("a read").map(|found| found.value), Some("dug 3,4;dug 3,5;".into()));
+    client.put("state", r#"{"gold": 1, "tiles": {}}"#).await.expect("a write");
+    let mut expected = serde_json::json!({ "gold": 1, "tiles": {} });
+    for n in 0..40 {
+        let tile = format!("{},{}", n % 7, n % 5);
+        expected["tiles"][&tile] = n.into();
+        let patch = serde_json::json!({ "tiles": { tile: n } });
+        client.merge_patch("state", patch.to_string()).await.expect("a write");
+    }
+    client.merge_patch("state", r#"{"gold": null}"#).await.expect("a write");
+    expected.as_object_mut().expect("an object").remove("gold");
+    let value = |found: Option<ringbeam_sdk::Value>| found.map(|found| String::from_utf8_lossy(&found.value).into_owned());
+    assert_eq!(value(client.get("state").await.expect("a read")), Some(expected.to_string()));
+    let page = client.scan(Range::prefix("sta")).all().await.expect("a scan");
+    assert_eq!(pairs(&page), [(&b"state"[..], expected.to_string().as_bytes())]);
+    let text = expected.to_string();
+    let txn = Txn::new().when(Compare::value("state", &text)).then(Step::get("state"));
+    let done = client.txn(&txn).await.expect("a transaction");
+    assert_eq!((done.succeeded, value(done.gets[0].clone())), (true, Some(expected.to_string())));
+
+    // What no value becomes.
+    let (code, why) = refused(client.merge_patch("state", r#"{"tiles":"#).await);
+    assert!(code == Code::NotJson && why.contains("line 1"), "{why}");
+    assert_eq!(refused(client.merge_patch("log", "{}").await).0, Code::NotJson);
+    assert_eq!(refused(client.merge_patch("state", format!("\"{}\"", "x".repeat(70_000))).await).0, Code::ValueTooLarge);
+    client.put("long", vec![b'x'; (1 << 20) - 2]).await.expect("a write");
+    client.append("long", "yz").await.expect("a write of the longest value");
+    assert_eq!(refused(client.append("long", "!").await).0, Code::ValueTooLarge);
+
+    // After a restart every node has the same again.
+    ring.kill_all(&[1, 2, 3]);
+    (1..=3).for_each(|id| ring.spawn(id));
+    ring.wait_converged().await;
+    let client = ring.client().await;
+    assert_eq!(value(client.get("state").await.expect("a read")), Some(expected.to_string()));
+
+    let endpoints = ring.endpoints();
+    let (code, _, said) = ring::ringbeam_at(&endpoints, &["append", "state", r#"{"gold": 7}"#, "--merge-patch"]).await;
+    assert_eq!((code, said.as_str()), (0, ""));
+    expected["gold"] = 7.into();
+    assert_eq!(ring::ringbeam_at(&endpoints, &["get", "state"]).await, (0, expected.to_string(), String::new()));
+    let (code, _, said) = ring::ringbeam_at(&endpoints, &["append", "log", "{}", "--merge-patch"]).await;
+    assert!(code == 3 && said.contains("NotJson"), "{said}");
 }

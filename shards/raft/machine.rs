@@ -125,7 +125,12 @@ impl<E: Env> Machine<E> {
 
     /// Looks at the state. `read` must not wait for anything.
     pub fn with_state<T>(&self, read: impl FnOnce(&State) -> T) -> T {
-        read(&self.0.state.borrow())
+        let value = read(&self.0.state.borrow());
+        // Another look is under way: its end is soon enough.
+        if let Ok(mut state) = self.0.state.try_borrow_mut() {
+            state.forget_folds();
+        }
+        value
     }
 
     /// Index of the entry applied last; 0 before the first.

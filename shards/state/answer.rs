@@ -36,6 +36,8 @@ impl From<Revision> for ringbeam_wire::client::Revision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 pub enum Denied {
+    /// The value would be longer than it may be.
+    ValueTooLarge = 7,
     /// The session is unknown: never opened, closed, or unused for longer than its lifetime.
     SessionExpired = 13,
     /// The client has said that it knows the answer of this sequence, so it is no longer kept.
@@ -52,6 +54,8 @@ pub enum Denied {
     OutOfBounds = 30,
     /// What is to be added to is no number.
     NotANumber = 31,
+    /// A merge patch, or what it is to change, is no JSON.
+    NotJson = 32,
     /// The lease has ended, or never was.
     LeaseNotFound = 33,
     /// The shard has as many leases as it may.
@@ -66,6 +70,9 @@ impl Denied {
     /// A sentence for people.
     pub fn as_str(self) -> &'static str {
         match self {
+            Denied::ValueTooLarge => {
+                "the value would be longer than it may be (limits.value_bytes_max; what merge patches apply to: 65536 bytes)"
+            }
             Denied::SessionExpired => "the session is unknown or has expired; open a new one",
             Denied::AlreadyAnswered => "the session has acknowledged the answer of this sequence already",
             Denied::SessionWindowFull => "the session has too many unacknowledged writes; raise answered_below",
@@ -74,6 +81,9 @@ impl Denied {
             Denied::ResultTooLarge => "the gets of the transaction found more than 65536 bytes; read those keys by themselves",
             Denied::OutOfBounds => {
                 "the sum would be out of the bounds that were given, or of 64 bits; the counter is as it was"
+            }
+            Denied::NotJson => {
+                "the patch or the value that it is to change is no JSON, or nested deeper than 128; nothing was changed"
             }
             Denied::NotANumber => "the value is not a decimal number of 64 bits, so nothing can be added to it",
             Denied::LeaseNotFound => "the lease has ended, or never was; grant a new one",

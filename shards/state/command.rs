@@ -13,7 +13,7 @@
 //!
 //! ops: 1 put, 2 delete, 3 open session, 4 close session,             all integers little-endian
 //!      5 transaction (no key; its value is that of transaction.rs), 6 add (its value: counter.rs),
-//!      8 delete a range (its value: erase.rs), 13 resolve (no key, no value)
+//!      7 extend (its value: extend.rs), 8 delete a range (its value: erase.rs), 13 resolve (no key, no value)
 //!      9 grant a lease (value: ttl ms u64), 10 keep, 11 revoke it (value: lease u64); no key
 //!      12 expire (value: keys at most u32), by the leader itself
 //!      14 put with a life (value: ttl ms u64, lease u64, one of them not 0, value)
@@ -33,6 +33,7 @@ use ringbeam_wire::client::Life;
 
 use super::counter::Addition;
 use super::erase::{BOUND_BYTES_MAX, Erasure};
+use super::extend::{self, Extension};
 use super::limits::{EXPIRE_HARD_MAX, KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, POSITIONS_MAX, VALUE_BYTES_HARD_MAX};
 use super::reader::{Malformed, Reader};
 use super::transaction::{self, Transaction};
@@ -125,6 +126,13 @@ pub enum Op<'a> {
         /// What is added, and within which bounds.
         addition: Addition<'a>,
     },
+    /// Changes a value by a delta.
+    Extend {
+        /// 1 to 4,096 bytes.
+        key: &'a [u8],
+        /// How, and by what.
+        extension: Extension<'a>,
+    },
     /// Settles what became of the session's write with this sequence: it has happened, or it never will.
     Resolve,
     /// Removes the first keys of a range.
@@ -179,6 +187,7 @@ impl<'a> Op<'a> {
             Op::Expire { .. } => 12,
             Op::PutFor { .. } => 14,
             Op::Add { .. } => 6,
+            Op::Extend { .. } => 7,
             Op::DeleteRange { .. } => 8,
             Op::Resolve => 13,
         }
@@ -198,12 +207,13 @@ impl<'a> Op<'a> {
             Op::Expire { most } => (&[], Front::of_u32(most), &[]),
             Op::Add { key, addition } => (key, Front::NONE, addition.bytes()),
             Op::DeleteRange { from, erasure } => (from, Front::NONE, erasure.bytes()),
+            Op::Extend { key, extension } => (key, Front::NONE, extension.bytes()),
         }
     }
     /// Whether it is about keys, which are in a namespace.
     fn has_namespace(&self) -> bool {
         let of_key = matches!(self, Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } | Op::Add { .. });
-        of_key || matches!(self, Op::Transact(_) | Op::DeleteRange { .. })
+        of_key || matches!(self, Op::Transact(_) | Op::DeleteRange { .. } | Op::Extend { .. })
     }
 }
 
@@ -248,14 +258,18 @@ impl Write<'_> {
         if key.len() > key_bytes_max {
             return Err(format!("a key of {} bytes, at most {key_bytes_max} are allowed", key.len()));
         }
-        // A transaction's own head does not count against its bytes.
-        let value_bytes_max =
-            VALUE_BYTES_HARD_MAX + if matches!(self.op, Op::Transact(_)) { transaction::HEAD_BYTES } else { 0 };
+        // The own head of a transaction or a delta does not count against its bytes.
+        let value_bytes_max = VALUE_BYTES_HARD_MAX
+            + match self.op {
+                Op::Transact(_) => transaction::HEAD_BYTES,
+                Op::Extend { .. } => extend::HEAD_BYTES,
+                _ => 0,
+            };
         if value.len() > value_bytes_max {
             return Err(format!("a value of {} bytes, at most {value_bytes_max} are allowed", value.len()));
         }
         match self.op {
-            Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } | Op::Add { .. } if key.is_empty() => {
+            Op::Put { .. } | Op::Delete { .. } | Op::PutFor { .. } | Op::Add { .. } | Op::Extend { .. } if key.is_empty() => {
                 Err("an empty key".into())
             }
             op if namespace > 0 && !op.has_namespace() => Err(format!("a namespace on op {}, which has none", op.code())),
@@ -421,6 +435,10 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<Write<'a>, Malformed> {
         4 => Op::CloseSession,
         5 => Op::Transact(Transaction::parse(value).map_err(|e| reader.malformed(format!("its transaction: {e}")))?),
         6 => Op::Add { key, addition: Addition::parse(value).map_err(|e| reader.malformed(format!("its addition: {e}")))? },
+        7 => {
+            let extension = Extension::parse(value).map_err(|e| reader.malformed(format!("its delta: {e}")))?;
+            Op::Extend { key, extension }
+        }
         8 => {
             let erasure = Erasure::parse(value).map_err(|e| reader.malformed(format!("its range: {e}")))?;
             Op::DeleteRange { from: key, erasure }
@@ -439,7 +457,7 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<Write<'a>, Malformed> {
                 _ => Op::RevokeLease { lease: word },
             }
         }
-        other => return Err(reader.malformed(format!("op {other}, known are 1 to 6 and 8 to 14"))),
+        other => return Err(reader.malformed(format!("op {other}, known are 1 to 14"))),
     };
     let write = Write { namespace, session, sequence, answered_below, op };
     let (op_key, front, op_value) = op.parts();

@@ -76,8 +76,10 @@ impl<'a> Addition<'a> {
         answer: &mut Answer,
         sink: &mut S,
     ) {
+        contents.folds.forget();
         // Whatever ends the key's life goes on to do so.
         let extras = contents.record(namespace, key).map_or(Extras::default(), Record::extras);
+        let extras = Extras { deltas: false, ..extras };
         let before = contents.get(namespace, key).map(|found| found.value);
         let sum = match self.sum(before) {
             Ok(sum) => sum,

@@ -121,7 +121,7 @@ impl Leases {
             return Err(Denied::LeaseNotFound);
         }
         let expires_at_ms = if life.ttl_ms == 0 { 0 } else { ring_time_ms.saturating_add(life.ttl_ms) };
-        Ok(Extras { lease: life.lease, expires_at_ms })
+        Ok(Extras { lease: life.lease, expires_at_ms, ..Extras::default() })
     }
 
     /// A key has `new` where it had `old`.

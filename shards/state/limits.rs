@@ -26,6 +26,13 @@ pub const EXPIRED_PER_BATCH_MAX: usize = 64;
 /// Bytes of the records that one range delete takes, about: it frees them without a pause, and large ones take longer.
 pub const ERASED_BYTES_MAX: u64 = 4 << 20;
 
+/// Longest JSON that merge patches apply to, bytes, and longest patch: to parse one holds the core for about 0.3 ms.
+pub const MERGED_BYTES_MAX: usize = 64 << 10;
+/// Patches that a value keeps unfolded: a read parses them all, and a value that is never read is parsed once in so many patches.
+pub const DELTAS_MAX: usize = 16;
+/// Bytes of the patches that a value keeps unfolded: memory, and a read's work, beside the value's own.
+pub const DELTAS_BYTES_MAX: usize = 4 << 10;
+
 /// Leases that a shard may have, those included whose time is up and which no `Expire` has taken yet. One for each client of a large
 /// fleet; about 200 bytes each, so this bounds them to 26 MB.
 pub const LEASES_MAX: u32 = 1 << 17;

@@ -10,6 +10,7 @@
 use ringbeam_wire::limits::TRANSACTION_RESULT_BYTES_MAX;
 
 use super::answer::Revision;
+use super::deltas::Deltas;
 use super::digest::Digest;
 use super::leases::Lease;
 use super::limits::{
@@ -308,6 +309,9 @@ impl Loader {
     }
 
     fn take_record(&mut self, revision: Revision, key: &[u8], extras: Extras, value: &[u8]) -> Result<(), String> {
+        if extras.deltas {
+            Deltas::parse(value).map_err(|why| why.to_string())?;
+        }
         let Some((namespace, table)) = &mut self.filling else {
             return Err("a record before its namespace".into());
         };

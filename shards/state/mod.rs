@@ -14,6 +14,7 @@
 //!   leases.rs   leases, and keys whose time comes           owed.rs     what a snapshot owes of sessions and leases
 //!   transaction.rs  compares, then reads and writes, as one      events.rs  each change of a key, for who listens
 //!   counter.rs  values that are numbers         erase.rs    a range of keys that goes
+//!   extend.rs, deltas.rs  a value as a base and what came after it      folds.rs  what reads have folded
 //! ```
 //!
 //! Everything here is a function of the log alone: no clock (ring time comes with the batch), no I/O, no randomness, no hasher
@@ -32,9 +33,12 @@
 mod answer;
 pub mod command;
 pub mod counter;
+mod deltas;
 mod digest;
 pub mod erase;
 pub mod events;
+pub mod extend;
+mod folds;
 mod freeze;
 mod leases;
 pub mod limits;
@@ -55,8 +59,10 @@ use std::collections::BTreeMap;
 
 pub use answer::{Answer, Denied, Revision};
 use command::{Batch, Op, Write};
+use deltas::{Deltas, canonical};
 use digest::Digest;
 use events::{Change, ChangeKind, Sink};
+use folds::Folds;
 use freeze::Frozen;
 pub use leases::Leased;
 use leases::Leases;
@@ -81,6 +87,7 @@ pub struct State {
 /// All keys, and what ends their lives.
 #[derive(Debug, Default)]
 struct Contents {
+    folds: Folds,
     tables: BTreeMap<Box<str>, Table>,
     leases: Leases,
     keys: u64,
@@ -204,6 +211,14 @@ impl State {
         answer
     }
 
+    /// Drops what reads have folded, which nobody has borrowed any more.
+    #[inline]
+    pub fn forget_folds(&mut self) {
+        if !self.contents.folds.is_empty() {
+            self.contents.folds.forget();
+        }
+    }
+
     /// A key's value.
     pub fn get(&self, namespace: &str, key: &[u8]) -> Option<Found<'_>> {
         self.contents.get(namespace, key)
@@ -211,7 +226,7 @@ impl State {
     /// The keys of a namespace from `from` on (empty: the first) and before `until` (empty: to the last), in order, or `backward`.
     pub fn range<'a: 'b, 'b>(&'a self, namespace: &str, from: &'b [u8], until: &'b [u8], backward: bool) -> Range<'a, 'b> {
         let Some(table) = self.contents.tables.get(namespace) else { return Box::new(std::iter::empty()) };
-        let found = |record: &'a Record| (record.key(), Found { value: record.value(), revision: record.revision() });
+        let found = |record: &'a Record| (record.key(), self.contents.found(record));
         if backward {
             let down = table.before(until).take_while(move |record| record.key() >= from);
             return Box::new(down.map(found));
@@ -329,7 +344,11 @@ impl Contents {
     fn fetch<'a>(&self, namespace: &str, ahead: impl Iterator<Item = Write<'a>>) {
         let keys = ahead.take(FETCH_KEYS).filter(|write| write.namespace == namespace);
         let keys = keys.filter_map(|write| match write.op {
-            Op::Put { key, .. } | Op::PutFor { key, .. } | Op::Delete { key } | Op::Add { key, .. } => Some(key),
+            Op::Put { key, .. }
+            | Op::PutFor { key, .. }
+            | Op::Delete { key }
+            | Op::Add { key, .. }
+            | Op::Extend { key, .. } => Some(key),
             _ => None,
         });
         match self.tables.get(namespace) {
@@ -343,8 +362,19 @@ impl Contents {
     }
 
     fn get(&self, namespace: &str, key: &[u8]) -> Option<Found<'_>> {
-        let record = self.record(namespace, key)?;
-        Some(Found { value: record.value(), revision: record.revision() })
+        self.record(namespace, key).map(|record| self.found(record))
+    }
+
+    /// What a record holds, folded if need be.
+    #[inline]
+    fn found<'a>(&'a self, record: &'a Record) -> Found<'a> {
+        let value = if record.has_deltas() { self.fold(record) } else { record.value() };
+        Found { value, revision: record.revision() }
+    }
+
+    fn fold<'a>(&'a self, record: &'a Record) -> &'a [u8] {
+        let deltas = Deltas::of(record.value());
+        deltas.plain().unwrap_or_else(|| self.folds.keep(canonical(&deltas.fold())))
     }
 
     /// Runs a write at the revision of its answer, and says in there what came of it.
@@ -360,6 +390,7 @@ impl Contents {
             }
             Op::Transact(transaction) => transaction.run(self, namespace, frozen, answer, sink),
             Op::Add { key, addition } => addition.run(self, namespace, key, frozen, answer, sink),
+            Op::Extend { key, extension } => extension.run(self, namespace, key, frozen, answer, sink),
             Op::DeleteRange { from, erasure } => erasure.run(self, namespace, from, frozen, answer, sink),
             // No answer is kept, or it would have been given.
             Op::Resolve => answer.never = true,

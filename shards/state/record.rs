@@ -7,8 +7,8 @@
 //!
 //! bit 15 of the key bytes set: extras stand between key and value
 //! 0       1              1 or 9
-//! | flags | lease        | expires at           |     the first only with flag 1, the second with flag 2; no other flag is known,
-//! | u8    | u64, not 0   | ring ms u64, not 0   |     and one at least is set
+//! | flags | lease        | expires at           |     the first only with flag 1, the second with flag 2; flag 4: the value is a base
+//! | u8    | u64, not 0   | ring ms u64, not 0   |     and deltas (deltas.rs); no other flag is known, and one at least is set
 //! ```
 //!
 //! One boxed slice and no more: 16 B keys with 64 B values cost 112 bytes of heap each, where a key and a value of their own
@@ -31,6 +31,7 @@ const HEAD_BYTES: usize = 14;
 pub(super) const HAS_EXTRAS: u16 = 1 << 15;
 const LEASE: u8 = 1;
 const EXPIRES: u8 = 2;
+const DELTAS: u8 = 4;
 const EXTRAS_BYTES_MAX: usize = 17;
 
 const _: () = assert!(KEY_BYTES_MAX < HAS_EXTRAS as usize);
@@ -42,16 +43,18 @@ pub(super) struct Extras {
     pub lease: u64,
     /// Ring time from which on it may go, milliseconds.
     pub expires_at_ms: u64,
+    /// The value is a base and deltas.
+    pub deltas: bool,
 }
 
 impl Extras {
     #[inline]
     pub fn is_empty(&self) -> bool {
-        (self.lease, self.expires_at_ms) == (0, 0)
+        (self.lease, self.expires_at_ms, self.deltas) == (0, 0, false)
     }
     fn flags(&self) -> u8 {
         let flag = |has, flag| if has { flag } else { 0 };
-        flag(self.lease != 0, LEASE) | flag(self.expires_at_ms != 0, EXPIRES)
+        flag(self.lease != 0, LEASE) | flag(self.expires_at_ms != 0, EXPIRES) | flag(self.deltas, DELTAS)
     }
     /// Bytes that they take; none when there are none.
     #[inline]
@@ -71,11 +74,11 @@ impl Extras {
     /// From foreign bytes.
     pub fn parse(reader: &mut Reader<'_>) -> Result<Extras, Malformed> {
         let flags = reader.u8()?;
-        if flags == 0 || flags & !(LEASE | EXPIRES) != 0 {
-            return Err(reader.malformed(format!("flags {flags:#04x} behind a key, known are 1 and 2")));
+        if flags == 0 || flags & !(LEASE | EXPIRES | DELTAS) != 0 {
+            return Err(reader.malformed(format!("flags {flags:#04x} behind a key, known are 1, 2 and 4")));
         }
         let mut word = |flag| if flags & flag == 0 { Ok(0) } else { reader.u64() };
-        let extras = Extras { lease: word(LEASE)?, expires_at_ms: word(EXPIRES)? };
+        let extras = Extras { lease: word(LEASE)?, expires_at_ms: word(EXPIRES)?, deltas: flags & DELTAS != 0 };
         if extras.flags() != flags {
             return Err(reader.malformed("a lease 0 or a time 0 behind a key, where one is announced"));
         }
@@ -135,6 +138,12 @@ impl Record {
         let at = HEAD_BYTES + self.key().len();
         if self.key_bytes_and_mark() & HAS_EXTRAS == 0 { at } else { at + bytes_by(self.0[at]) }
     }
+    /// Whether the value is a base and deltas.
+    #[inline]
+    pub fn has_deltas(&self) -> bool {
+        self.key_bytes_and_mark() & HAS_EXTRAS != 0 && self.0[HEAD_BYTES + self.key().len()] & DELTAS != 0
+    }
+    /// The value as it is stored: of a base and deltas, those.
     #[inline]
     pub fn value(&self) -> &[u8] {
         &self.0[self.value_at()..]
@@ -216,12 +225,12 @@ mod tests {
     #[test]
     fn record_has_what_it_was_made_with_and_no_byte_for_what_it_has_not() {
         for (lease, expires_at_ms, bytes) in [(0, 0, 0), (5, 0, 9), (0, u64::MAX, 9), (5, 6, 17)] {
-            let extras = Extras { lease, expires_at_ms };
+            let extras = Extras { lease, expires_at_ms, deltas: false };
             let mut record = Record::new(REVISION, b"key", extras, b"value");
             assert_eq!((record.key(), record.value(), record.extras()), (&b"key"[..], &b"value"[..], extras));
             assert_eq!(record.bytes(), 14 + 3 + bytes + 5);
             assert!(!record.overwrite(REVISION, extras, b"longer"));
-            let other = Extras { lease: lease * 2, expires_at_ms: expires_at_ms / 2 };
+            let other = Extras { lease: lease * 2, expires_at_ms: expires_at_ms / 2, deltas: false };
             assert!(record.overwrite(Revision { index: 8, position: 0 }, other, b"VALUE"));
             assert_eq!((record.value(), record.extras(), record.revision().index), (&b"VALUE"[..], other, 8));
         }

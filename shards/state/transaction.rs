@@ -172,6 +172,7 @@ impl<'a> Transaction<'a> {
         answer: &mut Answer,
         sink: &mut S,
     ) {
+        contents.folds.forget();
         let succeeded =
             self.compares().all(|compare| holds(&compare, contents.get(namespace, compare.key))) || planted!(ComparesIgnored);
         let (mut gets, mut any) = (Vec::new(), false);

@@ -1,6 +1,6 @@
-//! `incr`, `delete-range`: writes that change what is there; `outcome`: what became of a write.
+//! `incr`, `append`, `delete-range`: writes that change what is there; `outcome`: what became of a write.
 //!
-//! **Not here**: what they mean (the SDK's `counter.rs`, `erase.rs`, `outcome.rs`); conditional writes (`data.rs`).
+//! **Not here**: what they mean (the SDK's `counter.rs`, `append.rs`, `erase.rs`, `outcome.rs`); conditional writes (`data.rs`).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,7 @@ use ringbeam_sdk::{AddOptions, Counted, Happened, Outcome, Range, Ticket};
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::keys::{found_json, revision, revision_json};
+use super::keys::{found_json, revision, revision_json, written_json};
 use super::{Reach, print, print_json};
 
 /// Arguments of `incr`.
@@ -127,6 +127,36 @@ fn outcome_json(outcome: &Outcome) -> serde_json::Value {
             "gets": gets.iter().map(|found| found_json(found.as_ref())).collect::<Vec<_>>(),
         }),
     }
+}
+
+/// Arguments of `append`.
+#[derive(Debug, Args)]
+pub struct AppendArgs {
+    /// The key.
+    key: OsString,
+    /// What is put behind its value, or the patch.
+    #[arg(allow_negative_numbers = true)]
+    delta: OsString,
+    /// The value is JSON and the delta a merge patch (RFC 7396): members are set, those that are null go.
+    #[arg(long)]
+    merge_patch: bool,
+    /// Namespace of the key.
+    #[arg(long, default_value = "")]
+    namespace: String,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+pub async fn append(args: AppendArgs) -> Result<Exit, Failure> {
+    let client = args.reach.connect().await?.namespace(&args.namespace);
+    let (key, delta) = (args.key.as_bytes(), args.delta.as_bytes());
+    let written = if args.merge_patch { client.merge_patch(key, delta).await? } else { client.append(key, delta).await? };
+    if args.reach.json {
+        print_json(&written_json(&written))?;
+    } else {
+        print(format!("{}\n", revision(written.revision)).as_bytes())?;
+    }
+    Ok(Exit::Done)
 }
 
 pub async fn incr(args: IncrArgs) -> Result<Exit, Failure> {

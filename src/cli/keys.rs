@@ -160,7 +160,7 @@ pub fn revision_json(revision: Revision) -> serde_json::Value {
     json!({ "index": revision.index, "position": revision.position })
 }
 
-fn written_json(written: &Written) -> serde_json::Value {
+pub fn written_json(written: &Written) -> serde_json::Value {
     let b = &written.breakdown;
     json!({
         "revision": revision_json(written.revision),

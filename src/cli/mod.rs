@@ -59,6 +59,9 @@ enum Command {
     /// Set a key if it is as expected; prints the revision, exits with 1 if it is not.
     #[command(after_help = exit::HELP)]
     Cas(data::CasArgs),
+    /// Put bytes behind a value, or change JSON by a merge patch; prints the revision. Only the delta goes through the log.
+    #[command(after_help = exit::HELP)]
+    Append(change::AppendArgs),
     /// Add to a counter; prints the sum. Exits with 3 if it would leave its bounds.
     #[command(after_help = exit::HELP)]
     Incr(change::IncrArgs),
@@ -139,6 +142,7 @@ pub fn run() -> ExitCode {
         Command::Incr(args) => block_on(change::incr(args)),
         Command::DeleteRange(args) => block_on(change::delete_range(args)),
         Command::Outcome(args) => block_on(change::outcome(args)),
+        Command::Append(args) => block_on(change::append(args)),
         Command::Txn(args) => block_on(data::txn(args)),
         Command::Scan(args) => block_on(data::scan(args)),
         Command::Watch(args) => block_on(watch::run(args)),

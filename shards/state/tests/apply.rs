@@ -27,7 +27,7 @@ fn state_equals_model_under_random_work() {
         }
         model.check(&state, seed);
     }
-    assert_eq!(denials.len(), 8, "the work must meet every denial, it met {denials:?}");
+    assert_eq!(denials.len(), 10, "the work must meet every denial, it met {denials:?}");
     assert!(duplicates > 100, "the work must retry, it had {duplicates} duplicates");
 }
 

@@ -6,6 +6,7 @@ mod apply;
 mod counters;
 mod erase_ranges;
 mod events;
+mod extends;
 mod leases;
 mod model;
 mod sessions;
@@ -13,11 +14,12 @@ mod snapshot;
 mod transactions;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{Add, DeleteRange, Life, Transact};
+use ringbeam_wire::client::{Add, DeleteRange, Extend, Fold, Life, Transact};
 
 use super::command::{Builder, Op, Write, parse};
 use super::counter::{self, ADDITION_BYTES, Addition};
 use super::erase::{self, Erasure};
+use super::extend::{self, Extension};
 use super::transaction::Transaction;
 use super::{Answer, Limits, State};
 use transactions::OwnedTransact;
@@ -65,6 +67,8 @@ pub enum OwnedOp {
     /// First key, and what the log has of the range besides.
     DeleteRange(Vec<u8>, Vec<u8>),
     Resolve,
+    /// Key, and what the log has of the delta.
+    Extend(Vec<u8>, Vec<u8>),
     PutFor(Vec<u8>, Life, Vec<u8>),
     Grant(u64),
     Keep(u64),
@@ -100,6 +104,18 @@ impl Owned {
         let bytes = counter::encode(&Add { delta, min, max, ..Add::default() });
         Owned::of(OwnedOp::Add(key.as_ref().to_vec(), bytes))
     }
+    /// A delta to values of at most `value_bytes_max`.
+    pub fn append(key: impl AsRef<[u8]>, delta: impl AsRef<[u8]>, value_bytes_max: u32) -> Owned {
+        Owned::extend(key.as_ref(), Fold::Concatenate, delta.as_ref(), value_bytes_max)
+    }
+    /// A merge patch likewise.
+    pub fn patch(key: impl AsRef<[u8]>, patch: impl AsRef<[u8]>, value_bytes_max: u32) -> Owned {
+        Owned::extend(key.as_ref(), Fold::MergePatch, patch.as_ref(), value_bytes_max)
+    }
+    fn extend(key: &[u8], fold: Fold, delta: &[u8], value_bytes_max: u32) -> Owned {
+        let bytes = extend::encode(&Extend { fold, delta, ..Extend::default() }, value_bytes_max);
+        Owned::of(OwnedOp::Extend(key.to_vec(), bytes))
+    }
     /// What became of this write of a session?
     pub fn resolve(write: &Owned) -> Owned {
         Owned::of(OwnedOp::Resolve).by(write.session, write.sequence, write.answered_below)
@@ -123,6 +139,7 @@ impl Owned {
             OwnedOp::Delete(key) => Op::Delete { key },
             OwnedOp::Open => Op::OpenSession,
             OwnedOp::Resolve => Op::Resolve,
+            OwnedOp::Extend(key, bytes) => Op::Extend { key, extension: Extension::parse(bytes).expect("as encoded") },
             OwnedOp::Close => Op::CloseSession,
             OwnedOp::DeleteRange(from, value) => Op::DeleteRange { from, erasure: Erasure::parse(value).expect("as encoded") },
             OwnedOp::Add(key, bytes) => Op::Add { key, addition: Addition::parse(bytes).expect("as encoded") },

@@ -4,6 +4,9 @@
 
 use crate::choices::Choices;
 use ringbeam_shards::state::command::{self, Builder, Op, Write};
+use ringbeam_shards::state::counter::Addition;
+use ringbeam_shards::state::erase::Erasure;
+use ringbeam_shards::state::extend::Extension;
 use ringbeam_shards::state::{Answer, Limits, Loader, State};
 use ringbeam_wire::client::Life;
 
@@ -68,12 +71,43 @@ pub fn batches(choices: &mut Choices<'_>, most: usize) -> Vec<Vec<u8>> {
     batches
 }
 
+/// 1 of all numbers; 7, up to 9; the least number.
+const ADDITIONS: [&[u8]; 3] = [
+    b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x80\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"\x07\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0",
+    b"\0\0\0\0\0\0\0\x80\0\0\0\0\0\0\0\x80\xff\xff\xff\xff\xff\xff\xff\x7f",
+];
+/// To values of at most 255 bytes, or 8.
+const DELTAS: [&[u8]; 6] = [
+    b"\x01\0\0\0\xff\0\0\0more",
+    b"\x02\0\0\0\xff\0\0\0{\"a\":{\"b\":1e2}}",
+    b"\x02\0\0\0\xff\0\0\0{\"a\":null,\"c\":[]}",
+    b"\x02\0\0\0\xff\0\0\0{\"a\":",
+    b"\x02\0\0\0\x08\0\0\0{\"long\":\"longer\"}",
+    b"\x02\0\0\0\xff\0\0\0{}",
+];
+/// To the last key, two at once; before "b"; before the first.
+const RANGES: [&[u8]; 3] = [b"\x02\0\0\0", b"\x05\0\0\0b", b"\x01\0\0\0\0"];
+
 fn write_of<'a>(choices: &mut Choices<'a>) -> Write<'a> {
     let kind = choices.byte();
     let namespace = ["", "a", "b", "a-longer-name"][choices.below(4)];
     let (key_bytes, value_bytes) = (1 + choices.below(4), [0, 1, 8, 300][choices.below(4)]);
     let op = match kind % 16 {
-        0..=7 => Op::Put { key: choices.bytes(key_bytes), value: choices.bytes(value_bytes) },
+        5 => {
+            let addition = Addition::parse(ADDITIONS[choices.below(3)]).expect("as written below");
+            Op::Add { key: choices.bytes(key_bytes), addition }
+        }
+        6 => {
+            let extension = Extension::parse(DELTAS[choices.below(6)]).expect("as written below");
+            Op::Extend { key: choices.bytes(key_bytes), extension }
+        }
+        7 if choices.below(2) == 0 => Op::Resolve,
+        7 => {
+            let erasure = Erasure::parse(RANGES[choices.below(3)]).expect("as written below");
+            Op::DeleteRange { from: choices.bytes(key_bytes), erasure }
+        }
+        0..=4 => Op::Put { key: choices.bytes(key_bytes), value: choices.bytes(value_bytes) },
         8..=10 => Op::Delete { key: choices.bytes(key_bytes) },
         11 | 12 => Op::OpenSession,
         13 => Op::CloseSession,
@@ -88,12 +122,13 @@ fn write_of<'a>(choices: &mut Choices<'a>) -> Write<'a> {
     if matches!(op, Op::OpenSession | Op::KeepLease { .. } | Op::Expire { .. }) {
         return Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
     }
-    let namespace = if matches!(op, Op::GrantLease { .. } | Op::RevokeLease { .. }) { "" } else { namespace };
+    let namespace = if matches!(op, Op::GrantLease { .. } | Op::RevokeLease { .. } | Op::Resolve) { "" } else { namespace };
     // The id of a session is the revision of the write that opened it.
     let session = id(choices);
     let (sequence, answered_below) = (choices.number(1), choices.number(0));
     match op {
         Op::CloseSession => Write { namespace: "", session, sequence: 0, answered_below: 0, op },
+        Op::Resolve => Write { namespace, session, sequence, answered_below, op },
         _ if kind & 0x40 == 0 => Write { namespace, session: 0, sequence: 0, answered_below: 0, op },
         _ => Write { namespace, session, sequence, answered_below, op },
     }

@@ -20,7 +20,8 @@
 //! ```
 //!
 //! `examples/hello.rs` is the same as a program. Writes that happen only if something holds: [`Client::cas`], [`Client::create`],
-//! [`Client::txn`]. Numbers: [`Client::add`]. Whole ranges: [`Client::delete_range`]. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
+//! [`Client::txn`]. Numbers: [`Client::add`]. Small changes of large values:
+//! [`Client::append`], [`Client::merge_patch`]. Whole ranges: [`Client::delete_range`]. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
 //!
 //! # What it promises
 //!
@@ -58,6 +59,7 @@
 
 mod admin;
 mod answer;
+mod append;
 pub mod blocking;
 pub mod breaker;
 pub mod budget;

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{Add, Delete, DeleteRange, Get, GetMany, Put, RequestBody, Scan, Transact};
+use ringbeam_wire::client::{Add, Delete, DeleteRange, Extend, Get, GetMany, Put, RequestBody, Scan, Transact};
 use ringbeam_wire::limits::{check_key, check_namespace, check_value};
 use ringbeam_wire::refusal::Refusal;
 
@@ -43,6 +43,8 @@ pub(crate) enum What<'a> {
     Add(Add<'a>),
     /// Without its ticket.
     DeleteRange(DeleteRange<'a>),
+    /// Without its ticket.
+    Extend(Extend<'a>),
     Scan(Scan<'a>),
     GetMany(&'a GetMany<'a>),
     Ring(RequestBody<'a>),
@@ -101,6 +103,7 @@ impl<'a> What<'a> {
             }
             &What::Add(add) => RequestBody::Add(Add { session, sequence, answered_below, ..add }),
             &What::DeleteRange(range) => RequestBody::DeleteRange(DeleteRange { session, sequence, answered_below, ..range }),
+            &What::Extend(extend) => RequestBody::Extend(Extend { session, sequence, answered_below, ..extend }),
             &What::Scan(scan) => RequestBody::Scan(scan),
             &What::GetMany(many) => RequestBody::GetMany(Box::new(many.clone())),
             What::Ring(body) => body.clone(),
@@ -116,6 +119,7 @@ impl<'a> What<'a> {
             What::Txn { .. } => "txn",
             What::Add(_) => "add",
             What::DeleteRange(_) => "delete_range",
+            What::Extend(_) => "extend",
             What::Scan(_) => "scan",
             What::GetMany(_) => "get_many",
             What::Ring(_) => "ring",
@@ -136,6 +140,9 @@ impl<'a> What<'a> {
             }
             What::Add(add) => check_namespace(add.namespace).and_then(|()| check_key(add.key)).and_then(|()| add.check()),
             What::DeleteRange(range) => range.check(),
+            What::Extend(Extend { namespace, key, delta, .. }) => {
+                check_namespace(namespace).and_then(|()| check_key(key)).and_then(|()| check_value(delta, value_bytes_max))
+            }
             What::Scan(scan) => scan.check(),
             What::GetMany(many) => check_namespace(many.namespace).and_then(|()| many.check()),
             What::Ring(_) => Ok(()),
