@@ -15,8 +15,8 @@ What it promises
 - One client for all tasks. Calls from many tasks share one connection per (node, shard) and leave in as few sends as
   possible. A cancelled call forgets its reply; the write may still happen.
 
-What else there is: counters, lives of keys, leases, ranges that go (Client.add, put(ttl=.., lease=..), lease,
-delete_range), reads with a contract (Consistency, Bounded, Token), watches
+What else there is: counters, deltas and lives of keys, leases, ranges that go (Client.add, append, merge_patch,
+put(ttl=.., lease=..), lease, delete_range), reads with a contract (Consistency, Bounded, Token), watches
 (Client.watch), and what became of a lost write (Client.outcome).
 
 The way of a call

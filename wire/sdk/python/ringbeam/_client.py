@@ -13,10 +13,11 @@ Not here: how a call is carried out (`_call.py`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from ringbeam import _lease
 from ringbeam._answers import (
@@ -42,6 +43,7 @@ from ringbeam._connection import Connection
 from ringbeam._consistency import Freshness, Marks, Token, checked
 from ringbeam._deletions import delete_range
 from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeout
+from ringbeam._events import Fold
 from ringbeam._leader import ask_topology, deadline_ms, forget
 from ringbeam._lease import Holder, Lease
 from ringbeam._limits import (
@@ -59,7 +61,7 @@ from ringbeam._pool import OpenError, Pool
 from ringbeam._ranges import prefix_end, shards_of_prefix
 from ringbeam._reads import get_many, scan
 from ringbeam._refusal import Refusal, check_bound, check_bounds, check_key, check_namespace
-from ringbeam._requests import Add, Delete, DeleteRange, GetStatus, Put, Resolve, Scan, Transact
+from ringbeam._requests import Add, Delete, DeleteRange, Extend, GetStatus, Put, Resolve, Scan, Transact
 from ringbeam._requests import Watch as AskWatch
 from ringbeam._retry import Lost
 from ringbeam._routing import Misfit, Routes
@@ -274,6 +276,38 @@ class Client:
         refuse(check_bounds(least, most))
         what = Add(self._namespace_of(namespace), octets(key, "key"), delta, least, most)
         return await self._core.write(what, Counted, self._timeout_of(timeout), self._seen)
+
+    async def append(
+        self, key: bytes | str, delta: bytes | str, *, timeout: float | None = None, namespace: str | None = None
+    ) -> Written:
+        """Puts bytes behind what a key has, exactly once. Only they go through the log, however long the value is. A
+        key without a value begins with them. Refused with `VALUE_TOO_LARGE` if it would become too long."""
+        return await self._extend(key, Fold.CONCATENATE, octets(delta, "delta"), timeout, namespace)
+
+    async def merge_patch(
+        self,
+        key: bytes | str,
+        patch: bytes | str | Mapping[str, Any],
+        *,
+        timeout: float | None = None,
+        namespace: str | None = None,
+    ) -> Written:
+        """Changes a JSON value by a merge patch (RFC 7396), exactly once. Only the patch goes through the log.
+
+        patch   JSON text, or a mapping that becomes it; what it has as None goes
+
+        A get gives the folded value, written anew: without blanks, members in the order of their names. Refused with
+        `NOT_JSON` if what the key has, or the patch, is none; patches apply to JSON of at most 64 KiB. A key without a
+        value is `null`.
+        """
+        delta = json.dumps(patch, separators=(",", ":")) if isinstance(patch, Mapping) else patch
+        return await self._extend(key, Fold.MERGE_PATCH, octets(delta, "patch"), timeout, namespace)
+
+    async def _extend(
+        self, key: bytes | str, fold: Fold, delta: bytes, timeout: float | None, namespace: str | None
+    ) -> Written:
+        what = Extend(self._namespace_of(namespace), octets(key, "key"), fold, delta)
+        return await self._core.write(what, Written, self._timeout_of(timeout), self._seen)
 
     async def delete_range(
         self,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from itertools import count
 
 import pytest
-from fake import Act, ApplyAndClose, At, Ring, Silence
+from fake import VALUE_BYTES_MAX, Act, ApplyAndClose, At, Ring, Silence
 
 import ringbeam
 from ringbeam import Code, Revision
 from ringbeam._answers import RangeDeleted
+from ringbeam._events import Fold
 from ringbeam._refusal import Refusal
-from ringbeam._requests import Add, Body, CloseSession, DeleteRange, Put, Resolve, Transact
+from ringbeam._requests import Add, Body, CloseSession, DeleteRange, Extend, Put, Resolve, Transact
 
 # ---- counters ----
 
@@ -63,6 +65,49 @@ async def test_an_addition_without_a_session_whose_answer_is_lost_is_unknown() -
         with pytest.raises(ringbeam.Unknown):
             await client.add("n", 1)
         assert ring.count(Add) == 1
+
+
+# ---- values that grow ----
+
+
+async def test_only_the_delta_is_sent() -> None:
+    async with Ring(3, 2) as ring, await ringbeam.connect(ring.address(2)) as client:
+        assert not (await client.append("log", "one")).existed
+        assert (await client.append("log", b"two")).existed
+        assert not (await client.merge_patch("state", {"dug": 3, "loot": {"gold": 1, "gem": 2}})).existed
+        await client.merge_patch("state", '{"loot": {"gem": null}}')
+        assert ring.store[b"log"] == b"onetwo"
+        assert json.loads(ring.store[b"state"]) == {"dug": 3, "loot": {"gold": 1}}
+        sent = [(body.fold, body.delta) for at, body in ring.asked if isinstance(body, Extend) and at.node == 1]
+        assert sent == [
+            (Fold.CONCATENATE, b"one"),
+            (Fold.CONCATENATE, b"two"),
+            (Fold.MERGE_PATCH, b'{"dug":3,"loot":{"gold":1,"gem":2}}'),
+            (Fold.MERGE_PATCH, b'{"loot": {"gem": null}}'),
+        ]
+
+
+async def test_a_delta_whose_answer_is_lost_is_there_once() -> None:
+    def script(_ring: Ring, _at: At, body: Body) -> Act | None:
+        return ApplyAndClose() if isinstance(body, Extend) and next(lost) % 2 == 0 else None
+
+    lost = count()
+    async with Ring(script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        for n in range(6):
+            await client.append("log", str(n))
+        assert ring.store[b"log"] == b"012345"
+        assert ring.count(Extend) > 6
+
+
+async def test_a_delta_that_is_longer_than_a_value_may_be_is_refused_here() -> None:
+    async with Ring() as ring, await ringbeam.connect(ring.endpoints) as client:
+        with pytest.raises(ringbeam.Refused, match="the value has 1048577 bytes, the limit is 1048576"):
+            await client.append("log", bytes(VALUE_BYTES_MAX + 1))
+        with pytest.raises(TypeError, match="the patch is of type int"):
+            await client.merge_patch("state", 7)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            await client.merge_patch("state", {"a": b"bytes"})
+        assert ring.count(Extend) == 0
 
 
 # ---- ranges ----

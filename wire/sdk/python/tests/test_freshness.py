@@ -51,6 +51,7 @@ async def test_every_kind_of_write_is_seen_by_the_session() -> None:
             client.delete("k"),
             client.create("k", "v"),
             client.add("n", 1),
+            client.append("k", "v"),
             client.delete_range(prefix="z"),
         ]
         for n, call in enumerate(calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -147,3 +148,24 @@ async def test_a_bound_is_kept_and_the_age_is_told(ring: LiveRing) -> None:
             assert read.found is not None and read.found.value == region.encode(), "it is older than the bound"
             nothing = await client.read("nothing", consistency=Bounded(0.5, stale_ok=True))
             assert (nothing.found, nothing.stale) == (None, False) and nothing.index > 0
+
+
+# ---- values that grow ----
+
+
+async def test_deltas_are_folded_and_each_is_there_once(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="deltas") as client:
+        for n in range(50):
+            await client.append("log", f"{n},")
+        found = await client.get("log")
+        assert found is not None and found.value == b"".join(b"%d," % n for n in range(50))
+        await client.put("state", json.dumps({"dug": 0, "loot": {"gem": 1}}))
+        for n in range(30):
+            await client.merge_patch("state", {"dug": n, "loot": {f"coin{n}": True}})
+        await client.merge_patch("state", {"loot": {"gem": None}})
+        state = await client.get("state")
+        assert state is not None
+        assert json.loads(state.value) == {"dug": 29, "loot": {f"coin{n}": True for n in range(30)}}
+        with pytest.raises(ringbeam.Refused) as caught:
+            await client.merge_patch("log", {"a": 1})
+        assert caught.value.code is Code.NOT_JSON
