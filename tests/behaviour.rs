@@ -1,7 +1,8 @@
 //! The scenarios of `wire/sdk/vectors/behaviour.json` through the Rust SDK, on a real ring. Every SDK runs the same list.
 //!
 //! ```text
-//!   scenario ─▶ steps: put get delete cas txn add get_many scan delete_range  watch events  kill_leader restart sleep ─▶ what is expected of each answer
+//!   scenario ─▶ steps: put get delete cas txn add append merge_patch get_many scan delete_range
+//!                      watch events  kill_leader restart sleep ─▶ what is expected of each answer
 //! ```
 //! **Not here**: what a step means (`wire/sdk/vectors/README.md`).
 
@@ -78,9 +79,8 @@ async fn the_sdk_behaves_as_every_sdk_does() {
 impl Scenario {
     async fn step(&mut self, step: &Value) -> Result<(), String> {
         match text(&step["do"])? {
-            "put" | "get" | "delete" | "cas" | "txn" | "add" | "get_many" | "scan" | "delete_range" => {
-                self.calls(step, None).await
-            }
+            "put" | "get" | "delete" | "cas" | "txn" | "add" | "append" | "merge_patch" | "get_many" | "scan"
+            | "delete_range" => self.calls(step, None).await,
             "kill_leader" => {
                 let shard = number(&step["shard"]) as u32;
                 match &step["during"] {
@@ -243,6 +243,10 @@ impl Scenario {
                 let revision = found.as_ref().map(|found| found.revision);
                 let value = found.map(|found| found.value.to_vec());
                 return Ok(Answer { found: Some(value.is_some()), value, revision, ..Answer::default() });
+            }
+            Some("append") => self.client.append_with(&key, bytes(&step["delta"]), &PutOptions { timeout, namespace }).await?,
+            Some("merge_patch") => {
+                self.client.merge_patch_with(&key, bytes(&step["patch"]), &PutOptions { timeout, namespace }).await?
             }
             Some("put") => self.client.put_with(&key, bytes(&step["value"]), &PutOptions { timeout, namespace }).await?,
             _ => self.client.delete_with(&key, &PutOptions { timeout, namespace }).await?,

@@ -38,6 +38,8 @@ FIELDS = {
     "delete": {"key", "namespace", "timeout_ms", "count", "expect", "remember"},
     "get": {"key", "namespace", "timeout_ms", "consistency", "max_age_ms", "within_ms", "count", "expect", "remember"},
     "add": {"key", "delta", "min", "max", "namespace", "timeout_ms", "expect", "remember"},
+    "append": {"key", "delta", "namespace", "timeout_ms", "count", "expect", "remember"},
+    "merge_patch": {"key", "patch", "namespace", "timeout_ms", "count", "expect", "remember"},
     "delete_range": {"prefix", "start", "end", "namespace", "timeout_ms", "expect"},
     "cas": {"key", "value", "absent", "revision", "value_is", "namespace", "timeout_ms", "expect", "remember"},
     "txn": {"when", "then", "otherwise", "namespace", "timeout_ms", "expect", "remember"},
@@ -196,6 +198,10 @@ class Run:
             match step["do"]:
                 case "add":
                     return await client.add(key, step["delta"], min=step.get("min"), max=step.get("max"))
+                case "append":
+                    return await client.append(key, octets(step["delta"]))
+                case "merge_patch":
+                    return await client.merge_patch(key, octets(step["patch"]))
                 case "delete_range":
                     return await client.delete_range(prefix=bounds[0], start=bounds[1], end=bounds[2])
                 case "cas":

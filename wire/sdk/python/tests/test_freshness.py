@@ -165,10 +165,11 @@ async def test_the_lowest_round_trip_is_found_and_preferred() -> None:
         async with asyncio.timeout(20.0):
             while any(not one.round_trip for one in shard.readers._standings.values()) or not shard.readers._standings:
                 await client.get("k", consistency=Consistency.LOCAL)
-        shard.readers._until = 0.0  # the choice is made anew
-        for _ in range(5):
-            await client.get("k", consistency=Consistency.LOCAL)
-        assert [at.node for at, body in ring.asked if isinstance(body, Get)][-5:] == [3] * 5
+        async with asyncio.timeout(20.0):
+            # A loop that was held up while it measured finds all of them as far, until it measures again.
+            while [at.node for at, body in ring.asked if isinstance(body, Get)][-5:] != [3] * 5:
+                shard.readers._until = 0.0  # the choice is made anew
+                await client.get("k", consistency=Consistency.LOCAL)
 
 
 # ---- what nodes tell by themselves ----
