@@ -85,12 +85,12 @@ impl Engine {
         while let Some(fit) = fitting(&events) {
             let rest = events.split_off(fit);
             let message = Events { events, index: watcher.index, ring_time_ms, snapshot_ends: false };
-            out.events(watcher.connection, watcher.request, &message);
+            out.events(watcher.connection, watcher.request, message);
             events = rest;
         }
         watcher.index = watcher.index.max(index);
         let message = Events { events, index: watcher.index, ring_time_ms, snapshot_ends: ends };
-        out.events(watcher.connection, watcher.request, &message);
+        out.events(watcher.connection, watcher.request, message);
         (watcher.cursor, watcher.told_at) = (cursor, now);
         if ends {
             self.join_live(slot, cursor);

@@ -42,7 +42,7 @@ pub(crate) trait Out {
     /// Whether a message may be put behind what waits for this connection.
     fn has_room(&self, connection: u64) -> bool;
     /// A message of a watch.
-    fn events(&mut self, connection: u64, request: u64, events: &Events<'_>);
+    fn events(&mut self, connection: u64, request: u64, events: Events<'_>);
     /// The last message of a watch.
     fn ended(&mut self, connection: u64, request: u64, ended: &WatchEnded);
 }
@@ -380,7 +380,7 @@ impl Engine {
             }
             watcher.told_at = now;
             let notice = Events { index: watcher.index, ..Events::default() };
-            out.events(watcher.connection, watcher.request, &notice);
+            out.events(watcher.connection, watcher.request, notice);
         }
         self.due.first().is_some_and(|(at, _)| *at <= now)
     }

@@ -49,7 +49,7 @@ pub const PAGE_BYTES_MAX: usize = ITEMS_BYTES_MAX as usize;
 /// Watches of one connection.
 pub const CONNECTION_WATCHES_MAX: usize = 4096;
 
-/// Watches of a shard on a node: about 400 bytes each.
+/// Watches of a shard on a node: about 900 bytes each.
 pub const SHARD_WATCHES_MAX: usize = 65_536;
 
 /// Different ranges being watched in a shard that are neither a key nor a prefix: each change is compared with all of them, 5 ns each.

@@ -102,9 +102,9 @@ impl Out for Ways<'_> {
     fn has_room(&self, connection: u64) -> bool {
         self.0.get(&connection).is_some_and(|outbox| outbox.has_event_room())
     }
-    fn events(&mut self, connection: u64, request: u64, events: &Events<'_>) {
+    fn events(&mut self, connection: u64, request: u64, events: Events<'_>) {
         if let Some(outbox) = self.0.get(&connection) {
-            outbox.tell(request, &ReplyBody::Events(events.clone()));
+            outbox.tell(request, &ReplyBody::Events(events));
         }
     }
     fn ended(&mut self, connection: u64, request: u64, ended: &WatchEnded) {

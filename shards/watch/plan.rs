@@ -240,12 +240,12 @@ fn tell(watcher: &mut Watcher, pasts: Vec<Past<'_>>, index: u64, ring_time_ms: u
     while let Some(fit) = fitting(&events) {
         let rest = events.split_off(fit);
         let (before, ring_time_ms) = (watcher.index, ring_time_ms);
-        out.events(watcher.connection, watcher.request, &Events { events, index: before, ring_time_ms, snapshot_ends: false });
+        out.events(watcher.connection, watcher.request, Events { events, index: before, ring_time_ms, snapshot_ends: false });
         events = rest;
     }
     watcher.index = watcher.index.max(index);
     let index = watcher.index;
-    out.events(watcher.connection, watcher.request, &Events { events, index, ring_time_ms, snapshot_ends: false });
+    out.events(watcher.connection, watcher.request, Events { events, index, ring_time_ms, snapshot_ends: false });
 }
 
 /// How many of the events go into a message of their own, because more follow: they end with a revision. `None`: all fit.

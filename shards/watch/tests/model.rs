@@ -145,7 +145,7 @@ impl Out for Ways {
         self.room.get(&connection).is_some_and(|room| *room > 0)
     }
 
-    fn events(&mut self, connection: u64, request: u64, events: &Events<'_>) {
+    fn events(&mut self, connection: u64, request: u64, events: Events<'_>) {
         let client = self.clients.get_mut(&(connection, request)).expect("a message for a watch that is none");
         assert_eq!(client.ended, None);
         assert!(events.index >= client.index, "{} after {}", events.index, client.index);
