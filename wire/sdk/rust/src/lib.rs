@@ -55,7 +55,7 @@
 //!
 //! # Not here (yet)
 //!
-//! TLS, session and bounded reads, lookup of a lost write's outcome.
+//! TLS, session and bounded reads.
 
 mod admin;
 mod answer;
