@@ -194,7 +194,7 @@ impl Scenario {
                 };
                 return Ok(transacted(client.cas(&key, expect, bytes(&step["value"])).await?));
             }
-            Some("txn") => return self.transact(step, &PutOptions { timeout, namespace }).await,
+            Some("txn") => return self.transact(step, &PutOptions { timeout, namespace, ..PutOptions::default() }).await,
             Some("add") => {
                 let all = AddOptions::default();
                 let bound = |name: &str, other| step[name].as_i64().unwrap_or(other);
@@ -205,7 +205,10 @@ impl Scenario {
                 return Ok(Answer { sum, duplicate, revision: Some(done.revision), ..Answer::default() });
             }
             Some("delete_range") => {
-                let deleted = self.client.delete_range_with(range(step), &PutOptions { timeout, namespace }).await?;
+                let deleted = self
+                    .client
+                    .delete_range_with(range(step), &PutOptions { timeout, namespace, ..PutOptions::default() })
+                    .await?;
                 return Ok(Answer { deleted: Some(deleted), ..Answer::default() });
             }
             Some("get_many") => {
@@ -244,12 +247,22 @@ impl Scenario {
                 let value = found.map(|found| found.value.to_vec());
                 return Ok(Answer { found: Some(value.is_some()), value, revision, ..Answer::default() });
             }
-            Some("append") => self.client.append_with(&key, bytes(&step["delta"]), &PutOptions { timeout, namespace }).await?,
-            Some("merge_patch") => {
-                self.client.merge_patch_with(&key, bytes(&step["patch"]), &PutOptions { timeout, namespace }).await?
+            Some("append") => {
+                self.client
+                    .append_with(&key, bytes(&step["delta"]), &PutOptions { timeout, namespace, ..PutOptions::default() })
+                    .await?
             }
-            Some("put") => self.client.put_with(&key, bytes(&step["value"]), &PutOptions { timeout, namespace }).await?,
-            _ => self.client.delete_with(&key, &PutOptions { timeout, namespace }).await?,
+            Some("merge_patch") => {
+                self.client
+                    .merge_patch_with(&key, bytes(&step["patch"]), &PutOptions { timeout, namespace, ..PutOptions::default() })
+                    .await?
+            }
+            Some("put") => {
+                self.client
+                    .put_with(&key, bytes(&step["value"]), &PutOptions { timeout, namespace, ..PutOptions::default() })
+                    .await?
+            }
+            _ => self.client.delete_with(&key, &PutOptions { timeout, namespace, ..PutOptions::default() }).await?,
         };
         let (existed, duplicate) = (Some(written.existed), Some(written.duplicate));
         Ok(Answer { existed, duplicate, revision: Some(written.revision), ..Answer::default() })

@@ -8,8 +8,9 @@ use ringbeam_sdk::{Error, Ticket};
 pub const HELP: &str = "\
 Exit codes:
   0  done
-  1  get: the key has no value; cas, txn: what was expected does not hold;
-     outcome: it never happened; serve: the node cannot start or go on
+  1  get: the key has no value; cas, txn: what was expected does not hold; lease
+     revoke: there is none; outcome: it never happened; serve: the node cannot
+     start or go on
   2  wrong arguments, configuration or local file; nothing was asked of the ring
   3  the ring refused, and nothing happened
   4  the outcome is unknown: it may have happened; `ringbeam outcome` tells

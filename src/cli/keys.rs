@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, ValueEnum};
-use ringbeam_sdk::{Consistency, GetOptions, Revision, Value, Written};
+use ringbeam_sdk::{Consistency, GetOptions, PutOptions, Revision, Value, Written};
 use ringbeam_wire::limits::VALUE_BYTES_HARD_MAX;
 use serde_json::json;
 
@@ -27,6 +28,15 @@ pub struct PutArgs {
     /// Take the value from this file.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The key goes when so much time has passed: 500ms, 30s, 5m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = super::lease::time)]
+    ttl: Option<Duration>,
+    /// The same in milliseconds.
+    #[arg(long, value_name = "MS", conflicts_with = "ttl", value_parser = clap::value_parser!(u64).range(1..))]
+    ttl_ms: Option<u64>,
+    /// The key goes when this lease of its shard ends; see `ringbeam lease`.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    lease: Option<u64>,
     /// Namespace of the key.
     #[arg(long, default_value = "")]
     namespace: String,
@@ -82,7 +92,9 @@ impl From<Freshness> for Consistency {
 pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
     let value = args.value()?;
     let client = args.reach.connect().await?.namespace(&args.namespace);
-    let written = client.put(args.key.as_bytes(), value).await?;
+    let ttl = args.ttl.or(args.ttl_ms.map(Duration::from_millis));
+    let options = PutOptions { ttl, lease: args.lease.map(Into::into), ..PutOptions::default() };
+    let written = client.put_with(args.key.as_bytes(), value, &options).await?;
     if args.reach.json {
         print_json(&written_json(&written))?;
     } else {

@@ -12,6 +12,7 @@ mod data;
 pub mod dev;
 mod exit;
 mod keys;
+mod lease;
 mod ring;
 pub mod status;
 #[cfg(test)]
@@ -79,6 +80,9 @@ enum Command {
     /// Print every change of a range of keys as it happens, a line each: revision, what happened, key, value. Ends by Ctrl-C.
     #[command(after_help = watch::HELP)]
     Watch(watch::WatchArgs),
+    /// Grant, keep alive, revoke or look at a lease of one shard: keys put with it go when it ends.
+    #[command(after_help = exit::HELP)]
+    Lease(lease::LeaseArgs),
     /// Show how the ring is.
     #[command(after_help = exit::HELP)]
     Status(status::StatusArgs),
@@ -146,6 +150,7 @@ pub fn run() -> ExitCode {
         Command::Txn(args) => block_on(data::txn(args)),
         Command::Scan(args) => block_on(data::scan(args)),
         Command::Watch(args) => block_on(watch::run(args)),
+        Command::Lease(args) => block_on(lease::run(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Ring(args) => block_on(ring::run(args)),
         Command::Completions(args) => completions::print(args.shell),

@@ -152,6 +152,11 @@ impl<'a> Step<'a> {
         Step::Put { key: key.as_ref(), value: value.as_ref(), life: Life::default() }
     }
 
+    /// Sets a key that goes again.
+    pub fn put_for(key: &'a (impl AsRef<[u8]> + ?Sized), value: &'a (impl AsRef<[u8]> + ?Sized), life: Life) -> Step<'a> {
+        Step::Put { key: key.as_ref(), value: value.as_ref(), life }
+    }
+
     /// Removes a key.
     pub fn delete(key: &'a (impl AsRef<[u8]> + ?Sized)) -> Step<'a> {
         Step::Delete { key: key.as_ref() }

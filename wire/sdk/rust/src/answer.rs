@@ -1,7 +1,9 @@
 //! What a call can come to, owned: decoded by the driver, taken by the caller.
 
 use bytes::Bytes;
-use ringbeam_wire::client::{Counted, Item, Items, RangeDeleted, ReplyBody, Revision, Status, Topology, Written, parse_reply};
+use ringbeam_wire::client::{
+    Counted, Item, Items, Lease, RangeDeleted, ReplyBody, Revision, Status, Topology, Written, parse_reply,
+};
 use ringbeam_wire::refusal::Refusal;
 
 use crate::limits::VALUE_BYTES_COPIED_MAX;
@@ -34,6 +36,7 @@ pub(crate) enum Answer {
     RangeDeleted(RangeDeleted),
     Resolved(Box<Fate>),
     Items(Box<Page>),
+    Lease(Box<Lease>),
     Refused(Box<Refusal>),
     /// One that answers nothing which this client asks.
     Odd(&'static str),
@@ -59,6 +62,7 @@ impl Answer {
             Answer::RangeDeleted(_) => "RangeDeleted",
             Answer::Resolved(_) => "Resolved",
             Answer::Items(_) => "Items",
+            Answer::Lease(_) => "Lease",
             Answer::Refused(_) => "Refused",
             Answer::Odd(kind) => kind,
         }
@@ -115,7 +119,7 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
         }
         ReplyBody::Counted(counted) => Answer::Counted(counted),
         ReplyBody::RangeDeleted(gone) => Answer::RangeDeleted(gone),
-        ReplyBody::Lease(_) => Answer::Odd("Lease"),
+        ReplyBody::Lease(lease) => Answer::Lease(Box::new(lease)),
         ReplyBody::Resolved(resolved) if !resolved.happened => Answer::Resolved(Box::new(Fate::Never)),
         ReplyBody::Resolved(resolved) => Answer::Resolved(Box::new(Fate::Happened(Happened {
             revision: resolved.revision,

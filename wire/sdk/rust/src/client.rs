@@ -4,14 +4,14 @@
 //! - One ring for life: every connection of a client is to nodes of the ring that its first endpoint belonged to.
 //! - One session per shard, so all clones together have one order of sequences per shard.
 //!
-//! **Not here**: how a call is carried out (`call.rs`), transactions (`txn.rs`), reads of several keys (`scan.rs`), commands for operators
+//! **Not here**: how a call is carried out (`call.rs`), transactions (`txn.rs`), leases (`lease.rs`), reads of several keys (`scan.rs`), commands for operators
 //! (`admin.rs`).
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{RequestBody, Topology, Written};
+use ringbeam_wire::client::{Life, RequestBody, Topology, Written};
 use ringbeam_wire::slots::slot_of;
 
 use crate::answer::{Answer, Value};
@@ -19,6 +19,7 @@ use crate::budget::Budget;
 use crate::builder::Builder;
 use crate::error::Error;
 use crate::hedge::HedgeBudget;
+use crate::lease::Holder;
 use crate::observe::Hooks;
 use crate::pool::Pool;
 use crate::request::{What, odd};
@@ -42,6 +43,10 @@ pub struct PutOptions {
     pub timeout: Option<Duration>,
     /// Namespace of this call; `None`: the client's.
     pub namespace: Option<String>,
+    /// Of a put: the key goes when so much ring time has passed, not before and hardly later. Rounded up to milliseconds.
+    pub ttl: Option<Duration>,
+    /// Of a put: the key goes when this lease ends.
+    pub lease: Option<Holder>,
 }
 
 /// How one read differs from the client's settings.
@@ -114,7 +119,9 @@ impl Client {
         options: &PutOptions,
     ) -> Result<Written, Error> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let what = What::Put { namespace: self.name(&options.namespace), key, value };
+        let none = options.ttl.is_none() && options.lease.is_none();
+        let life = if none { Life::default() } else { self.life(key, options).await? };
+        let what = What::Put { namespace: self.name(&options.namespace), key, value, life };
         written(self.inner.write(key, what, self.time(options.timeout)).await?)
     }
 

@@ -21,7 +21,9 @@
 //!
 //! `examples/hello.rs` is the same as a program. Writes that happen only if something holds: [`Client::cas`], [`Client::create`],
 //! [`Client::txn`]. Numbers: [`Client::add`]. Small changes of large values:
-//! [`Client::append`], [`Client::merge_patch`]. Whole ranges: [`Client::delete_range`]. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
+//! [`Client::append`], [`Client::merge_patch`]. Whole ranges: [`Client::delete_range`].
+//! Keys that go by themselves or with whoever put them: [`PutOptions::ttl`], [`Client::lease`]; `examples/election.rs` elects a leader with
+//! one. Several keys, and keys in order: [`Client::get_many`], [`Client::scan`].
 //!
 //! # What it promises
 //!
@@ -76,6 +78,7 @@ mod handshake;
 mod health;
 mod hedge;
 mod leader;
+mod lease;
 pub mod limits;
 mod observe;
 mod outcome;
@@ -100,11 +103,12 @@ pub use cache::{Cache, CacheOptions, CacheStats};
 pub use client::{Client, Consistency, GetOptions, PutOptions};
 pub use counter::AddOptions;
 pub use error::Error;
+pub use lease::{Holder, Lease};
 pub use observe::{Cached, CallEnded, Ended, Metrics};
 pub use outcome::{Happened, Outcome, Ticket};
 pub use ringbeam_wire::client::{
-    Breakdown, Compare, Counted, EventKind, Member, Progress, Relation, Revision, Role, SlotRange, Status, Step, Target,
-    Topology, Written,
+    Breakdown, Compare, Counted, EventKind, Lease as LeaseState, Life, Member, Progress, Relation, Revision, Role, SlotRange,
+    Status, Step, Target, Topology, Written,
 };
 pub use ringbeam_wire::refusal::{Code, Refusal};
 pub use scan::{Entry, Range, Scan};

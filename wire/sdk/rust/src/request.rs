@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{Add, Delete, DeleteRange, Extend, Get, GetMany, Put, RequestBody, Scan, Transact};
+use ringbeam_wire::client::{Add, Delete, DeleteRange, Extend, Get, GetMany, Life, Put, RequestBody, Scan, Transact};
 use ringbeam_wire::limits::{check_key, check_namespace, check_value};
 use ringbeam_wire::refusal::Refusal;
 
@@ -24,6 +24,7 @@ pub(crate) enum What<'a> {
         namespace: &'a str,
         key: &'a [u8],
         value: &'a [u8],
+        life: Life,
     },
     Delete {
         namespace: &'a str,
@@ -91,8 +92,8 @@ impl<'a> What<'a> {
         let Ticket { session, sequence, answered_below } =
             ticket.unwrap_or(Ticket { session: 0, sequence: 0, answered_below: 0 });
         match self {
-            &What::Put { namespace, key, value } => {
-                RequestBody::Put(Put { namespace, key, value, session, sequence, answered_below, ..Put::default() })
+            &What::Put { namespace, key, value, life } => {
+                RequestBody::Put(Put { namespace, key, value, session, sequence, answered_below, life })
             }
             &What::Delete { namespace, key } => {
                 RequestBody::Delete(Delete { namespace, key, session, sequence, answered_below })
@@ -129,7 +130,7 @@ impl<'a> What<'a> {
     /// Refuses what the node would refuse, before it can stop the connection for everyone: a frame that is too large is.
     pub(crate) fn check(&self, value_bytes_max: u32) -> Result<(), Refusal> {
         match *self {
-            What::Put { namespace, key, value } => {
+            What::Put { namespace, key, value, .. } => {
                 check_namespace(namespace).and_then(|()| check_key(key)).and_then(|()| check_value(value, value_bytes_max))
             }
             What::Delete { namespace, key } | What::Get { namespace, key, .. } => {

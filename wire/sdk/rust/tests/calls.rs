@@ -157,7 +157,8 @@ async fn namespaces_and_options_reach_the_ring() {
     let client = Client::connect(&ring.address(1)).await.unwrap();
     let carts = client.namespace("carts").with_timeout(Duration::from_secs(1));
     carts.put("k", "v").await.unwrap();
-    let options = PutOptions { namespace: Some("flags".into()), timeout: Some(Duration::from_millis(400)) };
+    let options =
+        PutOptions { namespace: Some("flags".into()), timeout: Some(Duration::from_millis(400)), ..PutOptions::default() };
     carts.put_with("k", "v", &options).await.unwrap();
     client.put("k", "v").await.unwrap();
     let seen: Vec<(String, u32)> = ring
