@@ -16,6 +16,8 @@
 
 mod outcome;
 
+mod write;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -30,14 +32,15 @@ use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter, world_now_ns};
 use ringbeam_shards::io::{Env, Instant, Net, Reader, Writer};
 use ringbeam_shards::raft::runtime::timeout;
 use ringbeam_wire::client::{
-    Add, Compare, Consistency, Counted, Delete, Encoder, Get, Hello, Put, Reply, ReplyBody, RequestBody, Revision, Step,
-    Topology, Transact, Written,
+    Consistency, Counted, Encoder, Get, Hello, Reply, ReplyBody, RequestBody, Revision, Topology, Written,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
 use ringbeam_wire::preamble::{Kind, Preamble, VERSION};
 use ringbeam_wire::refusal::{Code, Refusal};
 use ringbeam_wire::slots::{shard_of, slot_of};
+
+pub use write::Write;
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +80,13 @@ pub struct Swapped {
 }
 
 /// An answer as far as calls need it.
-enum Answer {
+pub enum Answer {
     Written(Written),
     Swapped(Swapped),
     Counted(Counted),
     /// `None`: it never happens.
     Resolved(Option<Written>),
+    Leased(u64),
     Value(Read),
     Opened(u64),
     Refused(Refusal),
@@ -135,14 +139,6 @@ fn clock_ms() -> u64 {
     world_now_ns() / 1_000_000
 }
 
-enum Write<'a> {
-    Add(&'a [u8], i64),
-    Put(&'a [u8], &'a [u8]),
-    /// A put if the key has this revision; reads the key in any case.
-    Swap(&'a [u8], &'a [u8], Revision),
-    Delete(&'a [u8]),
-}
-
 impl<T> Outcome<T> {
     /// The same of what `take` finds in it; where it finds nothing, nobody knows what became of the call.
     fn map<U>(self, take: impl FnOnce(T) -> Option<U>) -> Outcome<U> {
@@ -156,39 +152,18 @@ impl<T> Outcome<T> {
 }
 
 impl Outcome<Answer> {
-    fn written(self) -> Outcome<Written> {
+    pub fn written(self) -> Outcome<Written> {
         self.map(|answer| match answer {
             Answer::Written(written) => Some(written),
             _ => None,
         })
     }
-}
 
-impl Write<'_> {
-    fn key(&self) -> &[u8] {
-        match self {
-            Write::Put(key, _) | Write::Add(key, _) | Write::Swap(key, ..) | Write::Delete(key) => key,
-        }
-    }
-
-    fn body(&self, ticket: Ticket) -> RequestBody<'_> {
-        let Ticket { session, sequence, answered_below } = ticket;
-        match self {
-            Write::Put(key, value) => RequestBody::Put(Put { key, value, session, sequence, answered_below, ..Put::default() }),
-            Write::Swap(key, value, revision) => RequestBody::Transact(Box::new(Transact {
-                compares: vec![Compare::revision(*key, *revision)],
-                then: vec![Step::Get { key }, Step::put(key, value)],
-                otherwise: vec![Step::Get { key }],
-                session,
-                sequence,
-                answered_below,
-                ..Transact::default()
-            })),
-            Write::Add(key, delta) => {
-                RequestBody::Add(Add { key, delta: *delta, session, sequence, answered_below, ..Add::default() })
-            }
-            Write::Delete(key) => RequestBody::Delete(Delete { namespace: "", key, session, sequence, answered_below }),
-        }
+    pub fn leased(self) -> Outcome<u64> {
+        self.map(|answer| match answer {
+            Answer::Leased(lease) => Some(lease),
+            _ => None,
+        })
     }
 }
 
@@ -312,7 +287,7 @@ impl Client {
         shard_of(slot_of(key), self.shards)
     }
 
-    async fn write(&mut self, write: Write<'_>, limit: Duration) -> Outcome<Answer> {
+    pub async fn write(&mut self, write: Write<'_>, limit: Duration) -> Outcome<Answer> {
         let (shard, end) = (self.shard_of(write.key()), Sim::now() + limit);
         let mut effort = Effort::new(Repeat::ExactlyOnce);
         self.last_write = None;
@@ -323,7 +298,10 @@ impl Client {
         let outcome = loop {
             self.last_write = Some((ticket.session, ticket.sequence));
             let attempt = self.attempt(shard, &write.body(ticket), end).await;
-            if let Attempt::Answered(answer @ (Answer::Written(_) | Answer::Swapped(_) | Answer::Counted(_))) = attempt {
+            if let Attempt::Answered(
+                answer @ (Answer::Written(_) | Answer::Swapped(_) | Answer::Counted(_) | Answer::Leased(_)),
+            ) = attempt
+            {
                 break Outcome::Done(answer);
             }
             match self.after(shard, attempt, &mut effort, end).await {
@@ -550,6 +528,7 @@ impl Connection {
     async fn answer(&mut self, request: u64) -> std::io::Result<Answer> {
         self.reply(request, |body| match body {
             ReplyBody::Written(written) => Answer::Written(written),
+            ReplyBody::Lease(lease) => Answer::Leased(lease.lease),
             ReplyBody::Value(value) => {
                 let found = value.found.then(|| Found { value: value.value.to_vec(), revision: value.revision });
                 Answer::Value(Read { found, index: value.index })

@@ -32,6 +32,7 @@ use counters::{COUNTERS, Counting, Tally};
 
 use crate::client::{Client, Found, Outcome as Told};
 use crate::history::{History, Op, Outcome, Revision, Tag, Ticket, value_bytes, value_of};
+use crate::lives;
 use crate::plan::Workload;
 use crate::random::Random;
 use crate::world::Ring;
@@ -91,6 +92,12 @@ impl Load {
             });
         }
         load
+    }
+
+    /// Starts the clients whose keys go: on when these are, at the same nodes.
+    pub fn start_lives(&self, ring: &mut Ring, seed: u64) {
+        let addresses = self.addresses.clone();
+        lives::start(ring, seed, self.shards, &self.on, move || addresses.borrow().clone());
     }
 
     fn share(&self) -> Load {

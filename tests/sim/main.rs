@@ -15,6 +15,7 @@ mod client;
 mod foreign;
 #[allow(dead_code)]
 mod history;
+mod lives;
 mod load;
 mod log;
 mod operator;

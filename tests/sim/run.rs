@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ringbeam_shards::io::sim;
 use ringbeam_shards::planted::{self, Bug};
-use ringbeam_shards::probe::{View, take_ran};
+use ringbeam_shards::probe::{View, take_lived, take_ran};
 use ringbeam_wire::peer::Role;
 
 use crate::campaign::{Options, Outcome};
@@ -76,7 +76,7 @@ impl Drop for Planted {
     fn drop(&mut self) {
         planted::plant(None);
         // What a run that panicked has left in the window would be the next one's.
-        drop(take_ran());
+        drop((take_ran(), take_lived()));
     }
 }
 
@@ -116,6 +116,7 @@ impl Run {
         let voters = promoted.chain(after).collect();
         let load = Load::start(&mut ring, plan.seed, &plan.workload);
         let streams = subscriber::start(&mut ring, plan.seed);
+        load.start_lives(&mut ring, plan.seed);
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
         let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
@@ -464,6 +465,7 @@ impl Run {
         let history = self.load.history.borrow();
         let mut violations = self.late;
         violations.append(&mut self.watch.violations);
+        violations.extend(check::lives::check(&self.watch.lives));
         violations.extend(check::judge(&history, Some(&self.watch.log), Effort::default()));
         violations.extend(check::counters::check(&self.load.tally.borrow(), &self.load.counters(&self.ring)));
         violations.extend(check::watching::check(&self.watch.changes, &self.streams.borrow()));

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 
 use ringbeam_shards::limits::{BATCHES_IN_FLIGHT_MAX, READS_WAITING_MAX};
-use ringbeam_shards::probe::{Probe, View, take_ran};
+use ringbeam_shards::probe::{LifeOp, Probe, View, take_lived, take_ran};
 use ringbeam_shards::wal;
 use ringbeam_wire::peer::Role as Duty;
 
 use crate::check::exactly_once::{AppliedLog, Effect, Ran};
+use crate::check::lives::{Did, LivesLog};
 use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged, held_by_quorum};
 use crate::check::watching::{Changes, key_of};
 use crate::history::{Revision, Tag};
@@ -35,6 +36,7 @@ pub struct Watch {
     pub log: AppliedLog,
     /// What watches are to be told.
     pub changes: Changes,
+    pub lives: LivesLog,
     pub violations: Vec<String>,
 }
 
@@ -68,6 +70,20 @@ impl Watch {
             let tag = Some(Tag { session: ran.session, sequence: ran.sequence });
             let key = ran.key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
             self.log.note(node, shard, Revision { index: ran.index, position: ran.position }, Ran { tag, key, effect });
+        }
+        for lived in take_lived() {
+            let Some(node) = ring.node_on(lived.host) else { continue };
+            let shard = lived.dir.trim_start_matches("shard-").parse().unwrap_or(u32::MAX);
+            let denied = lived.denied;
+            let did = match lived.what {
+                LifeOp::Put { key, life, existed } => Did::Put { key, ttl_ms: life.ttl_ms, lease: life.lease, existed, denied },
+                LifeOp::Grant { lease, ttl_ms } if !denied => Did::Granted { lease, ttl_ms },
+                LifeOp::Grant { .. } => continue,
+                LifeOp::Keep { lease } => Did::Kept { lease, denied },
+                LifeOp::Revoke { lease } => Did::Revoked { lease },
+            };
+            let revision = Revision { index: lived.revision.index, position: lived.revision.position };
+            self.lives.note(node, shard, revision, lived.ring_time_ms, did);
         }
     }
 

@@ -9,6 +9,7 @@
 //! | [`exactly_once`] | retried writes: applied once, with one answer | the store's own promises |
 //! | [`counters`] | additions: sums of one order, nothing lost or twice | the store's own promises |
 //! | [`watching`] | watches: each change once and in order, or a gap that is said | the store's own promises |
+//! | [`lives`] | keys that go, and leases: not before their time | the store's own promises |
 //! | [`raft`] | terms, logs, commits, applied states of all nodes | Ongaro's thesis |
 //!
 //! **Invariants**: a checker is a function of its arguments; the same observations give the same words in the same order. No
@@ -18,6 +19,7 @@ pub mod counters;
 pub mod evidence;
 pub mod exactly_once;
 pub mod linear;
+pub mod lives;
 pub mod raft;
 pub mod session;
 pub mod watching;
