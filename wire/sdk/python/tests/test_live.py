@@ -79,7 +79,7 @@ async def test_large_values_of_many_tasks(ring: LiveRing) -> None:
             assert found is not None and found.value == value
             assert (await client.delete(f"large{task}")).existed
 
-        await asyncio.gather(*(work(task) for task in range(8)))
+        await asyncio.gather(*(work(task) for task in range(4)))
 
 
 async def test_refusals_and_deadlines(ring: LiveRing) -> None:
