@@ -276,7 +276,7 @@ pub(super) fn event<'a>(past: &Past<'a>, previous: bool) -> Event<'a> {
 }
 
 /// Of each key only what has come since its last whole value, and whether something before that was left out.
-fn conflated<'a, 'b>(pasts: &'b [Past<'a>]) -> Vec<(&'b Past<'a>, bool)> {
+pub(super) fn conflated<'a, 'b>(pasts: &'b [Past<'a>]) -> Vec<(&'b Past<'a>, bool)> {
     let mut whole = BTreeMap::new();
     for (at, past) in pasts.iter().enumerate() {
         let first = whole.entry(past.key).or_insert((at, at));

@@ -1,10 +1,13 @@
 //! History and index, each alone.
 
+use ringbeam_wire::client::Fold;
+
 use super::model::Random;
 use crate::state::events::{Change, ChangeKind, Sink};
 use crate::state::{Found, Revision};
-use crate::watch::history::{Bounds, Gone, History};
+use crate::watch::history::{Bounds, Gone, History, Past};
 use crate::watch::index::{Index, Shape};
+use crate::watch::plan::conflated;
 
 fn put(history: &mut History, index: u64, position: u32, value: &[u8]) {
     let revision = Revision { index, position };
@@ -119,4 +122,31 @@ fn index_finds_exactly_who_watches() {
         index.remove(&Shape::of(namespace, from, until), *slot);
     }
     assert!(index.is_empty());
+}
+
+#[test]
+fn conflation_keeps_the_last_whole_value_and_the_deltas_behind_it() {
+    use ChangeKind::{Delete, Extend, Put};
+    let add = Extend(Fold::Concatenate);
+    let told = [
+        (b"a", Put),
+        (b"b", Put),
+        (b"a", add),
+        (b"a", Put),
+        (b"b", add),
+        (b"a", add),
+        (b"c", Put),
+        (b"c", Delete),
+        (b"d", add),
+    ];
+    let pasts: Vec<Past<'_>> = (0..)
+        .zip(told)
+        .map(|(position, (key, kind))| {
+            let revision = Revision { index: 1, position };
+            Past { kind, namespace: b"", key, value: b"", revision, ring_time_ms: 0, previous: None }
+        })
+        .collect();
+    let kept: Vec<(u32, bool)> = conflated(&pasts).iter().map(|(past, left_out)| (past.revision.position, *left_out)).collect();
+    // Of `a` a put and a delta are left out, of `c` a put; who has what came before has all that he needs of `b` and `d`.
+    assert_eq!(kept, [(1, false), (3, true), (4, false), (5, false), (7, true), (8, false)]);
 }
