@@ -258,9 +258,9 @@ impl Scenario {
                     .await?
             }
             Some("put") => {
-                self.client
-                    .put_with(&key, bytes(&step["value"]), &PutOptions { timeout, namespace, ..PutOptions::default() })
-                    .await?
+                let ttl = step["ttl_ms"].as_u64().map(Duration::from_millis);
+                let options = PutOptions { ttl, timeout, namespace, ..PutOptions::default() };
+                self.client.put_with(&key, bytes(&step["value"]), &options).await?
             }
             _ => self.client.delete_with(&key, &PutOptions { timeout, namespace, ..PutOptions::default() }).await?,
         };
