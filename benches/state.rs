@@ -4,6 +4,7 @@
 //! state memory [state|set|map] [random|ascending]   1 million 16 B keys with 64 B values, one layout a process
 //! state apply [keys] [sessions]                     batches of 64 puts of 256 B over that many keys
 //! state history [keys] [value bytes]                the same beside each other with and without the history of watches
+//! state erase [keys]                                slices of a range that goes, with and without a snapshot under way
 //! state snapshot [keys]                             slices of 64 KiB, with puts between them, and loading them
 //! ```
 //!
@@ -18,8 +19,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use ringbeam_shards::state::command::{Builder, Op, Write, parse};
+use ringbeam_shards::state::erase::{self, Erasure};
 use ringbeam_shards::state::{Limits, Loader, State};
 use ringbeam_shards::watch::{Bounds, History};
+use ringbeam_wire::client::DeleteRange;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,9 +32,10 @@ fn main() {
         "memory" => memory(word(1), word(2) == "ascending"),
         "apply" => apply(number(1, 1_000_000), number(2, 0)),
         "history" => history(number(1, 1_000_000), number(2, 256) as usize),
+        "erase" => erase(number(1, 1_000_000)),
         "snapshot" => snapshot(number(1, 1_000_000)),
         _ => eprintln!(
-            "memory [state|set|map] [random|ascending] | apply [keys] [sessions] | history [keys] [value bytes] | snapshot [keys]"
+            "memory [state|set|map] [random|ascending] | apply [keys] [sessions] | history [keys] [value bytes] | erase [keys] | snapshot [keys]"
         ),
     }
 }
@@ -250,6 +254,40 @@ fn history(keys: u64, value_bytes: usize) {
     assert_eq!(alone.hash(), told.hash());
     let (without, with) = (without.put_ns(), with.put_ns());
     println!("overwrite of {value_bytes} B: apply {without} ns a put without history, {with} ns with it");
+}
+
+/// Deletes all keys slice by slice, plainly and then with a snapshot under way that keeps each.
+fn erase(keys: u64) {
+    let value = [7; 64];
+    for frozen in [false, true] {
+        let (mut builder, mut answers, mut state) = (Builder::new(), Vec::new(), State::new(Limits::default()));
+        let mut index = 0;
+        for batch in 0..keys.div_ceil(WRITES) {
+            builder.start(0);
+            (0..WRITES).for_each(|position| put(&key(batch * WRITES + position, false), &value, 0, 0, &mut builder));
+            let bytes = builder.finish();
+            index += 1;
+            state.apply(index, &parse(&bytes).expect("just built"), &mut answers);
+            answers.clear();
+        }
+        if frozen {
+            state.freeze().expect("no snapshot is under way");
+        }
+        let range = erase::encode(&DeleteRange::default());
+        let erasure = Erasure::parse(&range).expect("as encoded");
+        let mut slices = Times::default();
+        while state.keys() > 0 {
+            builder.start(0);
+            let op = Op::DeleteRange { from: &[], erasure };
+            builder.push(&Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op }).expect("within bounds");
+            let bytes = builder.finish();
+            let parsed = parse(&bytes).expect("just built");
+            index += 1;
+            slices.time(|| state.apply(index, &parsed, &mut answers));
+        }
+        let [middle, high, most] = [0.5, 0.99, 1.0].map(|part| slices.at(part));
+        println!("snapshot under way {frozen}: a slice of 1,000 keys takes {middle:?}, p99 {high:?}, at most {most:?}");
+    }
 }
 
 fn report(what: &str, parsing: &mut Times, applying: &mut Times) {
