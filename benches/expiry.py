@@ -6,7 +6,7 @@
 
 A ring of three nodes and one shard on this machine. One lease gets so many keys of 16 B with values of 64 B. Then an open loop writes
 256 B to other keys at a fixed rate, timed from when each write was due: once undisturbed, and once while the lease is revoked a third of
-the way in, from which moment all its keys are due. Prints p50, p99, p99.9 and the longest of both, how long the keys took to go, and the
+the way in, from which moment all its keys are due. Prints p50, p99, p99.9 and the longest of both, how long the keys took to go (from the first 19 of 20), and the
 load of the machine. Needs nothing but Python 3.9 and the release binary (RINGBEAM=path for another one). Ends every process it starts.
 """
 import argparse, ctypes, json, os, shutil, signal, statistics, subprocess, threading, time
@@ -76,10 +76,12 @@ def round_of(options, number):
             command(endpoints, "lease", "revoke", lease)
             began = time.time()
             while time.time() - began < 300:
-                if keys(endpoints) <= 20_000:
-                    gone.append(time.time() - began)
+                # A status of a state of 50,000 keys or fewer holds the digest of all of them, which takes its time: not asked for here.
+                left = keys(endpoints) - 10_000
+                if left <= max(50_000, options.keys // 20):
+                    gone.append((time.time() - began) / (1 - left / options.keys))
                     return
-                time.sleep(0.25)
+                time.sleep(0.5)
 
         thread = threading.Thread(target=revoke)
         thread.start()

@@ -97,7 +97,7 @@ async fn keys_go_at_their_time_and_not_before_it_on_a_busy_ring() {
 #[tokio::test]
 async fn a_lease_that_is_kept_alive_survives_its_leader_and_takes_its_keys_along_when_it_is_dropped() {
     let (mut ring, client) = start("leases-failover", 1).await;
-    let ttl = Duration::from_secs(5);
+    let ttl = Duration::from_secs(8);
     let lease = client.lease(ttl);
     let options = PutOptions { lease: Some((&lease).into()), ..PutOptions::default() };
     client.put_with("mine", "v", &options).await.expect("a write");
@@ -179,7 +179,8 @@ async fn what_was_left_of_a_lease_is_left_after_all_nodes_were_away() {
 #[tokio::test]
 async fn the_example_elects_one_leader_and_another_one_when_it_is_gone() {
     let (_ring, client) = start("leases-election", 2).await;
-    let (first, second) = (client.lease(Duration::from_secs(3)), client.lease(Duration::from_secs(3)));
+    // The second one waits for long, on a machine that may be busy with other tests.
+    let (first, second) = (client.lease(Duration::from_secs(8)), client.lease(Duration::from_secs(60)));
     assert!(election::stand(&client, &first, "first").await.expect("a vote"));
     assert!(!election::stand(&client, &second, "second").await.expect("a vote"), "the office is taken");
     assert!(election::work(&client, "first", 1).await.expect("a write"));

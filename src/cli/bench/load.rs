@@ -311,7 +311,7 @@ async fn write_keys_in_one_slot(plan: Arc<Plan>, client: Client) -> Result<(), S
         }
         let value = &plan.values[(number % plan.values.len() as u64) as usize];
         let mut tries = 0;
-        while let Err(error) = client.put(key(number), value).await {
+        while let Err(error) = client.put_with(key(number), value, &plan.workload.life()).await {
             tries += 1;
             if tries == LOAD_TRIES_MAX {
                 // The others need not go through their tries too.
@@ -387,7 +387,7 @@ impl Slot {
             self.get(&key).await
         } else {
             let value = &plan.values[self.random.below(plan.values.len() as u64) as usize];
-            self.client.put(key, value).await.map(Some).map_err(say)
+            self.client.put_with(key, value, &workload.life()).await.map(Some).map_err(say)
         };
         let done = Instant::now();
         let measured = from >= self.thread.window.from;

@@ -81,6 +81,12 @@ pub struct BenchArgs {
     /// An operation that takes longer is an error, milliseconds.
     #[arg(long, default_value_t = 10_000)]
     pub timeout_ms: u64,
+    /// Each put gives its key so much time: 500ms, 30s, 5m, 2h, 7d.
+    #[arg(long, value_name = "TIME", value_parser = super::lease::time)]
+    pub ttl: Option<Duration>,
+    /// Each put attaches its key to this lease, which is of its shard.
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub lease: Option<u64>,
     /// Do not write every key first: they are there already.
     #[arg(long)]
     pub skip_load: bool,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use ringbeam_sdk::Consistency;
+use ringbeam_sdk::{Consistency, PutOptions};
 use ringbeam_wire::limits::VALUE_BYTES_HARD_MAX;
 
 use super::BenchArgs;
@@ -80,6 +80,10 @@ pub struct Workload {
     pub threads: u32,
     /// An operation that takes longer is an error.
     pub timeout: Duration,
+    /// The keys go this long after each put.
+    pub ttl: Option<Duration>,
+    /// The keys go with this lease.
+    pub lease: Option<u64>,
     /// The keys are there already.
     pub skip_load: bool,
     /// Where the result goes.
@@ -87,6 +91,11 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// How its puts differ from plain ones.
+    pub fn life(&self) -> PutOptions {
+        PutOptions { ttl: self.ttl, lease: self.lease.map(Into::into), ..PutOptions::default() }
+    }
+
     /// The workload of a command line. With `--peerbench` all of it comes from `environment`.
     pub fn new(args: &BenchArgs, environment: impl Fn(&str) -> Option<String>) -> Result<Workload, String> {
         let mut workload = Workload {
@@ -105,6 +114,8 @@ impl Workload {
             rate: args.rate,
             threads: args.threads,
             timeout: Duration::from_millis(args.timeout_ms),
+            ttl: args.ttl,
+            lease: args.lease,
             skip_load: args.skip_load,
             json: args.json.clone(),
         };

@@ -208,6 +208,8 @@ fn workload(endpoints: String) -> Workload {
         rate: None,
         threads: 1,
         timeout: Duration::from_secs(5),
+        ttl: None,
+        lease: None,
         skip_load: false,
         json: None,
     }
