@@ -49,6 +49,8 @@ bugs! {
     RottenSnapshotKept "rotten-snapshot-kept",
     /// A snapshot that was being written while a newer one was installed takes its place.
     OldSnapshotPublished "old-snapshot-published",
+    /// A voter is removed whoever else has what is acknowledged.
+    CopiesNotCounted "copies-not-counted",
     /// Recovery does not look at checksums.
     ChecksumIgnored "checksum-ignored",
     /// A shard whose log found no room when it started does not try again.

@@ -451,7 +451,8 @@ impl<E: Env> Replica<E> {
         }
     }
 
-    /// A tie-breaker that nobody leads for long campaigns, and one that leads hands over.
+    /// A tie-breaker that nobody leads for long campaigns, and one that leads hands over. One whose log has begun after what is settled, as
+    /// that of a new one, cannot bring a voter up to date that lacks more: it leaves another one the time to win.
     pub async fn tie_break(&self) {
         if self.context.me.role != Role::TieBreaker {
             return;
@@ -462,7 +463,11 @@ impl<E: Env> Replica<E> {
             if let Some((heir, _)) = heirs.iter().min_by_key(|(_, lag)| *lag).filter(|(_, lag)| *lag == 0) {
                 let _ = self.raft.trigger().transfer_leader(*heir).await;
             }
-        } else if !self.resting.get() && E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4 {
+        } else if !self.resting.get() {
+            let lacks = self.wal.purged().is_some_and(|id| id.index > self.settled.get());
+            if E::now().since(self.heard.get()) <= self.timers.election_timeout_max * if lacks { 8 } else { 4 } {
+                return;
+            }
             self.heard.set(E::now());
             let _ = self.raft.trigger().elect(true).await;
         }

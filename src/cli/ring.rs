@@ -47,6 +47,7 @@ const BEHIND: &str = "log entries behind";
 const SILENT: &str = "does not answer; promote it when it does";
 const CHANGING: &str = "undergoing a configuration change";
 const OUT_OF_REACH: &str = "the node at ";
+const LACKING: &str = "lack some of it";
 const LEADS: &str = "leads this shard";
 const FULL: &str = "at most 7 voters";
 
@@ -83,7 +84,8 @@ enum Change {
         /// Its node id.
         #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
         node: u64,
-        /// Also when the voters that are left and answer are no quorum: shards stand still until more of them are back.
+        /// Also when the voters that are left and answer are no quorum: shards stand still until more of them are back. And beside a
+        /// tie-breaker, when they lack some of what is acknowledged: it is lost with whoever has it.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -177,15 +179,15 @@ impl Work {
 
     async fn remove(&self, node: u64, force: bool) -> Result<(), Failure> {
         for shard in 0..self.client.shards() {
-            self.remove_from(shard, node, force).await?;
+            self.remove_from(shard, node, force, &[CHANGING]).await?;
         }
         Ok(())
     }
 
-    async fn remove_from(&self, shard: u32, node: u64, force: bool) -> Result<(), Failure> {
+    async fn remove_from(&self, shard: u32, node: u64, force: bool, passing: &[&str]) -> Result<(), Failure> {
         for tried in 1.. {
             self.lead_away(shard, node).await?;
-            let removed = self.step(shard, &[CHANGING], async || self.client.ring_remove(shard, node, force).await).await;
+            let removed = self.step(shard, passing, async || self.client.ring_remove(shard, node, force).await).await;
             match removed {
                 Err(failure) if failure.message.contains(LEADS) && tried < TRANSFERS_MAX => {}
                 Err(failure) => return Err(failure),
@@ -249,7 +251,10 @@ impl Work {
             }
             _ => self.promote_in_place_of(old, new).await?,
         }
-        self.remove(old, false).await
+        for shard in 0..self.client.shards() {
+            self.remove_from(shard, old, false, &[CHANGING, LACKING]).await?;
+        }
+        Ok(())
     }
 
     async fn promote_in_place_of(&self, old: u64, new: u64) -> Result<(), Failure> {
@@ -258,7 +263,7 @@ impl Work {
             let mut promoted = self.step(shard, &[CHANGING, BEHIND, SILENT], promote).await;
             if promoted.as_ref().is_err_and(|failure| failure.message.contains(FULL)) {
                 // Seven vote already: the old one goes first, and for a moment six vote.
-                self.remove_from(shard, old, false).await?;
+                self.remove_from(shard, old, false, &[CHANGING, LACKING]).await?;
                 promoted = self.step(shard, &[CHANGING, BEHIND, SILENT], promote).await;
             }
             self.say(shard, &promoted?)?;
@@ -341,6 +346,9 @@ mod tests {
         assert!(passes(&behind, &[CHANGING, BEHIND]));
         assert!(!passes(&behind, &[CHANGING]), "promote alone refuses at once");
         assert!(!passes(&work_error(Code::DiskFull, "log entries behind"), &[BEHIND]));
+        let lacking = "without node 3 only [1] of the voters {1, 2, 4} would have all that is acknowledged: [2] lack some of it, and a \
+                       tie-breaker keeps no state. 2 should have it: bring them up to date, or give --force";
+        assert!(passes(&work_error(Code::Membership, lacking), &[LACKING]));
         assert!(passes(&Error::Timeout { timeout_ms: 1, why: String::new() }, &[]));
         assert!(passes(&Error::Unknown { shard: 0, session: 0, sequence: 0, why: String::new() }, &[]));
         assert!(!passes(&Error::Connect("nobody".into()), &[BEHIND]));

@@ -3,7 +3,8 @@
 //! ```text
 //!   members as the leader has them ── differ from those wanted? ──▶ add, promote, hand over, remove: one request ──▶ look again
 //! ```
-//! Asked for in the middle of faults, a change has some seconds and may fail. In the heal it goes on until the ring is as wanted.
+//! Asked for in the middle of faults, a change has some seconds and may fail. In the heal it goes on until the ring is as wanted, and
+//! who has to go is removed by force: by then everybody who is to stay is there.
 //!
 //! **Not here**: what is wanted (`plan.rs`).
 
@@ -39,12 +40,12 @@ impl Step {
         }
     }
 
-    /// `to`: of a hand-over; 0: anybody.
-    fn body(self, peer: &str, to: u64) -> RequestBody<'_> {
+    /// `to`: of a hand-over; 0: anybody. `force`: of a removal.
+    fn body(self, peer: &str, to: u64, force: bool) -> RequestBody<'_> {
         match self {
             Step::Add(node) => RequestBody::RingAdd { node, peer },
             Step::Promote(node) => RequestBody::RingPromote { node },
-            Step::Remove(node) => RequestBody::RingRemove { node, force: true },
+            Step::Remove(node) => RequestBody::RingRemove { node, force },
             Step::HandOver => RequestBody::RingTransfer { to },
         }
     }
@@ -116,7 +117,7 @@ fn ask(ring: &mut Ring, shard: u32, leader: u64, step: Step) -> Rc<Cell<bool>> {
 
 async fn request(client: &mut Client, address: &str, shard: u32, step: Step) -> Result<(), String> {
     let peer = step.peer();
-    client.ask(address, shard, &step.body(&peer, 0), REQUEST_MAX).await
+    client.ask(address, shard, &step.body(&peer, 0, true), REQUEST_MAX).await
 }
 
 /// A change in the middle of whatever goes on, shard after shard; nobody waits for it.
@@ -128,7 +129,7 @@ pub fn try_change(ring: &mut Ring, change: Change) {
         for step in change.steps() {
             for shard in change.shards(shards) {
                 let peer = step.peer();
-                let body = step.body(&peer, change.to());
+                let body = step.body(&peer, change.to(), false);
                 if client.change_ring(shard, &body, REQUEST_MAX).await.is_err() {
                     return;
                 }

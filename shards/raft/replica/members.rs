@@ -15,14 +15,17 @@ use ringbeam_wire::peer::{self, Role};
 
 use super::Replica;
 use crate::io::Env;
-use crate::limits::PEER_TIMEOUT;
-use crate::raft::{Site, Types, link, log_id_in, runtime, wal_id};
+use crate::limits::{CARE_INTERVAL, PEER_TIMEOUT};
+use crate::raft::{Site, TLogId, Types, link, log_id_in, runtime, wal_id};
 
 /// What a change of the membership answers when another node leads.
 pub const NOT_LEADER: &str = "not the leader";
 
 /// A learner this close to the leader's log is caught up: it gets what is missing within one round.
 const PROMOTE_LAG_MAX: u64 = 1024;
+
+/// What each node has acknowledged, as openraft tells a leader.
+type Replication<E> = BTreeMap<u64, Option<TLogId<E>>>;
 
 impl<E: Env> Replica<E> {
     /// Followers that could lead: voters by role and membership that have answered within a lease, with how far behind each is.
@@ -78,10 +81,7 @@ impl<E: Env> Replica<E> {
         if membership.nodes().all(|(_, site)| site.role() != Role::TieBreaker) {
             return;
         }
-        let has = |id: &u64| match replication.get(id) {
-            _ if *id == self.context.me.node => self.wal.flushed_through().unwrap_or(0),
-            matched => matched.and_then(|id| id.as_ref()).map_or(0, |id| id.index),
-        };
+        let has = |id: &u64| self.has_durable(replication, *id);
         let keeps_state = |id: &&u64| membership.get_node(id).is_some_and(|site| site.role() == Role::Voter);
         let in_each = membership.get_joint_config().iter().map(|voters| {
             let mut matched: Vec<u64> = voters.iter().filter(keeps_state).map(has).collect();
@@ -91,6 +91,47 @@ impl<E: Env> Replica<E> {
         });
         let settled = in_each.min().unwrap_or(0).min(committed.index);
         self.settled.set(self.settled.get().max(settled));
+    }
+
+    /// As the leader knows it: how far the log of `node` is durable. What was, stays.
+    fn has_durable(&self, replication: &Replication<E>, node: u64) -> u64 {
+        match replication.get(&node) {
+            _ if node == self.context.me.node => self.wal.flushed_through().unwrap_or(0),
+            matched => matched.and_then(|id| id.as_ref()).map_or(0, |id| id.index),
+        }
+    }
+
+    /// Whether what may be acknowledged by now, all of this leader's log, is on so many states of `voters` that one is left whichever
+    /// minority of them is lost, or on all the states there are. Waits a moment for those that are just behind. Where no tie-breaker
+    /// votes, a quorum has it all anyway.
+    ///
+    /// A tie-breaker is no such copy: one that is new has begun its log after a snapshot, which it cannot read, and an older one has
+    /// dropped what the states of another membership had.
+    async fn is_kept_without(&self, node: u64, voters: &BTreeSet<u64>) -> Result<(), String> {
+        let last = self.metrics().last_log_index.unwrap_or(0);
+        let began = E::now();
+        loop {
+            let m = self.metrics();
+            let Some(replication) = &m.replication else { return Err(NOT_LEADER.to_string()) };
+            let membership = m.membership_config.membership();
+            let role = |id: &u64| membership.get_node(id).map(|site| site.role());
+            if voters.iter().all(|id| role(id) != Some(Role::TieBreaker)) {
+                return Ok(());
+            }
+            let states = voters.iter().copied().filter(|id| role(id) == Some(Role::Voter));
+            let (have, lack): (Vec<u64>, Vec<u64>) = states.partition(|id| self.has_durable(replication, *id) >= last);
+            let due = voters.len().div_ceil(2).min(have.len() + lack.len());
+            if have.len() >= due || planted!(CopiesNotCounted) {
+                return Ok(());
+            }
+            if E::now().since(began) > PEER_TIMEOUT {
+                return Err(format!(
+                    "without node {node} only {have:?} of the voters {voters:?} would have all that is acknowledged: {lack:?} lack \
+                     some of it, and a tie-breaker keeps no state. {due} should have it: bring them up to date, or give --force"
+                ));
+            }
+            E::sleep(CARE_INTERVAL).await;
+        }
     }
 
     /// A leader whose own disk is full gives way to a voter that has all it has, and room for more. That one does not give it
@@ -204,6 +245,9 @@ impl<E: Env> Replica<E> {
             self.hear().await;
             self.may_vote(node)?;
         }
+        if uniform && member.role() == Role::Voter {
+            self.has_caught_up(node, &voters).await?;
+        }
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await?;
         Ok(format!("node {node} is a voter"))
     }
@@ -220,6 +264,27 @@ impl<E: Env> Replica<E> {
             }
             Some(_) if !self.answers(&m, node) => Err(format!("node {node} does not answer; promote it when it does")),
             Some(_) => Ok(()),
+        }
+    }
+
+    /// Where a tie-breaker votes, a newcomer with a state gets its vote with all that is in the log when it is asked for: the tie-breaker may
+    /// have dropped what as many states have as are asked for with fewer voters.
+    async fn has_caught_up(&self, node: u64, voters: &BTreeSet<u64>) -> Result<(), String> {
+        let last = self.metrics().last_log_index.unwrap_or(0);
+        let began = E::now();
+        loop {
+            let m = self.metrics();
+            let Some(replication) = &m.replication else { return Err(NOT_LEADER.to_string()) };
+            let membership = m.membership_config.membership();
+            let breaks_ties = |id: &u64| membership.get_node(id).is_some_and(|site| site.role() == Role::TieBreaker);
+            let lacks = last.saturating_sub(self.has_durable(replication, node));
+            if lacks == 0 || !voters.iter().any(breaks_ties) {
+                return Ok(());
+            }
+            if E::now().since(began) > PEER_TIMEOUT {
+                return Err(format!("node {node} is {lacks} log entries behind; beside a tie-breaker it has to be caught up"));
+            }
+            E::sleep(CARE_INTERVAL).await;
         }
     }
 
@@ -242,7 +307,8 @@ impl<E: Env> Replica<E> {
         E::sleep(self.timers.election_timeout_max).await;
     }
 
-    /// Takes a node out of the membership; a voter only if those that are left and answer are a quorum, or by `force`.
+    /// Takes a node out of the membership; a voter only if those that are left and answer are a quorum, and keep what is acknowledged,
+    /// or by `force`.
     pub async fn remove(&self, node: u64, force: bool) -> Result<String, String> {
         let m = self.metrics();
         let membership = m.membership_config.membership();
@@ -261,6 +327,9 @@ impl<E: Env> Replica<E> {
             if !force && self.quorum_of(&stay).is_err() {
                 self.hear().await;
                 self.quorum_of(&stay).map_err(|why| format!("without node {node} {why}"))?;
+            }
+            if !force {
+                self.is_kept_without(node, &stay).await?;
             }
             self.change(ChangeMembers::RemoveVoters(BTreeSet::from([node]))).await?;
         }

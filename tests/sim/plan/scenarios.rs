@@ -11,13 +11,14 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 6] = [
+const ALL: [Scenario; 7] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
     ("a tie-breaker leads, and who follows needs a snapshot", heavy, tie_breaker_leads),
     ("leader and tie-breaker go on without the third; then the leader's disk is gone", heavy, leader_lost),
     ("the leader's snapshot rots, and who needs it goes on", steady, rotten_snapshot),
+    ("the tie-breaker is replaced while a voter lags; then the leader's disk is gone", steady, tie_breaker_replaced),
 ];
 
 /// How many there are.
@@ -27,7 +28,8 @@ pub const COUNT: u64 = ALL.len() as u64;
 pub fn plan(seed: u64) -> Option<(&'static str, Plan)> {
     let (name, workload, rounds) = ALL.get(usize::try_from(seed.checked_sub(FROM)?).ok()?)?;
     let rounds = rounds();
-    let founders = Members { voters: [1, 2, 3].into(), ..rounds[0].after.clone() };
+    let tie_breaker = rounds[0].after.tie_breaker.map(|_| 3);
+    let founders = Members { voters: [1, 2, 3].into(), tie_breaker, ..Members::default() };
     Some((name, Plan { seed, shards: 1, founders, workload: workload(), swarm: Vec::new(), gap_us: 0, rounds }))
 }
 
@@ -123,4 +125,15 @@ fn rotten_snapshot() -> Vec<Round> {
     let last = 2_000 + 16_000 * 6;
     let end = [(last, Fault::Crash { node: 2, how: Crash::Kill }), (last + 13_000, Fault::RotLeadersSnapshot { shard: 0 })];
     vec![round(last + 13_000, (0..6).flat_map(lag).chain(end).collect(), [1, 2, 3])]
+}
+
+/// The tie-breaker has the only other copy of what was acknowledged while a voter was away, and is to be replaced by a new one, which has
+/// none: it began after a snapshot. When the leader's disk is gone, somebody must still have it all.
+fn tie_breaker_replaced() -> Vec<Round> {
+    let lag = vec![(2_000, Fault::Crash { node: 2, how: Crash::Kill }), (17_000, Fault::Replace { old: 3, new: 4 })];
+    let lost = vec![(32_000, Fault::EmptyDisk { node: 1 }), (32_020, Fault::Start { node: 2 })];
+    let mut round = round(36_000, [lag, lost].concat(), [2, 4, 5]);
+    round.replacements = vec![(1, 5)];
+    round.after.tie_breaker = Some(4);
+    vec![round]
 }
