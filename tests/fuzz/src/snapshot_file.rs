@@ -93,8 +93,13 @@ fn framed(bodies: &[Vec<u8>]) -> Vec<u8> {
 fn install(files: &Files, keeps_state: bool) -> Result<(u64, u64), String> {
     let (world, host) = world_with(1, files);
     let disk = world.disk(host);
-    let settings =
-        MachineSettings { dir: DIR.to_string(), keeps_state, limits: LIMITS, snapshot_pause: Duration::from_millis(2), history: Default::default() };
+    let settings = MachineSettings {
+        dir: DIR.to_string(),
+        keeps_state,
+        limits: LIMITS,
+        snapshot_pause: Duration::from_millis(2),
+        history: Default::default(),
+    };
     let installed = world.block_on(host, async {
         let machine = install_newest::<Sim>(disk.clone(), settings).await?;
         Ok::<_, std::io::Error>((machine.with_state(State::hash), machine.applied_index()))
