@@ -56,9 +56,10 @@ class Budget:
         return False
 
 
-def costs(seen: Seen, following: Leader) -> bool:
+def costs(seen: Seen, following: Leader, attempts: int) -> bool:
     """Whether what follows this attempt takes from the budget: the node had work with it, and named nobody who would do
-    better."""
+    better. The first repeat after a lost connection is free: a leader's death strikes all that is in flight, each of it
+    once. `attempts`: of this call, this one included."""
     if isinstance(seen, Refusal):
         return following is not Leader.NAMED
-    return isinstance(seen, Lost) and seen.sent
+    return isinstance(seen, Lost) and seen.sent and attempts > 1

@@ -278,7 +278,7 @@ class Core:
                     step = effort.after(outcome, getrandbits(64))
                     if isinstance(step, Verdict):
                         raise _error(step, why, job, ticket)
-                    if costs(outcome, step.leader) and not self._may_retry():
+                    if costs(outcome, step.leader, effort.attempts) and not self._may_retry():
                         raise _error(effort.out_of_time(), _spent(why), job, ticket, self._loop.time())
                     if step.leader is not Leader.SAME:
                         named = outcome.leader_address if isinstance(outcome, Refusal) else None

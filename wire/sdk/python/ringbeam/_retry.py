@@ -115,6 +115,11 @@ class Effort:
         self._redirects = 0
         self._sessions_lost = 0
 
+    @property
+    def attempts(self) -> int:
+        """Attempts that have ended."""
+        return self._attempts
+
     def after(self, seen: Seen, dice: int) -> Again | Verdict:
         """Decides what follows an attempt. `dice`: 64 random bits."""
         self._attempts += 1

@@ -40,7 +40,7 @@ def arrivals_at_an_overloaded_ring(rate: int, budgeted: bool, seconds: int = 10)
             step = effort.after(busy, dice.getrandbits(64))
             assert isinstance(step, Again)
             again = at + max(1, int(step.after * 1_000))
-            paid = not budgeted or not costs(busy, step.leader) or budget.spend()
+            paid = not budgeted or not costs(busy, step.leader, 2) or budget.spend()
             if again < deadline and paid:
                 due.setdefault(again, []).append((effort, deadline))
     return arrivals / seconds
@@ -78,10 +78,11 @@ def test_a_clock_that_went_back_earns_nothing_twice() -> None:
 
 
 def test_redirects_to_a_named_leader_are_free() -> None:
-    assert not costs(Refusal(Code.NOT_LEADER, leader=2, leader_address="127.0.0.1:2"), Leader.NAMED)
-    assert costs(Refusal(Code.NOT_LEADER), Leader.SEARCH)
-    assert costs(Lost(sent=True), Leader.SEARCH) and not costs(Lost(sent=False), Leader.SEARCH)
-    assert not costs(Trouble.BUSY, Leader.SAME)
+    assert not costs(Refusal(Code.NOT_LEADER, leader=2, leader_address="127.0.0.1:2"), Leader.NAMED, 3)
+    assert costs(Refusal(Code.NOT_LEADER), Leader.SEARCH, 1)
+    assert costs(Lost(sent=True), Leader.SEARCH, 2) and not costs(Lost(sent=False), Leader.SEARCH, 2)
+    assert not costs(Lost(sent=True), Leader.SEARCH, 1), "a leader's death strikes all that is in flight"
+    assert not costs(Trouble.BUSY, Leader.SAME, 3)
 
 
 # ---- breakers ----

@@ -12,7 +12,8 @@
 //!
 //! **Invariants**
 //! - What is in the budget is at most [`RETRY_FADE`]'s worth of first attempts, by [`RETRIES_PER_CALL`], and [`RETRY_RESERVE`].
-//! - Following a redirect to a leader that was named costs nothing, and neither does what never left this process ([`costs`]).
+//! - Following a redirect to a leader that was named costs nothing, and neither does what never left this process, nor the first repeat of
+//!   a call whose connection was lost: a leader's death strikes all that is in flight, which is bounded, and each of it once ([`costs`]).
 //!
 //! **Not here**: clocks (`now` is an argument); what a call without budget says (`call.rs`).
 
@@ -61,10 +62,11 @@ impl Budget {
 }
 
 /// Whether what follows this attempt takes from the budget: the node had work with it, and named nobody who would do better.
-pub fn costs(seen: Seen<'_>, next: Leader) -> bool {
+/// `attempts`: of this call, this one included.
+pub fn costs(seen: Seen<'_>, next: Leader, attempts: u32) -> bool {
     match seen {
         Seen::Refused(_) => next != Leader::Named,
-        Seen::Lost { sent } => sent,
+        Seen::Lost { sent } => sent && attempts > 1,
         Seen::Busy | Seen::DeadlinePassed => false,
     }
 }
@@ -97,7 +99,7 @@ mod tests {
             for (mut effort, deadline) in calls {
                 if let Next::Again { after, leader, .. } = effort.after(Seen::Refused(&busy), dice.u64(..)) {
                     let again = at + (after.as_millis() as u64).max(1);
-                    let paid = !budgeted || !costs(Seen::Refused(&busy), leader) || budget.spend();
+                    let paid = !budgeted || !costs(Seen::Refused(&busy), leader, 2) || budget.spend();
                     if again < deadline && paid {
                         due[again as usize].push((effort, deadline));
                     }
@@ -143,10 +145,16 @@ mod tests {
     #[test]
     fn redirects_to_a_named_leader_are_free() {
         let named = Refusal::not_leader(2, "127.0.0.1:2");
-        assert!(!costs(Seen::Refused(&named), Leader::Named));
+        assert!(!costs(Seen::Refused(&named), Leader::Named, 3));
         let nobody = Refusal::not_leader(0, "");
-        assert!(costs(Seen::Refused(&nobody), Leader::Search));
-        assert!(costs(Seen::Lost { sent: true }, Leader::Search) && !costs(Seen::Lost { sent: false }, Leader::Search));
-        assert!(!costs(Seen::Busy, Leader::Same));
+        assert!(costs(Seen::Refused(&nobody), Leader::Search, 1));
+        assert!(!costs(Seen::Busy, Leader::Same, 3));
+    }
+
+    #[test]
+    fn the_first_loss_of_a_call_is_free() {
+        let (lost, unsent) = (Seen::Lost { sent: true }, Seen::Lost { sent: false });
+        assert!(!costs(lost, Leader::Search, 1) && costs(lost, Leader::Search, 2));
+        assert!(!costs(unsent, Leader::Search, 2));
     }
 }

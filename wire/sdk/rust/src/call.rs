@@ -160,7 +160,7 @@ impl Inner {
                     Next::Fail(verdict) => {
                         return Err(Why::of(&connection, outcome).error(verdict, &job, turn.as_ref()));
                     }
-                    Next::Again { leader, .. } if budget::costs(seen, leader) && !self.may_retry() => {
+                    Next::Again { leader, .. } if budget::costs(seen, leader, effort.attempts()) && !self.may_retry() => {
                         return Err(Why::of(&connection, outcome).spent().error(effort.out_of_time(), &job, turn.as_ref()));
                     }
                     Next::Again { after, leader, new_session } => (after, leader, new_session),

@@ -110,6 +110,11 @@ impl Effort {
         Effort { kind, may_have_happened: false, refused: false, attempts: 0, redirects: 0, sessions_lost: 0 }
     }
 
+    /// Attempts that have ended.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
     /// Decides what follows an attempt. `dice`: 64 random bits.
     pub fn after(&mut self, seen: Seen<'_>, dice: u64) -> Next {
         self.attempts = self.attempts.saturating_add(1);
