@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Keys go by the log alone: each slice is an entry of its own that takes out a bounded number, on every node the same. One is on its
-//! way at a time, and while writes of clients are, a pause follows it: a million keys that expire together are taken out beside the
+//! way at a time, and a pause follows it, several times as long as it took to apply: a million keys that expire together are taken out beside the
 //! writes, not before them. An `Expire` that finds nothing due notes the time, when no write has for a while.
 //!
 //! **Invariants**
@@ -25,7 +25,7 @@ use ringbeam_wire::refusal::Refusal;
 use crate::batcher::{Form, Waiter};
 use crate::error::denied;
 use crate::io::Env;
-use crate::limits::{CARE_INTERVAL, EXPIRE_KEYS_MAX, EXPIRE_PAUSE, EXPIRY_LOOK, RING_TIME_NOTE};
+use crate::limits::{CARE_INTERVAL, EXPIRE_KEYS_MAX, EXPIRE_PAUSE, EXPIRE_PAUSE_TIMES, EXPIRY_LOOK, RING_TIME_NOTE};
 use crate::shard::Shard;
 use crate::state::command::{Builder, Op, Write};
 use crate::state::{Answer, Denied, State};
@@ -126,8 +126,7 @@ async fn slice<E: Env>(shard: &Shard<E>, builder: &mut Builder) -> Duration {
     // Where the log has no room, nothing goes; deletes need room like any entry.
     let Ok(room) = shard.replica.wal().claim(1, payload.len()) else { return CARE_INTERVAL };
     match shard.replica.propose(payload, room).await {
-        Ok(_) if shard.in_flight.borrow().is_empty() => Duration::ZERO,
-        Ok(_) => EXPIRE_PAUSE,
+        Ok(applied) => EXPIRE_PAUSE.max(applied.ended.since(applied.began) * EXPIRE_PAUSE_TIMES).min(CARE_INTERVAL),
         Err(_) => CARE_INTERVAL,
     }
 }

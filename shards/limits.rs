@@ -120,8 +120,11 @@ pub const EXPIRY_LOOK: Duration = Duration::from_millis(20);
 /// Keys and leases that one entry takes out: applying it holds the core for half a millisecond or so, about two batches' worth.
 pub const EXPIRE_KEYS_MAX: u32 = 500;
 
-/// Pause after such an entry while writes of clients are on their way: more of the time is theirs.
+/// Least pause after such an entry: more of the time is the clients'. Whether any write is on its way at that moment says little.
 pub const EXPIRE_PAUSE: Duration = Duration::from_millis(5);
+
+/// And so many times as long as it took to apply here, up to [`CARE_INTERVAL`]: on a busy core it takes longer, and all nodes do the same.
+pub const EXPIRE_PAUSE_TIMES: u32 = 4;
 
 /// While there are keys or leases that go, a leader puts the time into the log at least this often: a new one goes on from there.
 pub const RING_TIME_NOTE: Duration = Duration::from_secs(10);
