@@ -7,6 +7,9 @@ use ring::{Plan, Ring, SMALL_LOG};
 #[path = "../wire/sdk/rust/examples/cache_contract.rs"]
 #[allow(dead_code, reason = "its main is not called")]
 mod cache_contract;
+#[path = "../wire/sdk/rust/examples/rate_limiter.rs"]
+#[allow(dead_code, reason = "its main is not called")]
+mod rate_limiter;
 
 async fn start(name: &str) -> Ring {
     Ring::start(name, Plan { nodes: 3, shards: 2, extra: SMALL_LOG.into(), ..Plan::default() }).await
@@ -18,4 +21,10 @@ async fn cache_contract() {
     let stats = cache_contract::cache_contract(&ring.endpoints()).await.expect("the example runs");
     assert!(stats.misses + stats.coalesced + stats.hits >= 1_000, "{stats:?}");
     assert!(stats.misses < 50, "a thousand looks, a few fetches: {stats:?}");
+}
+
+#[tokio::test]
+async fn rate_limiter() {
+    let ring = start("example-limiter").await;
+    assert_eq!(rate_limiter::rate_limiter(&ring.endpoints()).await.expect("the example runs"), 30);
 }

@@ -24,14 +24,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use ringbeam_wire::client::{Status, Topology, Written};
+use ringbeam_wire::client::{Counted, Status, Topology, Written};
 use tokio::runtime::{Builder as RuntimeBuilder, Handle};
 use tokio::sync::oneshot;
 
 use crate::answer::Value;
 use crate::builder::Builder;
 use crate::client::{GetOptions, PutOptions};
+use crate::counter::AddOptions;
 use crate::error::Error;
+use crate::outcome::{Outcome, Ticket};
 use crate::scan::{Entry, Range};
 use crate::txn::{Expect, Transacted, Txn};
 
@@ -176,6 +178,31 @@ impl Client {
     /// See [`crate::Client::txn_with`].
     pub fn txn_with(&self, txn: &Txn<'_>, options: &PutOptions) -> Result<Transacted, Error> {
         self.wait(self.within.txn_with(txn, options))
+    }
+
+    /// See [`crate::Client::add`].
+    pub fn add(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<Counted, Error> {
+        self.wait(self.within.add(key, delta))
+    }
+
+    /// See [`crate::Client::add_with`].
+    pub fn add_with(&self, key: impl AsRef<[u8]>, delta: i64, options: &AddOptions) -> Result<Counted, Error> {
+        self.wait(self.within.add_with(key, delta, options))
+    }
+
+    /// See [`crate::Client::delete_range`].
+    pub fn delete_range(&self, range: Range) -> Result<u64, Error> {
+        self.wait(self.within.delete_range(range))
+    }
+
+    /// See [`crate::Client::delete_prefix`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<u64, Error> {
+        self.wait(self.within.delete_prefix(prefix))
+    }
+
+    /// See [`crate::Client::outcome`].
+    pub fn outcome(&self, ticket: &Ticket) -> Result<Outcome, Error> {
+        self.wait(self.within.outcome(ticket))
     }
 
     /// See [`crate::Client::topology`].
