@@ -117,8 +117,8 @@ pub const CARE_INTERVAL: Duration = Duration::from_millis(100);
 /// taking them out takes. Without any it looks each [`CARE_INTERVAL`].
 pub const EXPIRY_LOOK: Duration = Duration::from_millis(20);
 
-/// Keys and leases that one entry takes out: applying it holds the core for half a millisecond or so, about two batches' worth.
-pub const EXPIRE_KEYS_MAX: u32 = 500;
+/// Keys and leases that one entry takes out: applying it holds the core for a fraction of a millisecond, about a batch's worth.
+pub const EXPIRE_KEYS_MAX: u32 = 200;
 
 /// Least pause after such an entry: more of the time is the clients'. Whether any write is on its way at that moment says little.
 pub const EXPIRE_PAUSE: Duration = Duration::from_millis(5);
