@@ -179,10 +179,10 @@ impl Scenario {
         let name = String::from_utf8(bytes(&step["namespace"])).expect("a namespace is text");
         let namespace = Some(name.clone());
         let key = bytes(&step["key"]);
-        let consistency = match step["consistency"].as_str() {
+        let consistency = Some(match step["consistency"].as_str() {
             Some("local") => Consistency::Local,
             _ => Consistency::Linearizable,
-        };
+        });
         let written = match step["do"].as_str() {
             Some("cas") => {
                 let client = self.client.namespace(&name);

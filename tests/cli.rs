@@ -135,7 +135,18 @@ async fn keys_and_values_go_through_arguments_files_and_pipes_byte_for_byte() {
     );
     let (code, found) = json(&["get", "piped"]);
     assert_eq!((code, &found["encoding"]), (0, &"base64".into()));
-    assert_eq!(json(&["get", "nothing"]), (1, serde_json::json!({ "found": false })));
+    let (code, missing) = json(&["get", "nothing"]);
+    assert!(code == 1 && missing["found"] == false && missing["index"].is_u64() && missing["stale"] == false, "{missing}");
+    // A session goes on in another process, at any node; a bound is kept; what does not fit is refused before anything is asked.
+    let (_, written) = json(&["put", "k2", "mine"]);
+    let token = written["token"].as_str().expect("a write says what the session has seen");
+    let (code, found) = json(&["get", "k2", "--consistency", "session", "--token", token]);
+    assert!(code == 0 && found["value"] == "mine" && found["token"].is_string(), "{found}");
+    let (code, found) = json(&["get", "k2", "--consistency", "bounded", "--max-age", "5s"]);
+    assert!(code == 0 && found["age_ms"].as_u64().is_some_and(|age| age <= 5000), "{found}");
+    assert_eq!(run(&["get", "k2", "--consistency", "bounded"], b"").0, 2);
+    assert_eq!(run(&["get", "k2", "--token", "AAAA"], b"").0, 2);
+    assert_eq!(run(&["delete", "k2"], b"").0, 0);
     let (code, written) = json(&["put", "k", "again"]);
     assert_eq!((code, &written["existed"]), (0, &true.into()));
     for part in ["queue_us", "fsync_us", "quorum_us", "apply_us"] {

@@ -171,7 +171,7 @@ async fn scans_give_every_key_of_all_shards_once_and_in_order() {
     assert!(keys.len() == 10 && keys.iter().all(|entry| entry.value.is_empty() && entry.revision.index > 0));
 
     // Every node that keeps state serves local ones; a follower hears of the last writes with the next append.
-    let options = GetOptions { consistency: Consistency::Local, ..GetOptions::default() };
+    let options = GetOptions { consistency: Some(Consistency::Local), ..GetOptions::default() };
     let until = Instant::now() + Duration::from_secs(10);
     while pairs(&client.scan_with(Range::all(), &options).all().await.expect("a scan")) != all {
         assert!(Instant::now() < until, "a follower never had it all");

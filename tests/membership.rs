@@ -502,7 +502,7 @@ async fn reads_locally(ring: &Ring, client: &Client) {
         let standing = ring.status(client, id, 0).await;
         assert_eq!((code, out.trim_end()), (0, "yes"), "no local read without a quorum from node {id}: {err}\n{standing:?}");
     }
-    let options = GetOptions { consistency: Consistency::Local, ..GetOptions::default() };
+    let options = GetOptions { consistency: Some(ringbeam_sdk::Consistency::Local), ..GetOptions::default() };
     let found = client.with_timeout(Duration::from_secs(1)).get_with("kept", &options).await;
     assert!(found.as_ref().is_ok_and(|v| v.as_ref().is_some_and(|v| &v.value[..] == b"yes")), "{found:?}");
 }

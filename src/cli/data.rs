@@ -9,13 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::Args;
-use ringbeam_sdk::{Compare, Entry, Expect, GetOptions, Range, Relation, Revision, Step, Target, Transacted, Txn};
+use ringbeam_sdk::{Compare, Entry, Expect, Range, Relation, Revision, Step, Target, Transacted, Txn};
 use ringbeam_wire::limits::VALUE_BYTES_HARD_MAX;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::keys::{Freshness, bytes_json, found_json, revision, revision_json};
+use super::freshness::{FreshnessArgs, add_age, warn_if_stale};
+use super::keys::{bytes_json, found_json, revision, revision_json};
 use super::{Reach, print, print_json};
 
 /// Arguments of `cas`.
@@ -101,9 +102,8 @@ pub struct ScanArgs {
     /// So many keys at most.
     #[arg(long, value_name = "KEYS")]
     limit: Option<u64>,
-    /// How fresh the answer must be.
-    #[arg(long, value_enum, default_value = "linearizable")]
-    consistency: Freshness,
+    #[command(flatten)]
+    freshness: FreshnessArgs,
     /// Namespace of the keys.
     #[arg(long, default_value = "")]
     namespace: String,
@@ -209,7 +209,7 @@ pub async fn scan(args: ScanArgs) -> Result<Exit, Failure> {
     if let Some(limit) = args.limit {
         range = range.limit(limit);
     }
-    let options = GetOptions { consistency: args.consistency.into(), ..GetOptions::default() };
+    let (client, options) = args.freshness.apply(client)?;
     let mut scan = client.scan_with(range, &options);
     while let Some(entry) = scan.next().await? {
         if args.reach.json {
@@ -218,6 +218,12 @@ pub async fn scan(args: ScanArgs) -> Result<Exit, Failure> {
             let value = if args.keys_only { Vec::new() } else { [b"\t", &entry.value[..]].concat() };
             print(&[&entry.key[..], &value, b"\n"].concat())?;
         }
+    }
+    warn_if_stale(scan.age(), scan.stale());
+    if args.reach.json && args.freshness.is_of_any_node() {
+        let mut end = json!({ "end": true });
+        add_age(&mut end, &client, scan.age(), scan.stale());
+        print_json(&end)?;
     }
     Ok(Exit::Done)
 }

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use clap::{Args, ValueEnum};
-use ringbeam_sdk::{Consistency, GetOptions, PutOptions, Revision, Value, Written};
+use clap::Args;
+use ringbeam_sdk::{PutOptions, Revision, Value, Written};
 use ringbeam_wire::limits::VALUE_BYTES_HARD_MAX;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
+use super::freshness::{FreshnessArgs, add_age, token_text, warn_if_stale};
 use super::{Reach, print, print_json};
 
 /// Arguments of `put`.
@@ -49,9 +50,8 @@ pub struct PutArgs {
 pub struct GetArgs {
     /// The key.
     key: OsString,
-    /// How fresh the answer must be.
-    #[arg(long, value_enum, default_value = "linearizable")]
-    consistency: Freshness,
+    #[command(flatten)]
+    freshness: FreshnessArgs,
     /// Namespace of the key.
     #[arg(long, default_value = "")]
     namespace: String,
@@ -71,24 +71,6 @@ pub struct DeleteArgs {
     reach: Reach,
 }
 
-/// How fresh a read must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Freshness {
-    /// Sees every write that was acknowledged before.
-    Linearizable,
-    /// What the nearest node has; may be old.
-    Local,
-}
-
-impl From<Freshness> for Consistency {
-    fn from(freshness: Freshness) -> Consistency {
-        match freshness {
-            Freshness::Linearizable => Consistency::Linearizable,
-            Freshness::Local => Consistency::Local,
-        }
-    }
-}
-
 pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
     let value = args.value()?;
     let client = args.reach.connect().await?.namespace(&args.namespace);
@@ -96,7 +78,9 @@ pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
     let options = PutOptions { ttl, lease: args.lease.map(Into::into), ..PutOptions::default() };
     let written = client.put_with(args.key.as_bytes(), value, &options).await?;
     if args.reach.json {
-        print_json(&written_json(&written))?;
+        let mut json = written_json(&written);
+        json["token"] = token_text(&client).into();
+        print_json(&json)?;
     } else {
         print(format!("{}\n", revision(written.revision)).as_bytes())?;
     }
@@ -105,11 +89,17 @@ pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
 
 pub async fn get(args: GetArgs) -> Result<Exit, Failure> {
     let client = args.reach.connect().await?.namespace(&args.namespace);
-    let options = GetOptions { consistency: args.consistency.into(), ..GetOptions::default() };
-    let found = client.get_with(args.key.as_bytes(), &options).await?;
-    let exit = if found.is_some() { Exit::Done } else { Exit::No };
-    match found {
-        found if args.reach.json => print_json(&found_json(found.as_ref()))?,
+    let (client, options) = args.freshness.apply(client)?;
+    let read = client.read(args.key.as_bytes(), &options).await?;
+    let exit = if read.found.is_some() { Exit::Done } else { Exit::No };
+    warn_if_stale(read.age, read.stale);
+    match read.found {
+        found if args.reach.json => {
+            let mut json = found_json(found.as_ref());
+            json["index"] = read.index.into();
+            add_age(&mut json, &client, read.age, read.stale);
+            print_json(&json)?;
+        }
         Some(found) => {
             print(&found.value)?;
             // A person's prompt belongs on its own line; a pipe gets the value and nothing else.
@@ -214,6 +204,8 @@ mod tests {
             value: bytes::Bytes::from_static(value),
             revision: Revision { index: 7, position: 2 },
             index: 9,
+            age: None,
+            stale: false,
         };
         let text = found_json(Some(&found("grüße".as_bytes())));
         assert_eq!((&text["value"], &text["encoding"]), (&json!("grüße"), &json!("utf8")));

@@ -11,6 +11,7 @@ mod completions;
 mod data;
 pub mod dev;
 mod exit;
+mod freshness;
 mod keys;
 mod lease;
 mod ring;

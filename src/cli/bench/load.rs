@@ -257,7 +257,7 @@ async fn drive(number: u32, plan: Arc<Plan>, events: mpsc::Sender<Event>) -> Res
         window,
         tally: RefCell::default(),
         pacer,
-        read: GetOptions { consistency: workload.freshness.into(), ..GetOptions::default() },
+        read: GetOptions { consistency: Some(workload.consistency), ..GetOptions::default() },
     });
     let pacing = spawn_local({
         let thread = thread.clone();

@@ -28,10 +28,11 @@ use std::time::Duration;
 
 use ringbeam_sdk::Client;
 
+use super::freshness::{Freshness, parse_age};
 use load::{Load, Next};
 use report::Report;
 use tally::Tally;
-use workload::{Freshness, Op, Workload};
+use workload::{Op, Workload};
 
 /// Arguments of `bench`.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,6 +55,12 @@ pub struct BenchArgs {
     /// How fresh reads are.
     #[arg(long, value_enum, default_value = "linearizable")]
     pub consistency: Freshness,
+    /// For bounded: how old answers may be, as in 250ms or 1.5s.
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub max_age: Option<Duration>,
+    /// For bounded: take older answers, too.
+    #[arg(long)]
+    pub stale_ok: bool,
     /// Clients, each with connections of its own.
     #[arg(long, default_value_t = 16)]
     pub clients: u32,

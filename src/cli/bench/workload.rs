@@ -11,6 +11,7 @@ use ringbeam_sdk::{Consistency, PutOptions};
 use ringbeam_wire::limits::VALUE_BYTES_HARD_MAX;
 
 use super::BenchArgs;
+use crate::cli::freshness::consistency;
 
 /// Most operations in flight in all, so that a mistyped number is a message and not all of the memory.
 pub const IN_FLIGHT_MAX: u64 = 1 << 20;
@@ -29,24 +30,6 @@ pub enum Op {
     Mixed,
 }
 
-/// How fresh reads are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Freshness {
-    /// Sees every write that was acknowledged before.
-    Linearizable,
-    /// What the asked node has, at once.
-    Local,
-}
-
-impl From<Freshness> for Consistency {
-    fn from(freshness: Freshness) -> Consistency {
-        match freshness {
-            Freshness::Linearizable => Consistency::Linearizable,
-            Freshness::Local => Consistency::Local,
-        }
-    }
-}
-
 /// One run of the generator.
 #[derive(Clone, Debug)]
 pub struct Workload {
@@ -61,7 +44,7 @@ pub struct Workload {
     /// Share of reads of [`Op::Mixed`], 0 to 100.
     pub read_percent: u64,
     /// Of the reads.
-    pub freshness: Freshness,
+    pub consistency: Consistency,
     /// SDK clients, each with its own connections.
     pub clients: u32,
     /// Operations in flight on each client.
@@ -104,7 +87,7 @@ impl Workload {
             namespace: args.namespace.clone(),
             op: args.op,
             read_percent: u64::from(args.read_percent),
-            freshness: args.consistency,
+            consistency: consistency(args.consistency, args.max_age, args.stale_ok)?,
             clients: args.clients,
             inflight: args.inflight,
             value_bytes: args.value_size,
@@ -132,11 +115,11 @@ impl Workload {
                 .ok_or_else(|| format!("{name} is not set: --peerbench is for `peerbench run --command`, which sets it"))
         };
         self.endpoints = text("PEERBENCH_ENDPOINTS")?;
-        (self.op, self.freshness) = match text("PEERBENCH_OP")?.as_str() {
-            "put" => (Op::Put, Freshness::Linearizable),
-            "get-linearizable" => (Op::Get, Freshness::Linearizable),
-            "get-local" => (Op::Get, Freshness::Local),
-            "mixed" => (Op::Mixed, Freshness::Linearizable),
+        (self.op, self.consistency) = match text("PEERBENCH_OP")?.as_str() {
+            "put" => (Op::Put, Consistency::Linearizable),
+            "get-linearizable" => (Op::Get, Consistency::Linearizable),
+            "get-local" => (Op::Get, Consistency::Local),
+            "mixed" => (Op::Mixed, Consistency::Linearizable),
             other => {
                 return Err(format!("PEERBENCH_OP is {other:?}, it must be put, get-linearizable, get-local or mixed"));
             }
@@ -214,10 +197,12 @@ impl Workload {
 
     /// The operation's name, as peerbench spells it.
     pub fn op_name(&self) -> &'static str {
-        match (self.op, self.freshness) {
+        match (self.op, self.consistency) {
             (Op::Put, _) => "put",
-            (Op::Get, Freshness::Linearizable) => "get-linearizable",
-            (Op::Get, Freshness::Local) => "get-local",
+            (Op::Get, Consistency::Linearizable) => "get-linearizable",
+            (Op::Get, Consistency::Local) => "get-local",
+            (Op::Get, Consistency::Session) => "get-session",
+            (Op::Get, Consistency::Bounded { .. }) => "get-bounded",
             (Op::Mixed, _) => "mixed",
         }
     }
@@ -274,7 +259,7 @@ pub(super) mod tests {
     fn peerbench_environment_is_taken_whole() {
         let workload = Workload::new(&args("--peerbench --clients 3 --rate 7"), peerbench).expect("all are set");
         assert_eq!(workload.endpoints, "127.0.0.1:1,127.0.0.1:2");
-        assert_eq!((workload.op, workload.freshness), (Op::Get, Freshness::Local));
+        assert_eq!((workload.op, workload.consistency), (Op::Get, Consistency::Local));
         assert_eq!((workload.clients, workload.inflight), (16, 4));
         assert_eq!(workload.window, Some(Duration::from_millis(1500)));
         assert_eq!(workload.warmup, Duration::from_millis(500));

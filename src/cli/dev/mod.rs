@@ -25,12 +25,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ringbeam_sdk::Consistency;
 use serde_json::json;
 
 use super::bench::load::{Load, Next};
 use super::bench::report::{Report, live, remove_stale, write_atomically};
 use super::bench::tally::Tally;
-use super::bench::workload::{Freshness, Op, Workload};
+use super::bench::workload::{Op, Workload};
 use nodes::{Death, Nodes, how};
 use ring::{Lock, Ring};
 
@@ -198,7 +199,7 @@ fn workload(endpoints: String) -> Workload {
         namespace: NAMESPACE.into(),
         op: Op::Mixed,
         read_percent: 50,
-        freshness: Freshness::Linearizable,
+        consistency: Consistency::Linearizable,
         clients: 4,
         inflight: 16,
         value_bytes: 256,

@@ -1,5 +1,7 @@
 //! What a call can come to, owned: decoded by the driver, taken by the caller.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ringbeam_wire::client::{
     Counted, Item, Items, Lease, RangeDeleted, ReplyBody, Revision, Status, Topology, Written, parse_reply,
@@ -20,13 +22,58 @@ pub struct Value {
     pub revision: Revision,
     /// The applied log index of the shard that this answer reflects.
     pub index: u64,
+    /// The answer reflects every write that was acknowledged this long before it was made, or longer ago; `None`: not known.
+    pub age: Option<Duration>,
+    /// It may be older than [`Consistency::bounded`](crate::Consistency::bounded) asked for.
+    pub stale: bool,
+}
+
+/// What a read found, if only that there is nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The key's value; `None`: it has none.
+    pub found: Option<Value>,
+    /// As in [`Value::index`].
+    pub index: u64,
+    /// As in [`Value::age`].
+    pub age: Option<Duration>,
+    /// As in [`Value::stale`].
+    pub stale: bool,
+}
+
+/// The same, in the room that a place of a slab has.
+#[derive(Debug)]
+pub(crate) struct Found {
+    value: Option<Bytes>,
+    revision: Revision,
+    index: u64,
+    /// The greatest number: not known.
+    age_ms: u32,
+    stale: bool,
+}
+
+impl Found {
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub(crate) fn read(self) -> Read {
+        let Found { revision, index, stale, .. } = self;
+        let age = age_of(Some(self.age_ms).filter(|ms| *ms < u32::MAX));
+        let found = self.value.map(|value| Value { value, revision, index, age, stale });
+        Read { found, index, age, stale }
+    }
+}
+
+pub(crate) fn age_of(age_ms: Option<u32>) -> Option<Duration> {
+    age_ms.map(|ms| Duration::from_millis(u64::from(ms)))
 }
 
 /// A node's reply.
 #[derive(Debug)]
 pub(crate) enum Answer {
     Written(Written),
-    Value(Option<Value>),
+    Value(Found),
     SessionOpened(u64),
     Topology(Box<Topology>),
     Status(Box<Status>),
@@ -46,6 +93,19 @@ impl Answer {
     /// Whether a write was carried out.
     pub(crate) fn is_of_a_write(&self) -> bool {
         matches!(self, Answer::Written(_) | Answer::Transacted(_) | Answer::Counted(_) | Answer::RangeDeleted(_))
+    }
+
+    /// The log index of its shard that it shows; none of what is not about the state.
+    pub(crate) fn index(&self) -> Option<u64> {
+        match self {
+            Answer::Written(written) => Some(written.revision.index),
+            Answer::Transacted(transacted) => Some(transacted.revision.index),
+            Answer::Counted(counted) => Some(counted.revision.index),
+            Answer::RangeDeleted(gone) => Some(gone.revision.index),
+            Answer::Value(found) => Some(found.index()),
+            Answer::Items(page) => Some(page.index),
+            _ => None,
+        }
     }
 
     /// Its kind, for a message about an answer that does not fit.
@@ -90,10 +150,13 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
     let reply = parse_reply(payload).map_err(|malformed| format!("the node sent no sensible reply: {malformed}"))?;
     let answer = match reply.body {
         ReplyBody::Written(written) => Answer::Written(written),
-        ReplyBody::Value(value) if !value.found => Answer::Value(None),
-        ReplyBody::Value(value) => {
-            Answer::Value(Some(Value { value: keep(payload, value.value), revision: value.revision, index: value.index }))
-        }
+        ReplyBody::Value(value) => Answer::Value(Found {
+            value: value.found.then(|| keep(payload, value.value)),
+            revision: value.revision,
+            index: value.index,
+            age_ms: value.age_ms.unwrap_or(u32::MAX),
+            stale: value.stale,
+        }),
         ReplyBody::SessionOpened { session, .. } => Answer::SessionOpened(session),
         ReplyBody::Topology(topology) => Answer::Topology(Box::new(topology)),
         ReplyBody::Status(status) => Answer::Status(status),
@@ -108,14 +171,14 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
             breakdown: transacted.breakdown,
             gets: gets(payload, &transacted.gets, transacted.revision.index),
         })),
-        ReplyBody::Items(Items { items, index, more, .. }) => {
+        ReplyBody::Items(Items { items, index, more, age_ms, stale }) => {
             let entry = |item: &Item<'_>| Entry {
                 key: keep(payload, item.key),
                 value: keep(payload, item.value),
                 revision: item.revision,
             };
             let entries = items.iter().map(|item| item.found.then(|| entry(item))).collect();
-            Answer::Items(Box::new(Page { entries, index, more }))
+            Answer::Items(Box::new(Page { entries, index, more, age: age_of(age_ms), stale }))
         }
         ReplyBody::Counted(counted) => Answer::Counted(counted),
         ReplyBody::RangeDeleted(gone) => Answer::RangeDeleted(gone),
@@ -136,7 +199,8 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
 
 /// What gets found that were done as of this log index.
 fn gets(payload: &Bytes, items: &[Item<'_>], index: u64) -> Vec<Option<Value>> {
-    let value = |item: &Item<'_>| Value { value: keep(payload, item.value), revision: item.revision, index };
+    let value =
+        |item: &Item<'_>| Value { value: keep(payload, item.value), revision: item.revision, index, age: None, stale: false };
     items.iter().map(|item| item.found.then(|| value(item))).collect()
 }
 

@@ -55,7 +55,7 @@ impl Client {
 
     async fn extend(&self, key: &[u8], fold: Fold, delta: &[u8], options: &PutOptions) -> Result<Written, Error> {
         let extend = Extend { namespace: self.name(&options.namespace), key, fold, delta, ..Extend::default() };
-        match self.inner.write(key, What::Extend(extend), self.time(options.timeout)).await? {
+        match self.write(key, What::Extend(extend), options.timeout).await? {
             Answer::Written(written) => Ok(written),
             other => Err(odd(&other)),
         }

@@ -19,8 +19,10 @@ use crate::answer::{Answer, Outcome};
 use crate::budget;
 use crate::client::Inner;
 use crate::connection::Connection;
+use crate::consistency::Marks;
 use crate::error::Error;
 use crate::leader::NotFound;
+use crate::limits::{FRESH_PATIENCE, FRESH_READERS_TRIED};
 use crate::observe::Tally;
 use crate::request::{Job, Time, What, Why, deadline_ms};
 use crate::retry::{Effort, Kind, Leader, Next, Seen, Verdict};
@@ -32,19 +34,34 @@ type First<'a> = (Arc<Connection>, Option<Turn<'a>>, Outcome);
 
 impl Inner {
     /// A write of `key`, which says which shard; its answer is of the write's kind.
-    pub(crate) async fn write(self: &Arc<Self>, key: &[u8], what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
-        self.write_to(self.shard_of(key).0, what, timeout).await
+    pub(crate) async fn write(
+        self: &Arc<Self>,
+        key: &[u8],
+        what: What<'_>,
+        timeout: Duration,
+        seen: &Marks,
+    ) -> Result<Answer, Error> {
+        self.write_to(self.shard_of(key).0, what, timeout, seen).await
     }
 
     /// A write of the shard with this number.
-    pub(crate) async fn write_to(self: &Arc<Self>, number: u32, what: What<'_>, timeout: Duration) -> Result<Answer, Error> {
+    pub(crate) async fn write_to(
+        self: &Arc<Self>,
+        number: u32,
+        what: What<'_>,
+        timeout: Duration,
+        seen: &Marks,
+    ) -> Result<Answer, Error> {
         let (time, shard) = (Time::start(timeout), self.shard(number)?);
-        if !self.hooks.wanted() {
-            return self.try_write(number, shard, what, time, &mut Tally::default()).await;
-        }
-        let kind = what.kind();
-        let asked = async move |tally: &mut Tally| self.try_write(number, shard, what, time, tally).await;
-        self.hooks.watch(kind, number, time.started, asked).await
+        let answer = if self.hooks.wanted() {
+            let kind = what.kind();
+            let asked = async move |tally: &mut Tally| self.try_write(number, shard, what, time, tally).await;
+            self.hooks.watch(kind, number, time.started, asked).await?
+        } else {
+            self.try_write(number, shard, what, time, &mut Tally::default()).await?
+        };
+        seen.saw(number, answer.index().unwrap_or(0));
+        Ok(answer)
     }
 
     async fn try_write(
@@ -90,9 +107,11 @@ impl Inner {
         if let Some(node) = shard.begin_read(time.started, what.reads_anywhere()) {
             what.check(u32::MAX).map_err(Error::Refused)?;
             tally.asked(node.welcome.node);
-            let outcome = node.call(what.body(None), time.deadline, deadline_ms(timeout)).await;
+            let (deadline, told) = attempt(&what, &time, timeout);
+            let outcome = node.call(what.body(None), deadline, told).await;
             if let Outcome::Answer(answer @ (Answer::Value(_) | Answer::Items(_))) = outcome {
                 node.health.answered();
+                shard.reader_answered(&node);
                 return Ok(answer);
             }
             first = Some((node, None, outcome));
@@ -132,7 +151,8 @@ impl Inner {
         let mut turn: Option<Turn<'a>> = None;
         let mut last = None;
         let mut why = Why::default();
-        let mut avoid: Option<Address> = None;
+        // Nodes that could not answer a read that a fresher one may.
+        let mut too_old = 0;
         if let Some((connection, first_turn, outcome)) = first {
             turn = first_turn;
             last = Some((connection, outcome));
@@ -142,7 +162,12 @@ impl Inner {
                 let outcome = match outcome {
                     Outcome::Answer(answer) if !matches!(answer, Answer::Refused(_)) => {
                         connection.health.answered();
+                        job.shard.reader_answered(&connection);
                         return Ok(answer);
+                    }
+                    // Only this attempt's time is over: another node may be quicker, and fresher.
+                    Outcome::DeadlinePassed if job.what.may_be_refused_as_old() && !job.time.remaining().is_zero() => {
+                        Outcome::Lost { sent: true }
                     }
                     other => other,
                 };
@@ -171,8 +196,10 @@ impl Inner {
                     Leader::Search => job.shard.not_leader(&connection, None, Instant::now()),
                 }
                 if leader != Leader::Same {
-                    job.shard.not_reader(&connection);
-                    avoid = Some(connection.address.clone());
+                    if job.what.reads_anywhere() {
+                        job.shard.not_reader(&connection);
+                    }
+                    too_old += u32::from(job.what.may_be_refused_as_old());
                 }
                 if new_session && let Some(turn) = turn.take() {
                     job.shard.session_expired(turn.ticket.session);
@@ -185,13 +212,16 @@ impl Inner {
                     tokio::time::sleep(after).await;
                 }
             }
-            let found = if job.what.reads_anywhere() {
-                self.find_reader(job.number, job.shard, avoid.as_ref(), job.time.deadline).await
+            let anywhere = job.what.reads_anywhere() && too_old < FRESH_READERS_TRIED;
+            let found = if anywhere {
+                self.find_reader(job.number, job.shard, job.time.deadline).await
             } else {
                 self.find_leader(job.number, job.shard, job.time.deadline).await
             };
             let connection = match found {
                 Ok(connection) => connection,
+                // What was refused before says more than that nobody else was found.
+                Err(_) if too_old > 0 && why.is_refusal() => return Err(why.error(Verdict::Refused, &job, None)),
                 Err(NotFound { error: Some(error), .. }) if effort.out_of_time() != Verdict::Unknown => return Err(error),
                 Err(NotFound { why, .. }) => {
                     return Err(Why::text(why).error(effort.out_of_time(), &job, turn.as_ref()));
@@ -230,8 +260,18 @@ impl Inner {
             }
             let body = job.what.body(turn.as_ref().map(|turn| turn.ticket));
             tally.asked(connection.welcome.node);
-            let outcome = connection.call(body, job.time.deadline, deadline_ms(remaining)).await;
+            let (deadline, told) =
+                if anywhere { attempt(&job.what, &job.time, remaining) } else { (job.time.deadline, deadline_ms(remaining)) };
+            let outcome = connection.call(body, deadline, told).await;
             last = Some((connection, outcome));
         }
     }
+}
+
+/// Until when an attempt at a node that may not be fresh enough waits, and what the node is told: another one may be fresher.
+fn attempt(what: &What<'_>, time: &Time, remaining: Duration) -> (Instant, u32) {
+    if !what.may_be_refused_as_old() || remaining <= FRESH_PATIENCE {
+        return (time.deadline, deadline_ms(remaining));
+    }
+    (Instant::now() + FRESH_PATIENCE, deadline_ms(FRESH_PATIENCE))
 }

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{Life, RequestBody, Topology, Written};
+use ringbeam_wire::client::{self as wire, Life, RequestBody, Topology, Written};
 use ringbeam_wire::slots::slot_of;
 
-use crate::answer::{Answer, Value};
+use crate::answer::{Answer, Read, Value};
 use crate::budget::Budget;
 use crate::builder::Builder;
+use crate::consistency::{Consistency, Marks, Token};
 use crate::error::Error;
 use crate::hedge::HedgeBudget;
 use crate::lease::Holder;
@@ -24,9 +25,7 @@ use crate::observe::Hooks;
 use crate::pool::Pool;
 use crate::request::{What, odd};
 use crate::routing::Routes;
-use crate::shard::Shard;
-
-pub use ringbeam_wire::client::Consistency;
+use crate::shard::{Led, Shard};
 
 /// A ring's client. See the head of the crate for what it promises.
 #[derive(Clone, Debug)]
@@ -34,6 +33,8 @@ pub struct Client {
     pub(crate) inner: Arc<Inner>,
     namespace: Arc<str>,
     pub(crate) timeout: Duration,
+    consistency: Consistency,
+    pub(crate) seen: Arc<Marks>,
 }
 
 /// How one put, delete or transaction differs from the client's settings.
@@ -52,8 +53,8 @@ pub struct PutOptions {
 /// How one read differs from the client's settings.
 #[derive(Clone, Debug, Default)]
 pub struct GetOptions {
-    /// How fresh the answer must be.
-    pub consistency: Consistency,
+    /// How fresh the answer must be; `None`: as the client's [`Client::consistency`] says.
+    pub consistency: Option<Consistency>,
     /// A read that any node may serve asks a second one when the first has not answered by then; `None`: never. At most one in twenty
     /// reads that say so does. For `get`; worth it at about the 95th percentile of the latency.
     pub hedge: Option<Duration>,
@@ -93,7 +94,8 @@ impl Client {
     pub(crate) fn new(inner: Inner, timeout: Duration) -> Client {
         let inner = Arc::new(inner);
         inner.pool.serve(Arc::downgrade(&inner));
-        Client { inner, namespace: "".into(), timeout }
+        let seen = Arc::new(Marks::new(inner.shards.len()));
+        Client { inner, namespace: "".into(), timeout, consistency: Consistency::default(), seen }
     }
 
     /// The same client, working in another namespace: at most 64 bytes, "" is the default one.
@@ -104,6 +106,26 @@ impl Client {
     /// The same client with another deadline per call.
     pub fn with_timeout(&self, timeout: Duration) -> Client {
         Client { timeout, ..self.clone() }
+    }
+
+    /// The same client with another freshness of its reads, where a call does not say its own. Linearizable unless said.
+    pub fn consistency(&self, consistency: Consistency) -> Client {
+        Client { consistency, ..self.clone() }
+    }
+
+    /// What the session has seen so far: clones of this client share it.
+    pub fn session_token(&self) -> Token {
+        self.seen.token(self.inner.routes().ring())
+    }
+
+    /// The same client with a session of its own, which goes on where the token's is. Refuses a token of another ring.
+    pub fn with_token(&self, token: &Token) -> Result<Client, Error> {
+        let ring = self.inner.routes().ring();
+        // A token that has seen nothing is of no ring.
+        if token.ring() != ring && *token != Token::default() {
+            return Err(Error::Protocol(format!("the token is of ring {:016x}, this client's is {ring:016x}", token.ring())));
+        }
+        Ok(Client { seen: Arc::new(Marks::of(self.inner.shards.len(), token)), ..self.clone() })
     }
 
     /// Sets a key. Returns once it is durable on a quorum and applied.
@@ -122,7 +144,7 @@ impl Client {
         let none = options.ttl.is_none() && options.lease.is_none();
         let life = if none { Life::default() } else { self.life(key, options).await? };
         let what = What::Put { namespace: self.name(&options.namespace), key, value, life };
-        written(self.inner.write(key, what, self.time(options.timeout)).await?)
+        written(self.write(key, what, options.timeout).await?)
     }
 
     /// Removes a key. [`Written::existed`] says whether it was there.
@@ -134,27 +156,57 @@ impl Client {
     pub async fn delete_with(&self, key: impl AsRef<[u8]>, options: &PutOptions) -> Result<Written, Error> {
         let key = key.as_ref();
         let what = What::Delete { namespace: self.name(&options.namespace), key };
-        written(self.inner.write(key, what, self.time(options.timeout)).await?)
+        written(self.write(key, what, options.timeout).await?)
     }
 
-    /// Reads a key, linearizably. `None`: it has no value.
+    /// Reads a key, linearizably unless [`Client::consistency`] says otherwise. `None`: it has no value.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, Error> {
         self.get_with(key, &GetOptions::default()).await
     }
 
     /// Reads a key, with options.
     pub async fn get_with(&self, key: impl AsRef<[u8]>, options: &GetOptions) -> Result<Option<Value>, Error> {
+        Ok(self.read(key, options).await?.found)
+    }
+
+    /// Reads a key: also of one without a value it says what the answer reflects, and how old it may be.
+    pub async fn read(&self, key: impl AsRef<[u8]>, options: &GetOptions) -> Result<Read, Error> {
         let key = key.as_ref();
-        let what = What::Get { namespace: self.name(&options.namespace), key, consistency: options.consistency };
         let (number, _) = self.inner.shard_of(key);
+        let consistency = self.freshness(number, options);
+        let what = What::Get { namespace: self.name(&options.namespace), key, consistency };
         let answer = match options.hedge {
             None => self.inner.read(number, what, self.time(options.timeout)).await?,
             Some(after) => Box::pin(self.inner.read_hedged(number, what, self.time(options.timeout), after)).await?,
         };
+        self.saw(number, &answer);
         match answer {
-            Answer::Value(value) => Ok(value),
+            Answer::Value(found) => Ok(found.read()),
             other => Err(odd(&other)),
         }
+    }
+
+    /// A write of `key`, in this client's session.
+    pub(crate) async fn write(&self, key: &[u8], what: What<'_>, of_call: Option<Duration>) -> Result<Answer, Error> {
+        self.inner.write(key, what, self.time(of_call), &self.seen).await
+    }
+
+    /// A read of a shard, in this client's session.
+    pub(crate) async fn read_of(&self, number: u32, what: What<'_>, of_call: Option<Duration>) -> Result<Answer, Error> {
+        let answer = self.inner.read(number, what, self.time(of_call)).await?;
+        self.saw(number, &answer);
+        Ok(answer)
+    }
+
+    fn saw(&self, number: u32, answer: &Answer) {
+        if let Some(index) = answer.index() {
+            self.seen.saw(number, index);
+        }
+    }
+
+    /// How fresh a read must be, as the wire says it.
+    pub(crate) fn freshness(&self, number: u32, options: &GetOptions) -> wire::Consistency {
+        options.consistency.unwrap_or(self.consistency).on_the_wire(self.seen.at(number))
     }
 
     /// The namespace of a call.
@@ -199,6 +251,15 @@ impl Inner {
 
     pub(crate) fn routes(&self) -> MutexGuard<'_, Routes> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node that this client follows tells what has changed.
+    pub(crate) fn told(&self, topology: &Topology) {
+        self.learn(topology);
+        let address = self.routes().address_of(topology.leader);
+        if let (Some(address), Some(shard)) = (address, self.shards.get(topology.shard as usize)) {
+            shard.told(Led { term: topology.term, node: topology.leader }, address);
+        }
     }
 
     /// Takes over a topology if it is news. One that does not fit is ignored: its sender is not of this ring.

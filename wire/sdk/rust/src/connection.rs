@@ -42,6 +42,9 @@ use crate::slab::{Look, Slab};
 /// A request id that belongs to no place of the slab: its reply reaches nobody.
 pub(crate) const NOBODY: u64 = u64::MAX;
 
+/// The request id of a connection's stream of topologies; no place of the slab either.
+pub(crate) const FOLLOWING: u64 = u64::MAX - 1;
+
 /// The way back from a connection to the client that uses it.
 pub(crate) type Doubt = Arc<OnceLock<Weak<Inner>>>;
 
@@ -118,6 +121,17 @@ impl Connection {
     /// Whether calls can still be made.
     pub(crate) fn is_open(&self) -> bool {
         self.lock().closed.is_none()
+    }
+
+    /// How many calls wait for their answers; `None`: it is closed.
+    pub(crate) fn busy(&self) -> Option<u32> {
+        let shared = self.lock();
+        shared.closed.is_none().then(|| shared.slab.waiting())
+    }
+
+    /// Asks for the topology now and whenever it changes. Goes with the first call.
+    pub(crate) fn follow(&self) {
+        self.lock().append(FOLLOWING, 0, &RequestBody::FollowTopology);
     }
 
     /// Why it is closed, as the end of a sentence about this node.

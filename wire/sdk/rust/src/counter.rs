@@ -59,7 +59,7 @@ impl Client {
     pub async fn add_with(&self, key: impl AsRef<[u8]>, delta: i64, options: &AddOptions) -> Result<Counted, Error> {
         let (key, namespace) = (key.as_ref(), self.name(&options.namespace));
         let add = Add { namespace, key, delta, min: options.min, max: options.max, ..Add::default() };
-        match self.inner.write(key, What::Add(add), self.time(options.timeout)).await? {
+        match self.write(key, What::Add(add), options.timeout).await? {
             Answer::Counted(counted) => Ok(counted),
             other => Err(odd(&other)),
         }

@@ -17,8 +17,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::Sleep;
 
-use crate::answer::{self, Outcome};
-use crate::connection::{Connection, NOBODY};
+use crate::answer::{self, Answer, Outcome};
+use crate::connection::{Connection, FOLLOWING, NOBODY};
 use crate::limits::{OUT_BYTES_KEPT, REPLIES_PER_LOCK, SILENCE_BEFORE_PING, SILENCE_MAX, STALL, SWEEP};
 
 /// See the head of this file.
@@ -177,7 +177,10 @@ impl Driver {
             let payload = self.decoder.next().map_err(|error| error.to_string())?;
             let more = match payload {
                 Some(payload) => {
-                    self.replies.push(answer::decode(&payload)?);
+                    match answer::decode(&payload)? {
+                        (FOLLOWING, outcome) => self.told(outcome),
+                        reply => self.replies.push(reply),
+                    }
                     true
                 }
                 None => false,
@@ -189,6 +192,15 @@ impl Driver {
             if !more {
                 return Ok(burst);
             }
+        }
+    }
+
+    /// A topology that was not asked for again. A node that knows no such stream refuses it, which changes nothing.
+    fn told(&self, outcome: Outcome) {
+        if let Outcome::Answer(Answer::Topology(topology)) = outcome
+            && let Some(client) = self.connection.doubt.get().and_then(Weak::upgrade)
+        {
+            client.told(&topology);
         }
     }
 

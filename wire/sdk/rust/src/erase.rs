@@ -62,7 +62,7 @@ impl Client {
         let mut gone = 0;
         loop {
             let slice = DeleteRange { namespace, from: &range.from, until: &range.until, ..DeleteRange::default() };
-            match self.inner.write_to(number, What::DeleteRange(slice), self.time(options.timeout)).await? {
+            match self.inner.write_to(number, What::DeleteRange(slice), self.time(options.timeout), &self.seen).await? {
                 Answer::RangeDeleted(slice) => {
                     gone += u64::from(slice.deleted);
                     if !slice.more {

@@ -68,6 +68,7 @@ pub(crate) async fn open(
 ) -> Result<Arc<Connection>, OpenError> {
     let Line { reader, writer, encoder, decoder, welcome } = dial(address, shard, ring, client).await?;
     let connection = Arc::new(Connection::new(address.clone(), welcome, writer, encoder, doubt.clone(), health.clone()));
+    connection.follow();
     tokio::spawn(Driver::run(connection.clone(), reader, decoder));
     Ok(connection)
 }

@@ -80,11 +80,7 @@ impl Inner {
     /// Asks, once, a node that is not the one that reads go to. `None`: no good answer.
     async fn ask_another(self: &Arc<Self>, number: u32, what: &What<'_>, time: Time) -> Option<Answer> {
         let shard = self.shards.get(number as usize)?;
-        let busy = shard.reader().map(|reader| reader.address.clone());
-        let connected = |address: &str| self.pool.connected(address, number).is_some();
-        let mut order = self.routes().readers(connected, fastrand::u64(..));
-        order.retain(|address| Some(address) != busy.as_ref());
-        let address = self.pool.admit(order).into_iter().next()?;
+        let address = shard.another_reader(fastrand::u64(..))?;
         let connection: Arc<Connection> = self.pool.open(&address, number, time.deadline).await.ok()?;
         match connection.call(what.body(None), time.deadline, deadline_ms(time.remaining())).await {
             Outcome::Answer(answer @ (Answer::Value(_) | Answer::Items(_))) => {

@@ -1,9 +1,10 @@
-//! Finding the node to talk to: a task per shard looks for the leader while the callers wait for it.
+//! Finding the leader: a task per shard looks for it while the callers wait.
 //!
 //! ```text
 //!   redirect names an address?  -> go there
 //!   else ask everyone at once: "who leads this shard, in which term?"
 //!        the latest term with a leader wins (routing.rs) -> go there
+//!   nobody answers, though some can be reached -> take one of them for the leader: it refuses and redirects, or it is
 //!   nobody knows -> wait 5 to 100 ms with full jitter (up to a second when there has been none for long), ask again
 //!   found -> those who waited go by and by (pace.rs)
 //! ```
@@ -14,7 +15,7 @@
 //! failed for ever once it had failed for as long as a call may take: whoever had waited longest came next, with next to no time left.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ringbeam_wire::client::{RequestBody, Topology};
 use tokio::task::JoinSet;
@@ -28,7 +29,7 @@ use crate::handshake::OpenError;
 use crate::limits::{CONNECT_TIMEOUT, PROBE_GRACE, PROBE_TIMEOUT};
 use crate::pace;
 use crate::request::deadline_ms;
-use crate::retry::{self, backoff};
+use crate::retry;
 use crate::routing::{Address, Claim, believe};
 use crate::shard::Shard;
 
@@ -90,6 +91,14 @@ impl Inner {
                 return Err(NotFound { why, error: Some(error) });
             }
         }
+    }
+
+    /// Nobody who was asked has answered, so their control may be cut, and nothing else: any one is taken for the leader. If it is not, it
+    /// refuses, and says who is.
+    async fn guess_leader(&self, number: u32, deadline: Instant) -> Option<Arc<Connection>> {
+        let askable = self.routes().askable();
+        let address = askable.get(fastrand::usize(..askable.len().max(1)))?;
+        self.pool.open(address, number, deadline).await.ok()
     }
 
     async fn go_to_leader(&self, number: u32, poll: &mut Poll, deadline: Instant) -> Result<Arc<Connection>, String> {
@@ -191,41 +200,6 @@ impl Inner {
             }
         }
     }
-
-    /// A node for local reads: own region first, then the connected; `avoid` failed just now and is tried last.
-    pub(crate) async fn find_reader(
-        self: &Arc<Self>,
-        number: u32,
-        shard: &Shard,
-        avoid: Option<&Address>,
-        deadline: Instant,
-    ) -> Result<Arc<Connection>, NotFound> {
-        if let Some(connection) = shard.reader().filter(|reader| reader.is_open()) {
-            return Ok(connection);
-        }
-        let connected = |address: &str| self.pool.connected(address, number).is_some();
-        let mut order = self.routes().readers(connected, fastrand::u64(..));
-        order.sort_by_key(|address| Some(address) == avoid);
-        let mut rounds = 0;
-        let mut why = format!("no node serves reads of shard {number}");
-        loop {
-            for address in &self.pool.admit(order.clone()) {
-                match self.pool.open(address, number, deadline).await {
-                    Ok(connection) => {
-                        shard.read_from(connection.clone());
-                        return Ok(connection);
-                    }
-                    Err(error) => why = format!("no node serves reads of shard {number}, the last asked: {error}"),
-                }
-            }
-            rounds += 1;
-            let wait: Duration = backoff(rounds, fastrand::u64(..));
-            if Instant::now() + wait >= deadline {
-                return Err(NotFound { why, error: None });
-            }
-            tokio::time::sleep(wait).await;
-        }
-    }
 }
 
 /// A search. Its end is told when it is dropped: also when the runtime ends before it has begun.
@@ -266,10 +240,17 @@ impl UnderWay {
             if let Some(error) = poll.hopeless() {
                 return shard.search.fail(why, error);
             }
+            if poll.claims.is_empty()
+                && let Some(connection) = client.guess_leader(number, deadline).await
+            {
+                return shard.lead_by(connection, Instant::now());
+            }
             doubted = believe(poll.claims.iter().copied()).map(|claim| claim.leader);
             shard.search.say(why);
             rounds += 1;
-            tokio::time::sleep(pace::search_again(rounds, since.elapsed(), client.dice())).await;
+            // News of another leader ends the wait.
+            let wait = pace::search_again(rounds, since.elapsed(), client.dice());
+            let _ = tokio::time::timeout(wait, shard.news.notified()).await;
         }
     }
 }

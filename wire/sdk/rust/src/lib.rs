@@ -35,6 +35,8 @@
 //!   connection ends, one that has been deposed without noticing after one second, a silent one after two.
 //! - **No herd.** Retries take from a budget that first attempts fill ([`budget`]), calls that waited for a leader are let go at the
 //!   rate at which calls came before ([`pace`]), a node that fails again and again is left alone for a while ([`breaker`]).
+//! - **Reads as fresh as they must be.** Linearizable, of a session, of a bounded age, or local: [`Consistency`], by call or by default.
+//!   Whoever may answer is asked in the client's own region first (`readers.rs`).
 //! - **One client for all tasks.** [`Client`] clones cheaply; calls from many tasks share one connection per (node, shard)
 //!   and leave in as few sends as possible. A dropped future forgets its reply; the write may still happen.
 //!
@@ -47,7 +49,8 @@
 //!   anything but success: retry.rs decides, leader.rs finds the leader, handshake.rs and pool.rs connect
 //! ```
 //!
-//! Decisions are pure (`routing`, `retry`, `budget`, `breaker`, `pace`, `session`: no tokio, no clock, no randomness inside); the rest carries them out.
+//! Decisions are pure (`routing`, `readers`, `retry`, `budget`, `breaker`, `pace`, `session`: no tokio, no clock, no randomness inside); the
+//! rest carries them out.
 //!
 //! # Needs
 //!
@@ -57,7 +60,7 @@
 //!
 //! # Not here (yet)
 //!
-//! TLS, session and bounded reads.
+//! TLS.
 
 mod admin;
 mod answer;
@@ -70,6 +73,7 @@ mod cache;
 mod call;
 mod client;
 mod connection;
+mod consistency;
 mod counter;
 mod driver;
 mod erase;
@@ -84,6 +88,7 @@ mod observe;
 mod outcome;
 pub mod pace;
 mod pool;
+pub mod readers;
 mod request;
 pub mod retry;
 pub mod routing;
@@ -92,15 +97,17 @@ mod search;
 pub mod session;
 mod shard;
 mod slab;
+mod survey;
 mod turn;
 mod txn;
 mod watch;
 
-pub use answer::Value;
+pub use answer::{Read, Value};
 pub use builder::Builder;
 pub use bytes::Bytes;
 pub use cache::{Cache, CacheOptions, CacheStats};
-pub use client::{Client, Consistency, GetOptions, PutOptions};
+pub use client::{Client, GetOptions, PutOptions};
+pub use consistency::{Consistency, NoToken, Token};
 pub use counter::AddOptions;
 pub use error::Error;
 pub use lease::{Holder, Lease};

@@ -130,6 +130,38 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// another leader: it may be cut off from its quorum and not from us. Longer than a slow disk's usual hiccup.
 pub const STALL: Duration = Duration::from_secs(1);
 
+/// Round trips that differ by less are equal: what two measurements on one machine differ by, microseconds.
+pub const ABOUT_EQUAL_US: u32 = 300;
+
+/// A new round trip counts for one part of so many in the smoothed one.
+pub const ROUND_TRIP_WEIGHT: u32 = 8;
+
+/// A node that failed is not read from for this long; twice as long with each further failure in a row.
+pub const ASIDE_MIN: Duration = Duration::from_millis(100);
+
+/// And at most this long: a node that is back is found again within it.
+pub const ASIDE_MAX: Duration = Duration::from_secs(30);
+
+/// The node that reads go to is chosen for this long. Calls of one time leave together, which halves what each costs; a node that has become
+/// slow is left soon enough.
+pub const CHOICE_KEPT: Duration = Duration::from_millis(250);
+
+/// Round trips to nodes that may be read from are measured this often, while there are such reads.
+pub const SURVEY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// So many of them at most: more than a region has.
+pub const SURVEYED_MAX: usize = 8;
+
+/// One measurement takes at most this.
+pub const SURVEY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a node that may not be fresh enough is given for a session's or a bounded read, before another is asked: a round trip to a far
+/// leader and its quorum.
+pub const FRESH_PATIENCE: Duration = Duration::from_millis(400);
+
+/// Nodes that such a read is sent to before it goes to the leader.
+pub const FRESH_READERS_TRIED: u32 = 2;
+
 /// Requests of one `get_many` under way at once. Ten thousand keys are 80 of them.
 pub const BUNDLES_AT_ONCE_MAX: usize = 64;
 
@@ -149,5 +181,6 @@ pub const REPLIES_PER_LOCK: usize = 128;
 /// not keep 64 KiB alive.
 pub const VALUE_BYTES_COPIED_MAX: usize = 1 << 10;
 
+const _: () = assert!(ASIDE_MIN.as_millis() < ASIDE_MAX.as_millis());
 const _: () = assert!(BACKOFF_MS_MIN < BACKOFF_MS_MAX);
 const _: () = assert!(SILENCE_BEFORE_PING.as_millis() < SILENCE_MAX.as_millis());

@@ -71,12 +71,6 @@ impl Pool {
         self.ring.store(ring, Ordering::Relaxed);
     }
 
-    /// The open connection to this node and shard, if there is one.
-    pub(crate) fn connected(&self, address: &str, shard: u32) -> Option<Arc<Connection>> {
-        let entry = self.entries().get(address)?.get(&shard)?.clone();
-        entry.open()
-    }
-
     /// The connection to this node and shard, opened if need be, until `deadline` at most.
     pub(crate) async fn open(
         self: &Arc<Self>,

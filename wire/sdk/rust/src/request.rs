@@ -4,12 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use ringbeam_wire::client::{Add, Delete, DeleteRange, Extend, Get, GetMany, Life, Put, RequestBody, Scan, Transact};
+use ringbeam_wire::client::{
+    Add, Consistency, Delete, DeleteRange, Extend, Get, GetMany, Life, Put, RequestBody, Scan, Transact,
+};
 use ringbeam_wire::limits::{check_key, check_namespace, check_value};
 use ringbeam_wire::refusal::Refusal;
 
 use crate::answer::{Answer, Outcome};
-use crate::client::Consistency;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::limits::DEADLINE_MARGIN_MAX;
@@ -151,13 +152,21 @@ impl<'a> What<'a> {
     }
 
     pub(crate) fn reads_anywhere(&self) -> bool {
-        let consistency = match self {
-            What::Get { consistency, .. } => *consistency,
-            What::Scan(scan) => scan.consistency,
-            What::GetMany(many) => many.consistency,
-            _ => return false,
-        };
-        consistency == Consistency::Local
+        self.consistency().is_some_and(|consistency| consistency != Consistency::Linearizable)
+    }
+
+    /// It waits for a node to be fresh enough, and another may be.
+    pub(crate) fn may_be_refused_as_old(&self) -> bool {
+        matches!(self.consistency(), Some(Consistency::Session { .. } | Consistency::Bounded { .. }))
+    }
+
+    fn consistency(&self) -> Option<Consistency> {
+        match self {
+            What::Get { consistency, .. } => Some(*consistency),
+            What::Scan(scan) => Some(scan.consistency),
+            What::GetMany(many) => Some(many.consistency),
+            _ => None,
+        }
     }
 }
 

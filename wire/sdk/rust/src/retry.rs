@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use ringbeam_wire::refusal::{Code, Refusal};
 
-use crate::limits::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, REDIRECTS_AT_ONCE_MAX, SESSIONS_LOST_MAX};
+use crate::limits::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, FRESH_READERS_TRIED, REDIRECTS_AT_ONCE_MAX, SESSIONS_LOST_MAX};
 
 /// What may be done with a request whose fate is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +165,8 @@ impl Effort {
             | Code::TooManyLeases
             | Code::TooManyWatches
             | Code::OutcomeUnknown => again(wait, Leader::Same),
+            // It has waited already, and another node may be fresher.
+            Code::NotFresh if self.attempts <= FRESH_READERS_TRIED => again(Duration::ZERO, Leader::Search),
             Code::ShardFault | Code::NotServing | Code::ShuttingDown | Code::NotFresh => again(wait, Leader::Search),
             Code::SessionExpired if self.kind == Kind::ExactlyOnce && !self.may_have_happened => {
                 self.sessions_lost += 1;

@@ -1,4 +1,4 @@
-//! Where a request goes: which shard has the key, whom to ask who leads it, whom to ask for a local read.
+//! Where a request goes: which shard has the key, whom to ask who leads it, whom a read may go to.
 //!
 //! ```text
 //!   key -> slot (crc32 of {tag} or key) -> shard -> leader's address
@@ -20,6 +20,8 @@ use std::sync::Arc;
 use ringbeam_wire::client::{Member, Role, SlotRange, Topology};
 use ringbeam_wire::limits::SHARDS_MAX;
 use ringbeam_wire::slots::SLOTS;
+
+use crate::readers::Candidate;
 
 /// A node's client address, host:port.
 pub type Address = Arc<str>;
@@ -127,7 +129,21 @@ impl Routes {
         all
     }
 
-    /// Whom to ask for a local read, best first: own region, then the connected, then the rest; `dice` spreads equals.
+    /// Whom reads may go to that any node may answer: see [`crate::readers`].
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let own = |member: &Member| !self.region.is_empty() && member.region == self.region;
+        let members = self.serving().map(|member| (Address::from(member.client.as_str()), own(member), false));
+        let endpoints = self.endpoints.iter().map(|endpoint| (endpoint.clone(), false, true));
+        let mut all: Vec<Candidate> = Vec::new();
+        for (address, near, last_resort) in members.chain(endpoints) {
+            if !all.iter().any(|known| known.address == address) {
+                all.push(Candidate { address, near, last_resort });
+            }
+        }
+        all
+    }
+
+    /// Whom to follow the changes of a shard at, best first: own region, then the connected, then the rest; `dice` spreads equals.
     pub fn readers(&self, connected: impl Fn(&str) -> bool, dice: u64) -> Vec<Address> {
         let mut ranked: Vec<(bool, bool, u64, &str)> = self
             .serving()
@@ -241,7 +257,16 @@ mod tests {
     }
 
     #[test]
-    fn local_reads_prefer_the_own_region_then_the_connected() {
+    fn reads_may_go_to_everyone_who_serves_and_at_last_to_the_endpoints() {
+        let candidates = routes("west").candidates();
+        let all: Vec<(&str, bool, bool)> = candidates.iter().map(|one| (&*one.address, one.near, one.last_resort)).collect();
+        let [one, two, four] = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:4"];
+        assert_eq!(all, [(one, false, false), (two, true, false), (four, false, false), ("gate:1", false, true)]);
+        assert!(routes("").candidates().iter().all(|one| !one.near), "a client of no region is near to none");
+    }
+
+    #[test]
+    fn the_own_region_comes_first_and_then_the_connected() {
         for dice in 0..50 {
             assert_eq!(&*routes("west").readers(|_| false, dice)[0], "127.0.0.1:2");
             let readers = routes("").readers(|address| address.ends_with(":4"), dice);

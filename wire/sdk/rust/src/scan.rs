@@ -24,6 +24,7 @@
 //! while a long scan runs may be seen as it was or as it is.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ringbeam_wire::client::{GetMany, Revision, Scan as Wanted};
@@ -54,6 +55,8 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Option<Entry>>,
     pub(crate) index: u64,
     pub(crate) more: bool,
+    pub(crate) age: Option<Duration>,
+    pub(crate) stale: bool,
 }
 
 /// Which keys a scan is to give, and in which order.
@@ -142,6 +145,10 @@ pub struct Scan {
     range: Range,
     left: u64,
     lanes: Vec<Lane>,
+    /// A page was read.
+    read: bool,
+    age: Option<Duration>,
+    stale: bool,
 }
 
 /// What a scan has of one shard, and what it has still to ask for.
@@ -193,6 +200,16 @@ impl Scan {
         Ok(self.lanes[lane].waiting.pop_front())
     }
 
+    /// The greatest age of the pages read so far, each when it was made; `None`: of one it is not known, or none was read.
+    pub fn age(&self) -> Option<Duration> {
+        self.age
+    }
+
+    /// A page was older than its bound, or not known not to be: see [`Consistency::or_stale`](crate::Consistency::or_stale).
+    pub fn stale(&self) -> bool {
+        self.stale
+    }
+
     /// All that is left, at once.
     pub async fn all(mut self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
@@ -214,14 +231,19 @@ impl Scan {
         while let Some(joined) = asking.join_next().await {
             // A task that is gone: the runtime ends.
             let Ok((number, page)) = joined else { return Err(Error::Connect("the runtime has ended".into())) };
-            self.lanes[number as usize].take(page?, self.range.backward)?;
+            let page = page?;
+            self.stale |= page.stale;
+            // What is known of one page only is not known of all.
+            let ages = if self.read { self.age } else { Some(Duration::ZERO) };
+            (self.age, self.read) = (ages.zip(page.age).map(|(before, now)| before.max(now)), true);
+            self.lanes[number as usize].take(page, self.range.backward)?;
         }
         Ok(())
     }
 }
 
 impl Client {
-    /// Reads a range in order, page by page, linearizably. The head of `scan.rs` says what is consistent.
+    /// Reads a range in order, page by page, linearizably unless [`Client::consistency`] says otherwise. The head of `scan.rs` says what is consistent.
     pub fn scan(&self, range: Range) -> Scan {
         self.scan_with(range, &GetOptions::default())
     }
@@ -237,7 +259,8 @@ impl Client {
         let only = range.tagged.then(|| self.inner.shard_of(&range.from).0);
         let of_shard = |shard: u32| Lane { ended: only.is_some_and(|only| only != shard), ..lane() };
         let lanes = (0..self.inner.shards.len() as u32).map(of_shard).collect();
-        Scan { client: self.clone(), options: options.clone(), left: range.limit.unwrap_or(u64::MAX), range, lanes }
+        let (client, options, left) = (self.clone(), options.clone(), range.limit.unwrap_or(u64::MAX));
+        Scan { client, options, left, range, lanes, read: false, age: None, stale: false }
     }
 
     async fn page(&self, shard: u32, range: &Range, options: &GetOptions) -> Result<Page, Error> {
@@ -248,19 +271,19 @@ impl Client {
             backward: range.backward,
             keys_only: range.keys_only,
             limit: range.limit.map_or(0, |limit| limit.min(u64::from(SCAN_ITEMS_MAX)) as u32),
-            consistency: options.consistency,
+            consistency: self.freshness(shard, options),
         });
         self.items(shard, what, options).await
     }
 
     async fn items(&self, shard: u32, what: What<'_>, options: &GetOptions) -> Result<Page, Error> {
-        match self.inner.read(shard, what, self.time(options.timeout)).await? {
+        match self.read_of(shard, what, options.timeout).await? {
             Answer::Items(page) => Ok(*page),
             other => Err(odd(&other)),
         }
     }
 
-    /// Reads several keys, linearizably: what each has, in the order of the keys. Those of one shard are as of one moment, as long as
+    /// Reads several keys, linearizably unless [`Client::consistency`] says otherwise: what each has, in the order of the keys. Those of one shard are as of one moment, as long as
     /// they are no more than 128 with 8 KiB, and their values 256 KiB.
     pub async fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Value>>, Error> {
         self.get_many_with(keys, &GetOptions::default()).await
@@ -314,15 +337,16 @@ impl Client {
         let mut values = Vec::with_capacity(keys.len());
         while values.len() < keys.len() {
             let due = keys[values.len()..].iter().map(|key| &key[..]).collect();
-            let many = GetMany { namespace: self.name(&options.namespace), keys: due, consistency: options.consistency };
+            let consistency = self.freshness(shard, options);
+            let many = GetMany { namespace: self.name(&options.namespace), keys: due, consistency };
             let page = self.items(shard, What::GetMany(&many), options).await?;
             let enough = page.more || page.entries.len() == many.keys.len();
             if page.entries.is_empty() || !enough || page.entries.len() > many.keys.len() {
                 let why = format!("a node answered {} keys with {} values", many.keys.len(), page.entries.len());
                 return Err(Error::Protocol(why));
             }
-            let index = page.index;
-            let value = |Entry { value, revision, .. }| Value { value, revision, index };
+            let Page { index, age, stale, .. } = page;
+            let value = |Entry { value, revision, .. }| Value { value, revision, index, age, stale };
             values.extend(page.entries.into_iter().map(|entry| entry.map(value)));
         }
         Ok(values)
@@ -357,7 +381,13 @@ mod tests {
     #[test]
     fn the_next_page_begins_behind_the_last_entry() {
         let entry = |key: &'static str| Some(Entry { key: key.into(), value: Bytes::new(), revision: Revision::default() });
-        let page = |keys: &[&'static str], more| Page { entries: keys.iter().copied().map(entry).collect(), index: 1, more };
+        let page = |keys: &[&'static str], more| Page {
+            entries: keys.iter().copied().map(entry).collect(),
+            index: 1,
+            more,
+            age: None,
+            stale: false,
+        };
         let lane = || Lane { waiting: VecDeque::new(), from: "a".into(), until: "z".into(), ended: false };
         let (mut up, mut down) = (lane(), lane());
         up.take(page(&["b", "d"], true), false).expect("a good page");
@@ -367,7 +397,7 @@ mod tests {
         for keys in [&["e", "e"][..], &["f", "e"], &["d"], &["z"]] {
             assert!(up.take(page(keys, true), false).is_err(), "{keys:?} from d0 on and before z");
         }
-        let nothing = Page { entries: Vec::new(), index: 1, more: true };
+        let nothing = Page { entries: Vec::new(), index: 1, more: true, age: None, stale: false };
         assert!(up.take(nothing, false).is_err(), "an empty page that is not the last would be asked for without end");
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! **Not here**: finding leaders (`leader.rs`), opening sessions (`turn.rs`).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use crate::connection::Connection;
 use crate::limits::OUTCOME_HELD;
 use crate::pace::{self, Flow};
+use crate::readers::{Candidate, Readers};
 use crate::routing::Address;
 use crate::search::Search;
 use crate::session::{NoTicket, Session, Ticket};
@@ -22,6 +24,12 @@ pub(crate) struct Shard {
     state: Mutex<State>,
     /// For the leader.
     pub(crate) search: Search,
+    /// Whom it reads from, where any node will do.
+    reading: Mutex<Reading>,
+    /// Some of those have failed and not answered since.
+    troubled: AtomicBool,
+    /// Told when a node that is followed says that another one leads.
+    pub(crate) news: Notify,
     /// Held by the one task that opens a session.
     pub(crate) opening: tokio::sync::Mutex<()>,
     /// Told when the session's window has room again, or the session is another.
@@ -33,7 +41,8 @@ struct State {
     leader: Option<Arc<Connection>>,
     /// Where a redirect points, until somebody has gone there.
     named: Option<Address>,
-    reader: Option<Arc<Connection>>,
+    /// The latest leader that a node told of.
+    led: Led,
     session: Session,
     /// Tasks that wait for room.
     waiting: u64,
@@ -55,6 +64,26 @@ struct Found {
     gone: u64,
 }
 
+/// A leader and its term. A term can have two leaders: the one with the greater id is the later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Led {
+    pub(crate) term: u64,
+    pub(crate) node: u64,
+}
+
+#[derive(Debug)]
+struct Reading {
+    /// What times count from.
+    since: Instant,
+    readers: Readers<Arc<Connection>>,
+}
+
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading { since: Instant::now(), readers: Readers::default() }
+    }
+}
+
 impl Shard {
     /// Counts a write's first attempt. Everything it needs, when it is all there: the usual case.
     pub(crate) fn begin_write(&self, now: Instant) -> Option<(Arc<Connection>, Turn<'_>)> {
@@ -71,7 +100,11 @@ impl Shard {
     pub(crate) fn begin_read(&self, now: Instant, anywhere: bool) -> Option<Arc<Connection>> {
         let mut state = self.lock();
         state.flow.begin(now);
-        if anywhere { state.reader.clone() } else { state.leader.clone() }
+        if !anywhere {
+            return state.leader.clone();
+        }
+        drop(state);
+        self.reader(now)
     }
 
     /// First attempts since the last time.
@@ -100,8 +133,59 @@ impl Shard {
         self.lock().leader.clone()
     }
 
-    pub(crate) fn reader(&self) -> Option<Arc<Connection>> {
-        self.lock().reader.clone()
+    /// The node that is chosen to read from, while it is.
+    pub(crate) fn reader(&self, now: Instant) -> Option<Arc<Connection>> {
+        let reading = self.reading();
+        reading.readers.current(now.saturating_duration_since(reading.since))
+    }
+
+    pub(crate) fn may_read_from(&self, candidates: Vec<Candidate>) {
+        self.reading().readers.set(candidates);
+    }
+
+    /// Chooses for a while, and gives the connection if it is open.
+    pub(crate) fn choose_reader(&self, dice: u64) -> Option<(Address, Option<Arc<Connection>>)> {
+        let leader = self.leader().map(|leader| leader.address.clone());
+        let mut reading = self.reading();
+        let now = reading.since.elapsed();
+        reading.readers.choose(now, dice, leader.as_deref(), |connection| connection.busy())
+    }
+
+    /// One that is not chosen, for a second opinion.
+    pub(crate) fn another_reader(&self, dice: u64) -> Option<Address> {
+        let reading = self.reading();
+        reading.readers.another(reading.since.elapsed(), dice)
+    }
+
+    /// Whom to measure now.
+    pub(crate) fn survey(&self) -> Vec<Address> {
+        let mut reading = self.reading();
+        let now = reading.since.elapsed();
+        if reading.readers.survey_is_due(now) { reading.readers.to_survey(now) } else { Vec::new() }
+    }
+
+    pub(crate) fn reader_measured(&self, address: &str, round_trip: Duration) {
+        self.reading().readers.measured(address, round_trip);
+    }
+
+    pub(crate) fn reader_failed(&self, address: &str) {
+        let mut reading = self.reading();
+        let now = reading.since.elapsed();
+        reading.readers.failed(address, now);
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+
+    /// It has answered a read: that ends a row of failures, and nothing else does.
+    pub(crate) fn reader_answered(&self, connection: &Connection) {
+        if self.troubled.load(Ordering::Relaxed) {
+            let mut reading = self.reading();
+            reading.readers.answered(&connection.address);
+            self.troubled.store(reading.readers.any_failed(), Ordering::Relaxed);
+        }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The leader is found. Those that waited for it are let go by and by: see `pace.rs`.
@@ -131,8 +215,26 @@ impl Shard {
         (found.at + share).saturating_duration_since(now)
     }
 
-    pub(crate) fn read_from(&self, connection: Arc<Connection>) {
-        self.lock().reader = Some(connection);
+    pub(crate) fn read_from(&self, address: &str, connection: &Arc<Connection>) {
+        self.reading().readers.connected(address, connection.clone());
+    }
+
+    /// A node that this client follows says who leads. News that is older than what is known changes nothing.
+    pub(crate) fn told(&self, led: Led, address: Address) {
+        let mut state = self.lock();
+        if led <= state.led {
+            return;
+        }
+        state.led = led;
+        if state.leader.as_ref().is_none_or(|leader| leader.welcome.node != led.node) {
+            let now = Instant::now();
+            let per_second = state.flow.per_second(now);
+            state.leaderless.get_or_insert((now, per_second));
+            state.leader = None;
+            state.named = Some(address);
+            drop(state);
+            self.news.notify_waiters();
+        }
     }
 
     /// This connection does not reach the leader any more; perhaps `named` does. News of another one than the present
@@ -157,10 +259,7 @@ impl Shard {
 
     /// This connection is no good to read from.
     pub(crate) fn not_reader(&self, connection: &Arc<Connection>) {
-        let mut state = self.lock();
-        if state.reader.as_ref().is_some_and(|reader| Arc::ptr_eq(reader, connection)) {
-            state.reader = None;
-        }
+        self.reader_failed(&connection.address);
     }
 
     /// Where a redirect points; told once.

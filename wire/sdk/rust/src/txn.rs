@@ -108,7 +108,7 @@ impl Client {
         let key = transact.keys().next().unwrap_or_default();
         let what = What::Txn { transact: &transact, shards: self.inner.shards.len() as u32 };
         what.check(u32::MAX).map_err(Error::Refused)?;
-        match self.inner.write(key, what, self.time(options.timeout)).await? {
+        match self.write(key, what, options.timeout).await? {
             Answer::Transacted(transacted) => {
                 let done = if transacted.succeeded { &transact.then } else { &transact.otherwise };
                 let (gets, due) = (transacted.gets.len(), done.iter().filter(|step| !step.writes()).count());

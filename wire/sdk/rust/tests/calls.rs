@@ -183,7 +183,7 @@ async fn local_reads_go_to_the_own_region() {
     let ring = Ring::start(3, 1, |_, _, _| None).await;
     let client = Client::builder().endpoints(ring.endpoints()).region("r2").connect().await.unwrap();
     client.put("k", "v").await.unwrap();
-    let options = GetOptions { consistency: Consistency::Local, ..GetOptions::default() };
+    let options = GetOptions { consistency: Some(Consistency::Local), ..GetOptions::default() };
     for _ in 0..5 {
         assert!(client.get_with("k", &options).await.unwrap().is_some());
     }

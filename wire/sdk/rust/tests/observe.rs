@@ -40,7 +40,7 @@ impl Metrics for Told {
 }
 
 fn nearby(hedge: Duration) -> GetOptions {
-    GetOptions { consistency: Consistency::Local, hedge: Some(hedge), ..GetOptions::default() }
+    GetOptions { consistency: Some(Consistency::Local), hedge: Some(hedge), ..GetOptions::default() }
 }
 
 /// Node 2, in the client's region, takes 500 ms for each read; the others answer at once.

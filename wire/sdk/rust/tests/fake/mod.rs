@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ringbeam_sdk::{Code, Refusal, Role, SlotRange};
 use ringbeam_wire::client::{
-    Encoder, Member, ReplyBody, RequestBody, Revision, Status, Topology, Value, Welcome, Written, parse_request,
+    Consistency, Encoder, Member, ReplyBody, RequestBody, Revision, Status, Topology, Value, Welcome, Written, parse_request,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::preamble::Preamble;
@@ -32,10 +32,11 @@ pub enum Asked {
     Hello { ring: u64, versions: (u16, u16) },
     Put { namespace: String, key: Vec<u8>, value: Vec<u8>, session: u64, sequence: u64, below: u64 },
     Delete { key: Vec<u8>, session: u64, sequence: u64 },
-    Get { key: Vec<u8>, local: bool },
+    Get { key: Vec<u8>, local: bool, consistency: Consistency },
     OpenSession,
     CloseSession(u64),
     Topology,
+    Follow,
     Status,
     Ping,
     Ring(String),
@@ -45,6 +46,8 @@ pub enum Asked {
 pub enum Act {
     Written(Written),
     Value(Option<Vec<u8>>),
+    /// A value as of an index, with an age, stale or not.
+    Aged(Vec<u8>, u64, Option<u32>, bool),
     Refuse(Refusal),
     Opened(u64),
     Topology(Topology),
@@ -71,6 +74,7 @@ pub struct At {
     pub deadline_ms: u32,
 }
 
+type Replies = mpsc::UnboundedSender<Vec<u8>>;
 type Script = dyn Fn(&Ring, At, &Asked) -> Option<Act> + Send + Sync;
 
 pub struct Ring {
@@ -85,6 +89,8 @@ pub struct Ring {
     answers: Mutex<BTreeMap<(u64, u64), Written>>,
     sessions: AtomicU64,
     connections: AtomicU32,
+    /// Who follows the topology: shard, request id, and the way there.
+    followers: Mutex<Vec<(u32, u64, Replies)>>,
     script: Box<Script>,
 }
 
@@ -114,6 +120,7 @@ impl Ring {
             answers: Mutex::default(),
             sessions: AtomicU64::new(0),
             connections: AtomicU32::new(0),
+            followers: Mutex::default(),
             script: Box::new(script),
         });
         for (node, listener) in listeners {
@@ -133,6 +140,13 @@ impl Ring {
     pub fn lead(&self, node: u64) {
         self.leader.store(node, Ordering::SeqCst);
         self.term.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Tells everyone who follows how things are now.
+    pub fn tell(&self) {
+        for (shard, id, replies) in self.followers.lock().unwrap().iter() {
+            let _ = replies.send(encode(*id, Act::Topology(self.topology(*shard))));
+        }
     }
 
     pub fn applied(&self) -> usize {
@@ -193,10 +207,10 @@ impl Ring {
                 session_window: self.window.load(Ordering::SeqCst),
                 ..Welcome::default()
             }),
-            Asked::Topology => Act::Topology(self.topology(at.shard)),
+            Asked::Topology | Asked::Follow => Act::Topology(self.topology(at.shard)),
             Asked::Status => Act::Status(Box::new(Status { node: at.node, shard: at.shard, ..Status::default() })),
             Asked::Ping => Act::Done("here".into()),
-            Asked::Get { key, local } if leads || *local => Act::Value(self.store.lock().unwrap().get(key).cloned()),
+            Asked::Get { key, local, .. } if leads || *local => Act::Value(self.store.lock().unwrap().get(key).cloned()),
             _ if !leads => Act::Refuse(self.not_leader()),
             Asked::Get { .. } => Act::Value(None),
             Asked::OpenSession => Act::Opened(self.sessions.fetch_add(1, Ordering::SeqCst) + 1),
@@ -275,6 +289,9 @@ async fn converse(ring: Arc<Ring>, node: u64, connection: u32, stream: TcpStream
                 }
                 Act::Silence => {}
                 act => {
+                    if asked == Asked::Follow {
+                        ring.followers.lock().unwrap().push((shard, request.id, replies.clone()));
+                    }
                     let _ = replies.send(encode(request.id, act));
                 }
             }
@@ -292,6 +309,11 @@ fn encode(id: u64, act: Act) -> Vec<u8> {
             value = found;
             let found = value.is_some();
             ReplyBody::Value(Value { found, value: value.as_deref().unwrap_or_default(), ..Value::default() })
+        }
+        Act::Aged(found, index, age_ms, stale) => {
+            value = Some(found);
+            let value = value.as_deref().unwrap_or_default();
+            ReplyBody::Value(Value { found: true, value, index, age_ms, stale, ..Value::default() })
         }
         Act::Refuse(refusal) => ReplyBody::Refused(refusal),
         Act::Opened(session) => ReplyBody::SessionOpened { session, lifetime_ms: 60_000 },
@@ -321,10 +343,13 @@ fn owned(body: &RequestBody<'_>) -> Asked {
         RequestBody::Delete(delete) => {
             Asked::Delete { key: delete.key.into(), session: delete.session, sequence: delete.sequence }
         }
-        RequestBody::Get(get) => Asked::Get { key: get.key.into(), local: get.consistency == ringbeam_sdk::Consistency::Local },
+        RequestBody::Get(get) => {
+            Asked::Get { key: get.key.into(), local: get.consistency == Consistency::Local, consistency: get.consistency }
+        }
         RequestBody::OpenSession => Asked::OpenSession,
         RequestBody::CloseSession { session } => Asked::CloseSession(*session),
         RequestBody::GetTopology => Asked::Topology,
+        RequestBody::FollowTopology => Asked::Follow,
         RequestBody::GetStatus => Asked::Status,
         RequestBody::Ping => Asked::Ping,
         other => Asked::Ring(format!("{other:?}")),
