@@ -48,6 +48,7 @@ use ringbeam_wire::client::Written;
 
 use crate::answer::Value;
 use crate::client::{Client, GetOptions, PutOptions};
+use crate::consistency::Consistency;
 use crate::error::Error;
 use crate::limits::{CACHE_BYTES_DEFAULT, CACHE_ENTRY_OVERHEAD_BYTES, CACHE_ENTRY_SHARE_MAX};
 use crate::observe::Cached;
@@ -154,6 +155,11 @@ impl Client {
     }
 }
 
+/// The age of an entry counts from its fetch, so the fetch is linearizable, whatever the client's own reads are.
+fn leaders() -> GetOptions {
+    GetOptions { consistency: Some(Consistency::Linearizable), ..GetOptions::default() }
+}
+
 impl Cache {
     /// The client without the cache.
     pub fn client(&self) -> &Client {
@@ -165,7 +171,7 @@ impl Cache {
         let (key, near) = (key.as_ref(), &*self.near);
         if near.options.switches_off && !near.switch.ask() {
             self.count(Cached::Bypassed);
-            return self.client.get_with(key, &GetOptions::default()).await;
+            return self.client.get_with(key, &leaders()).await;
         }
         if let Some(entry) = near.entries.get(key)
             && entry.as_of.elapsed() < near.options.age_max
@@ -211,7 +217,7 @@ impl Cache {
             self.count(Cached::Miss);
             async {
                 let as_of = Instant::now();
-                let result = self.client.get_with(key, &GetOptions::default()).await;
+                let result = self.client.get_with(key, &leaders()).await;
                 Fetched { result, as_of }
             }
         });
@@ -228,7 +234,7 @@ impl Cache {
         // True when that fetch began, which may be longer ago than this read may be old.
         if fetched.as_of.elapsed() >= near.options.age_max {
             self.count(Cached::Miss);
-            return self.client.get_with(key, &GetOptions::default()).await;
+            return self.client.get_with(key, &leaders()).await;
         }
         self.count(Cached::Coalesced);
         fetched.result.clone()

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fake::{Act, Asked, Ring};
-use ringbeam_sdk::{CacheOptions, Client, Code, Error, Refusal};
+use ringbeam_sdk::{CacheOptions, Client, Code, Consistency, Error, Refusal};
 
 const AGE_MAX: Duration = Duration::from_millis(200);
 
@@ -42,6 +42,19 @@ async fn a_thousand_concurrent_misses_are_one_fetch() {
     }
     assert_eq!(gets(&ring), 1);
     assert_eq!((cache.stats().misses, cache.stats().coalesced), (1, 999));
+}
+
+/// An entry's age counts from its fetch: a local read may be older than that already.
+#[tokio::test]
+async fn fetches_are_linearizable_whatever_the_clients_reads_are() {
+    let ring = Ring::start(2, 1, |_, _, _| None).await;
+    let client = Client::connect(&ring.endpoints().join(",")).await.unwrap().consistency(Consistency::Local);
+    client.put("k", "v").await.unwrap();
+    client.get("k").await.unwrap();
+    let local = ring.count(|_, asked| matches!(asked, Asked::Get { local: true, .. }));
+    assert_eq!(local, 1, "the client's own reads are local");
+    assert!(client.cached(options()).get("k").await.unwrap().is_some());
+    assert_eq!(ring.count(|_, asked| matches!(asked, Asked::Get { local: true, .. })), local);
 }
 
 #[tokio::test]
