@@ -67,6 +67,8 @@ pub struct Read {
     pub found: Option<Found>,
     /// The applied log index that it reflects.
     pub index: u64,
+    pub age_ms: Option<u32>,
+    pub stale: bool,
 }
 
 /// What a transaction of one key came to.
@@ -225,10 +227,10 @@ impl Client {
     }
 
     /// What one node has applied, asked once.
-    pub async fn get_at(&mut self, address: &str, key: &[u8], limit: Duration) -> Option<Read> {
+    pub async fn get_at(&mut self, address: &str, key: &[u8], consistency: Consistency, limit: Duration) -> Option<Read> {
         let shard = self.shard_of(key);
         self.turn_to(shard, address.to_string());
-        let body = RequestBody::Get(Get { namespace: "", key, consistency: Consistency::Local });
+        let body = RequestBody::Get(Get { namespace: "", key, consistency });
         match self.attempt(shard, &body, Sim::now() + limit).await {
             Attempt::Answered(Answer::Value(read)) => Some(read),
             _ => None,
@@ -531,7 +533,7 @@ impl Connection {
             ReplyBody::Lease(lease) => Answer::Leased(lease.lease),
             ReplyBody::Value(value) => {
                 let found = value.found.then(|| Found { value: value.value.to_vec(), revision: value.revision });
-                Answer::Value(Read { found, index: value.index })
+                Answer::Value(Read { found, index: value.index, age_ms: value.age_ms, stale: value.stale })
             }
             ReplyBody::Transacted(transacted) => Answer::Swapped(Swapped {
                 succeeded: transacted.succeeded,

@@ -30,11 +30,13 @@ use ringbeam_wire::client::{Consistency, Written};
 
 use counters::{COUNTERS, Counting, Tally};
 
+use crate::check::age::Answered;
 use crate::client::{Client, Found, Outcome as Told};
 use crate::history::{History, Op, Outcome, Revision, Tag, Ticket, value_bytes, value_of};
 use crate::lives;
 use crate::plan::Workload;
 use crate::random::Random;
+use crate::readers::place;
 use crate::world::Ring;
 
 /// Longest value that the simulated nodes take.
@@ -44,11 +46,13 @@ const VALUE_BYTES_MAX: u64 = 16 << 10;
 const SWAPS_ONE_IN: u64 = 4;
 
 /// How often a client looks whether the load is on.
-const LOOK: Duration = Duration::from_millis(20);
+pub const LOOK: Duration = Duration::from_millis(20);
 
 /// What clients share with whoever drives the world.
 pub struct Load {
     pub history: Rc<RefCell<History>>,
+    /// Answers to reads with a contract.
+    pub answered: Rc<RefCell<Vec<Answered>>>,
     on: Rc<Cell<bool>>,
     addresses: Rc<RefCell<Vec<String>>>,
     next_value: Rc<Cell<u64>>,
@@ -63,6 +67,7 @@ impl Load {
     pub fn start(ring: &mut Ring, seed: u64, workload: &Workload) -> Load {
         let load = Load {
             history: Rc::default(),
+            answered: Rc::default(),
             on: Rc::new(Cell::new(true)),
             addresses: Rc::new(RefCell::new(ring.client_addresses())),
             next_value: Rc::default(),
@@ -100,9 +105,11 @@ impl Load {
         lives::start(ring, seed, self.shards, &self.on, move || addresses.borrow().clone());
     }
 
-    fn share(&self) -> Load {
+    /// The same load, for one more client.
+    pub fn share(&self) -> Load {
         Load {
             history: self.history.clone(),
+            answered: self.answered.clone(),
             on: self.on.clone(),
             addresses: self.addresses.clone(),
             next_value: self.next_value.clone(),
@@ -122,6 +129,21 @@ impl Load {
         let probes: Vec<_> = ring.live().into_iter().flat_map(|node| ring.probes(node)).collect();
         let value = |counter| probes.iter().find_map(|probe| probe.read("", counters::key(counter).as_bytes()));
         (0..COUNTERS).filter_map(|counter| Some((counter, counters::number(&value(counter)?.0)))).collect()
+    }
+
+    /// Whether they do.
+    pub fn is_on(&self) -> bool {
+        self.on.get()
+    }
+
+    /// Where the ring is.
+    pub fn addresses(&self) -> Vec<String> {
+        self.addresses.borrow().clone()
+    }
+
+    /// Shards of the ring.
+    pub fn shards(&self) -> u32 {
+        self.shards
     }
 
     /// Operations that have begun and not ended.
@@ -155,24 +177,31 @@ impl Load {
         served
     }
 
-    fn begin(&self, client: &Client, id: u32, key: u32, op: Op) -> Ticket {
+    pub fn begin(&self, client: &Client, id: u32, key: u32, op: Op) -> Ticket {
         self.under_way.set(self.under_way.get() + 1);
         let shard = client.shard_of(key_bytes(key).as_bytes());
         self.history.borrow_mut().invoke(id, shard, key, op, None, world_now_ns())
     }
 
-    fn end(&self, ticket: Ticket, outcome: Outcome) {
+    pub fn end(&self, ticket: Ticket, outcome: Outcome) {
         self.under_way.set(self.under_way.get() - 1);
         self.history.borrow_mut().complete(ticket, outcome, world_now_ns());
     }
 
     async fn put(&self, client: &mut Client, id: u32, key: u32, bytes: usize, limit: Duration) -> bool {
+        self.put_at(client, id, key, bytes, limit).await.is_some()
+    }
+
+    /// Where in the log it is.
+    pub async fn put_at(&self, client: &mut Client, id: u32, key: u32, bytes: usize, limit: Duration) -> Option<Revision> {
         let value = self.next_value.get() + 1;
         self.next_value.set(value);
         let ticket = self.begin(client, id, key, Op::Put { value });
         let told = client.put(key_bytes(key).as_bytes(), &value_bytes(value, bytes), limit).await;
         let told = self.asked(client, key, told, limit).await;
-        self.written(client, ticket, told)
+        let place = place(&told);
+        self.written(client, ticket, told);
+        place
     }
 
     /// Reads the key, and sets it if it still is as it was read.
@@ -260,22 +289,26 @@ impl Load {
     }
 
     async fn get_local(&self, client: &mut Client, id: u32, key: u32, address: &str, limit: Duration) {
-        let node = address.trim_start_matches("node-").split(':').next().and_then(|node| node.parse().ok()).unwrap_or(0);
-        let ticket = self.begin(client, id, key, Op::GetLocal { node });
-        let read = client.get_at(address, key_bytes(key).as_bytes(), limit).await;
+        let ticket = self.begin(client, id, key, Op::GetLocal { node: node_of(address) });
+        let read = client.get_at(address, key_bytes(key).as_bytes(), Consistency::Local, limit).await;
         self.end(ticket, read.map_or(Outcome::Failed, |read| found(read.found, read.index)));
     }
 }
 
-fn key_bytes(key: u32) -> String {
+/// The node of a client address.
+pub fn node_of(address: &str) -> u64 {
+    address.trim_start_matches("node-").split(':').next().and_then(|node| node.parse().ok()).unwrap_or(0)
+}
+
+pub fn key_bytes(key: u32) -> String {
     format!("k{key}")
 }
 
-fn revision(revision: ringbeam_wire::client::Revision) -> Revision {
+pub fn revision(revision: ringbeam_wire::client::Revision) -> Revision {
     Revision { index: revision.index, position: revision.position }
 }
 
-fn found(found: Option<Found>, index: u64) -> Outcome {
+pub fn found(found: Option<Found>, index: u64) -> Outcome {
     // A value that is not whole is one that nobody wrote: 0 is no put's.
     let found = found.map(|found| (value_of(&found.value).unwrap_or(0), revision(found.revision)));
     Outcome::Read { found, index }

@@ -23,6 +23,7 @@ mod operator;
 mod plan;
 #[allow(dead_code)]
 mod random;
+mod readers;
 mod run;
 mod subscriber;
 mod watch;

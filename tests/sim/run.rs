@@ -27,6 +27,7 @@ use crate::load::Load;
 use crate::operator::{Change, Operator, try_change};
 use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
 use crate::random::Random;
+use crate::readers;
 use crate::subscriber::{self, Streams};
 use crate::watch::Watch;
 use crate::world::{Ring, RingSettings};
@@ -117,6 +118,7 @@ impl Run {
         let load = Load::start(&mut ring, plan.seed, &plan.workload);
         let streams = subscriber::start(&mut ring, plan.seed);
         load.start_lives(&mut ring, plan.seed);
+        readers::start(&mut ring, plan.seed, &plan.workload, &load);
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
         let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
@@ -469,6 +471,7 @@ impl Run {
         violations.extend(check::judge(&history, Some(&self.watch.log), Effort::default()));
         violations.extend(check::counters::check(&self.load.tally.borrow(), &self.load.counters(&self.ring)));
         violations.extend(check::watching::check(&self.watch.changes, &self.streams.borrow()));
+        violations.extend(check::age::check(&history, &self.load.answered.borrow()));
         let world = &self.ring.world;
         let mut faults = self.faults;
         for (name, count) in world.faults().struck() {

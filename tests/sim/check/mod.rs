@@ -6,6 +6,7 @@
 //! | [`evidence`] | revisions against real time, over all keys of a shard | the store's own promises |
 //! | [`linear`] | every key: is there one order of all its operations? | Wing & Gong, Lowe |
 //! | [`session`] | local reads: old is allowed, invented is not | the store's own promises |
+//! | [`age`] | reads with a contract: ages, bounds, sessions | the store's own promises |
 //! | [`exactly_once`] | retried writes: applied once, with one answer | the store's own promises |
 //! | [`counters`] | additions: sums of one order, nothing lost or twice | the store's own promises |
 //! | [`watching`] | watches: each change once and in order, or a gap that is said | the store's own promises |
@@ -15,6 +16,7 @@
 //! **Invariants**: a checker is a function of its arguments; the same observations give the same words in the same order. No
 //! clock but a bound that the caller asked for, and no hasher with a secret.
 
+pub mod age;
 pub mod counters;
 pub mod evidence;
 pub mod exactly_once;
