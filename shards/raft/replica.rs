@@ -269,8 +269,14 @@ impl<E: Env> Replica<E> {
     /// Who leads.
     pub fn leadership(&self) -> Leadership {
         let m = self.metrics.borrow_watched();
-        let leader = m.current_leader.and_then(|id| Some(m.membership_config.membership().get_node(&id)?.member(id)));
+        let leader = self.leader_in(&m).and_then(|id| Some(m.membership_config.membership().get_node(&id)?.member(id)));
         Leadership { leader, term: m.current_term, is_me: m.state == ServerState::Leader }
+    }
+
+    /// openraft names whoever the last vote was granted to for good. After a restart that may be this node, which then follows, and knows
+    /// of no leader.
+    fn leader_in(&self, m: &RaftMetrics<Types<E>>) -> Option<u64> {
+        m.current_leader.filter(|id| *id != self.context.me.node || m.state == ServerState::Leader)
     }
 
     /// True while this node leads and clients may write here.
@@ -517,7 +523,7 @@ impl<E: Env> Replica<E> {
             .collect();
         GroupStanding {
             raft_state: format!("{:?}", m.state).to_lowercase(),
-            leader: m.current_leader.unwrap_or(0),
+            leader: self.leader_in(&m).unwrap_or(0),
             term: m.current_term,
             committed_index: m.cluster_committed.as_ref().map_or(0, |id| id.index),
             snapshot_index: m.snapshot.as_ref().map_or(0, |id| id.index),

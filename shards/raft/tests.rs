@@ -98,6 +98,8 @@ fn a_leader_that_restarts_leads_only_after_an_election() {
         let replica = replica.expect("the group opens");
         let wait = replica.raft.wait(Some(ms(600)));
         wait.voter_ids([1, 2, 3], "it knows its ring").await.expect("the log says so");
+        let claims = replica.leadership().leader.map(|leader| leader.node);
+        assert_eq!(claims, None, "to clients it does not say that it leads, though the last vote was for itself");
         let led = wait.state(ServerState::Leader, "it must not lead").await;
         replica.shutdown().await;
         wal.close().await;

@@ -441,8 +441,9 @@ impl Client {
         for (_, topology) in &heard {
             self.learn(topology);
         }
-        let claims = heard.iter().map(|(from, topology)| Claim { from: *from, leader: topology.leader, term: topology.term });
-        let leader = believe(claims)?.leader;
+        let claim = |(from, topology): &(u64, Topology)| Claim { from: *from, leader: topology.leader, term: topology.term };
+        let claims: Vec<Claim> = heard.iter().map(claim).collect();
+        let leader = believe(&claims)?.leader;
         self.routes.as_ref()?.address_of(leader).map(|address| address.to_string())
     }
 

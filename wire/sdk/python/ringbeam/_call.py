@@ -42,7 +42,7 @@ from ringbeam._errors import ConnectError, Error, ProtocolError, Refused, Timeou
 from ringbeam._leader import Finder, deadline_ms
 from ringbeam._limits import FRESH_PATIENCE, FRESH_READERS_TRIED, OUTCOME_HELD, TIMEOUT_DEFAULT
 from ringbeam._pool import Pool
-from ringbeam._refusal import Refusal, check_key, check_namespace, check_value
+from ringbeam._refusal import Code, Refusal, check_key, check_namespace, check_value
 from ringbeam._requests import (
     Add,
     Body,
@@ -274,6 +274,8 @@ class Core:
                         outcome = Lost(sent=True)
                     if isinstance(outcome, Refusal):
                         connection.breaker.refused(outcome, self._loop.time(), getrandbits(64))
+                        if outcome.code is Code.NOT_LEADER:
+                            shard.denied = connection.welcome.node
                     why = _why(connection, outcome)
                     step = effort.after(outcome, getrandbits(64))
                     if isinstance(step, Verdict):

@@ -94,8 +94,8 @@ class Finder:
         loop = asyncio.get_running_loop()
         number = shard.number
         rounds = 0
-        # Who was named and could not be reached.
-        doubted = 0
+        # Who has said that it does not lead, or was named and could not be reached.
+        doubted = shard.denied
         try:
             while shard.open_leader() is None and shard.sought:
                 shard.news.clear()

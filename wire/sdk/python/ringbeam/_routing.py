@@ -96,10 +96,12 @@ class Routes:
         return [member for member in self.members if member.role is not Role.TIE_BREAKER and member.client]
 
 
-def believe(claims: Iterable[Claim]) -> Claim | None:
+def believe(claims: Sequence[Claim]) -> Claim | None:
     """The claim to believe: of the latest term, there of the leader with the greatest id (a term can have a second
-    leader, which outranks the first by its id), and there the leader's own."""
-    named = (claim for claim in claims if claim.leader)
+    leader, which outranks the first by its id), and there the leader's own. Who says itself that it does not lead is
+    not believed to, unless in a later term: those who have not heard of its restart go on naming it."""
+    denials = {own.node: own.term for own in claims if own.leader != own.node}
+    named = (claim for claim in claims if claim.leader and denials.get(claim.leader, -1) < claim.term)
     return max(named, key=lambda claim: (claim.term, claim.leader, claim.node == claim.leader), default=None)
 
 

@@ -59,6 +59,8 @@ class Shard:
         self._leaderless: tuple[float, float] | None = None
         # When the leader was found last, and within how long those that waited for it go.
         self._found = (0.0, 0.0)
+        self.denied = 0
+        """The node that has said last that it does not lead: others may go on naming it for a while."""
         # Where a redirect points, until somebody has gone there.
         self._named: str | None = None
         # Tasks that wait for room in the session, the longest first.

@@ -472,3 +472,12 @@ def test_the_latest_term_is_believed_and_there_the_leader_itself() -> None:
     assert believe([news, own, deposed]) == own
     assert believe([Claim(1, 1, 5), own]) == own, "in one term the greater id outranks"
     assert believe([voting]) is None
+
+
+def test_who_denies_to_lead_is_not_believed_to_whoever_names_it() -> None:
+    stale, restarted, follows = Claim(3, 2, 5), Claim(2, 0, 5), Claim(2, 1, 5)
+    assert believe([stale, restarted]) is None
+    assert believe([stale, follows]) == follows
+    elected_since = Claim(1, 2, 6)
+    assert believe([stale, restarted, elected_since]) == elected_since
+    assert believe([stale, Claim(2, 0, 4)]) == stale

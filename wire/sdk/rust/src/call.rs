@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringbeam_wire::client::RequestBody;
+use ringbeam_wire::refusal::Code;
 
 use crate::answer::{Answer, Outcome};
 use crate::budget;
@@ -179,6 +180,9 @@ impl Inner {
                 };
                 if let Seen::Refused(refusal) = seen {
                     connection.health.refused(refusal);
+                    if refusal.code == Code::NotLeader {
+                        job.shard.deny(connection.welcome.node);
+                    }
                 }
                 let next = effort.after(seen, self.dice());
                 let (after, leader, new_session) = match next {

@@ -102,7 +102,7 @@ impl Inner {
     }
 
     async fn go_to_leader(&self, number: u32, poll: &mut Poll, deadline: Instant) -> Result<Arc<Connection>, String> {
-        let Some(claim) = believe(poll.claims.iter().copied()) else {
+        let Some(claim) = believe(&poll.claims) else {
             let mut why = format!("no leader of shard {number} is known to {} nodes asked", poll.asked);
             if let Some(failure) = poll.failures.first() {
                 why = format!("{why}, {} of them could not be asked: {failure}", poll.failures.len());
@@ -136,7 +136,7 @@ impl Inner {
         }
         let deadline = Instant::now() + CONNECT_TIMEOUT;
         let mut poll = self.ask_everyone(number, Some(connection.welcome.node), deadline).await;
-        let believed = believe(poll.claims.iter().copied());
+        let believed = believe(&poll.claims);
         if believed.is_none_or(|claim| claim.leader == connection.welcome.node) {
             return;
         }
@@ -223,8 +223,8 @@ impl UnderWay {
         let Some(shard) = client.shards.get(number as usize) else { return };
         let since = shard.leaderless(Instant::now());
         let mut rounds = 0;
-        // Who was named and could not be reached.
-        let mut doubted = None;
+        // Who has said that it does not lead, or was named and could not be reached.
+        let mut doubted = shard.denied();
         while open_leader(shard).is_none() && shard.search.is_wanted() {
             let deadline = Instant::now() + PROBE_TIMEOUT + CONNECT_TIMEOUT;
             if let Some(named) = shard.take_named()
@@ -245,7 +245,7 @@ impl UnderWay {
             {
                 return shard.lead_by(connection, Instant::now());
             }
-            doubted = believe(poll.claims.iter().copied()).map(|claim| claim.leader);
+            doubted = believe(&poll.claims).map(|claim| claim.leader);
             shard.search.say(why);
             rounds += 1;
             // News of another leader ends the wait.

@@ -169,9 +169,11 @@ impl Routes {
 }
 
 /// The claim to believe: of the latest term, there of the leader with the greatest id (a term can have a second leader, which
-/// outranks the first by its id), and there the leader's own.
-pub fn believe(claims: impl IntoIterator<Item = Claim>) -> Option<Claim> {
-    let named = claims.into_iter().filter(|claim| claim.leader != 0);
+/// outranks the first by its id), and there the leader's own. Who says itself that it does not lead is not believed to, unless in a
+/// later term: those who have not heard of its restart go on naming it.
+pub fn believe(claims: &[Claim]) -> Option<Claim> {
+    let denied = |named: &Claim| claims.iter().any(|own| own.from == named.leader && own.leader != own.from && own.term >= named.term);
+    let named = claims.iter().copied().filter(|claim| claim.leader != 0 && !denied(claim));
     named.max_by_key(|claim| (claim.term, claim.leader, claim.from == claim.leader))
 }
 
@@ -281,8 +283,21 @@ mod tests {
         let news = Claim { from: 3, leader: 2, term: 5 };
         let own = Claim { from: 2, leader: 2, term: 5 };
         let voting = Claim { from: 4, leader: 0, term: 6 };
-        assert_eq!(believe([deposed, news, voting]), Some(news));
-        assert_eq!(believe([news, own, deposed]), Some(own));
-        assert_eq!(believe([voting]), None);
+        assert_eq!(believe(&[deposed, news, voting]), Some(news));
+        assert_eq!(believe(&[news, own, deposed]), Some(own));
+        assert_eq!(believe(&[voting]), None);
+    }
+
+    #[test]
+    fn who_denies_to_lead_is_not_believed_to_whoever_names_it() {
+        let stale = Claim { from: 3, leader: 2, term: 5 };
+        let restarted = Claim { from: 2, leader: 0, term: 5 };
+        let follows = Claim { from: 2, leader: 1, term: 5 };
+        assert_eq!(believe(&[stale, restarted]), None);
+        assert_eq!(believe(&[stale, follows]), Some(follows));
+        let elected_since = Claim { from: 1, leader: 2, term: 6 };
+        assert_eq!(believe(&[stale, restarted, elected_since]), Some(elected_since));
+        let deposed_in_an_earlier_term = Claim { from: 2, leader: 0, term: 4 };
+        assert_eq!(believe(&[stale, deposed_in_an_earlier_term]), Some(stale));
     }
 }

@@ -41,6 +41,8 @@ struct State {
     leader: Option<Arc<Connection>>,
     /// Where a redirect points, until somebody has gone there.
     named: Option<Address>,
+    /// The node that has said last that it does not lead.
+    denied: Option<u64>,
     /// The latest leader that a node told of.
     led: Led,
     session: Session,
@@ -247,6 +249,16 @@ impl Shard {
             state.leader = None;
             state.named = named;
         }
+    }
+
+    /// This node says that it does not lead. Others may go on naming it for a while.
+    pub(crate) fn deny(&self, node: u64) {
+        self.lock().denied = Some(node);
+    }
+
+    /// See [`Shard::deny`]: the last one.
+    pub(crate) fn denied(&self) -> Option<u64> {
+        self.lock().denied
     }
 
     /// Another node leads by now, unless somebody has found that already.
