@@ -172,7 +172,8 @@ impl Routes {
 /// outranks the first by its id), and there the leader's own. Who says itself that it does not lead is not believed to, unless in a
 /// later term: those who have not heard of its restart go on naming it.
 pub fn believe(claims: &[Claim]) -> Option<Claim> {
-    let denied = |named: &Claim| claims.iter().any(|own| own.from == named.leader && own.leader != own.from && own.term >= named.term);
+    let denied =
+        |named: &Claim| claims.iter().any(|own| own.from == named.leader && own.leader != own.from && own.term >= named.term);
     let named = claims.iter().copied().filter(|claim| claim.leader != 0 && !denied(claim));
     named.max_by_key(|claim| (claim.term, claim.leader, claim.from == claim.leader))
 }
