@@ -101,6 +101,10 @@ bugs! {
     SnapshotSaysMore "snapshot-says-more",
     /// A snapshot's index is read before its state was frozen: it holds more than it says.
     SnapshotHoldsMore "snapshot-holds-more",
+    /// A value that is folded because it has too many patches leaves the newest one out.
+    FoldLosesPatch "fold-loses-patch",
+    /// A slice of a range goes from a frozen state, too.
+    SliceGoesFromFrozen "slice-goes-from-frozen",
     /// A transaction's compares hold, whatever is there.
     ComparesIgnored "compares-ignored",
     /// Keys and leases go a second of ring time before their time.

@@ -222,7 +222,7 @@ pub struct Lived {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "they are those of the log")]
 pub enum LifeOp {
-    Put { key: Vec<u8>, life: Life, existed: bool },
+    Put { namespace: String, key: Vec<u8>, life: Life, existed: bool },
     Grant { lease: u64, ttl_ms: u64 },
     Keep { lease: u64 },
     Revoke { lease: u64 },
@@ -241,10 +241,15 @@ fn lived(host: HostId, dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answ
     for ((position, write), answer) in (0..).zip(batch.iter()).zip(answers) {
         let revision = Revision { index, position };
         let what = match write.op {
-            Op::Put { key, .. } if !write.namespace.is_empty() => {
-                LifeOp::Put { key: key.to_vec(), life: Life::default(), existed: answer.existed }
+            Op::Put { key, .. } if !write.namespace.is_empty() => LifeOp::Put {
+                namespace: write.namespace.into(),
+                key: key.to_vec(),
+                life: Life::default(),
+                existed: answer.existed,
+            },
+            Op::PutFor { key, life, .. } => {
+                LifeOp::Put { namespace: write.namespace.into(), key: key.to_vec(), life, existed: answer.existed }
             }
-            Op::PutFor { key, life, .. } => LifeOp::Put { key: key.to_vec(), life, existed: answer.existed },
             Op::GrantLease { ttl_ms } => LifeOp::Grant { lease: revision.session_id(), ttl_ms },
             Op::KeepLease { lease } => LifeOp::Keep { lease },
             Op::RevokeLease { lease } => LifeOp::Revoke { lease },

@@ -80,6 +80,9 @@ impl<'a> Erasure<'a> {
         answer: &mut Answer,
         sink: &mut S,
     ) {
+        if planted!(SliceGoesFromFrozen) {
+            frozen = None;
+        }
         let (keys, more) = self.due(contents, namespace, from);
         for key in &keys {
             contents.remove(ChangeKind::Delete, answer.revision, namespace, key, frozen.as_deref_mut(), sink);

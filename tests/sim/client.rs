@@ -32,7 +32,7 @@ use ringbeam_shards::io::sim::{Sim, SimNet, SimReader, SimWriter, world_now_ns};
 use ringbeam_shards::io::{Env, Instant, Net, Reader, Writer};
 use ringbeam_shards::raft::runtime::timeout;
 use ringbeam_wire::client::{
-    Consistency, Counted, Encoder, Get, Hello, Reply, ReplyBody, RequestBody, Revision, Topology, Written,
+    Consistency, Counted, Encoder, Get, Hello, RangeDeleted, Reply, ReplyBody, RequestBody, Revision, Topology, Written,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
@@ -86,6 +86,7 @@ pub enum Answer {
     Written(Written),
     Swapped(Swapped),
     Counted(Counted),
+    Erased(RangeDeleted),
     /// `None`: it never happens.
     Resolved(Option<Written>),
     Leased(u64),
@@ -153,6 +154,17 @@ impl<T> Outcome<T> {
     }
 }
 
+impl Answer {
+    /// Of a write: whether there was a value, as 0 or 1, or how many went and whether there are more.
+    pub fn said(&self) -> Option<(u32, bool)> {
+        match self {
+            Answer::Written(written) => Some((u32::from(written.existed), false)),
+            Answer::Erased(deleted) => Some((deleted.deleted, deleted.more)),
+            _ => None,
+        }
+    }
+}
+
 impl Outcome<Answer> {
     pub fn written(self) -> Outcome<Written> {
         self.map(|answer| match answer {
@@ -212,8 +224,13 @@ impl Client {
 
     /// Reads a key.
     pub async fn get(&mut self, key: &[u8], consistency: Consistency, limit: Duration) -> Outcome<Read> {
+        self.get_in("", key, consistency, limit).await
+    }
+
+    /// Reads a key of a namespace.
+    pub async fn get_in(&mut self, namespace: &str, key: &[u8], consistency: Consistency, limit: Duration) -> Outcome<Read> {
         let (shard, end) = (self.shard_of(key), Sim::now() + limit);
-        let body = RequestBody::Get(Get { namespace: "", key, consistency });
+        let body = RequestBody::Get(Get { namespace, key, consistency });
         let mut effort = Effort::new(Repeat::Read);
         loop {
             let attempt = self.attempt(shard, &body, end).await;
@@ -301,7 +318,7 @@ impl Client {
             self.last_write = Some((ticket.session, ticket.sequence));
             let attempt = self.attempt(shard, &write.body(ticket), end).await;
             if let Attempt::Answered(
-                answer @ (Answer::Written(_) | Answer::Swapped(_) | Answer::Counted(_) | Answer::Leased(_)),
+                answer @ (Answer::Written(_) | Answer::Swapped(_) | Answer::Counted(_) | Answer::Erased(_) | Answer::Leased(_)),
             ) = attempt
             {
                 break Outcome::Done(answer);
@@ -547,6 +564,7 @@ impl Connection {
                     .map(|item| Found { value: item.value.to_vec(), revision: item.revision }),
             }),
             ReplyBody::Counted(counted) => Answer::Counted(counted),
+            ReplyBody::RangeDeleted(deleted) => Answer::Erased(deleted),
             ReplyBody::Resolved(resolved) => Answer::Resolved(outcome::told(&resolved)),
             ReplyBody::SessionOpened { session, .. } => Answer::Opened(session),
             ReplyBody::Refused(refusal) => Answer::Refused(refusal),

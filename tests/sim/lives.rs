@@ -17,6 +17,9 @@ use crate::client::{Client, Outcome, Write};
 use crate::random::Random;
 use crate::world::Ring;
 
+/// Where keys that go are.
+pub const NAMESPACE: &str = "lives";
+
 /// Clients, each with keys of one shard.
 const CLIENTS: u64 = 2;
 /// Keys of each.

@@ -13,11 +13,12 @@
 //! - While the load is off no operation begins; those under way end by their deadlines.
 //!
 //! A put or delete without an answer stays open until its client has asked what became of it, which every second one does.
-//! Counters are added to beside it (`load/counters.rs`).
+//! Beside it counters are added to (`load/counters.rs`), and keys that only one client has are extended and erased (`load/owned.rs`).
 //!
 //! **Not here**: what the answers should have been (`check/`).
 
 mod counters;
+pub mod owned;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use ringbeam_shards::io::sim::{Sim, world_now_ns};
 use ringbeam_wire::client::{Consistency, Written};
 
 use counters::{COUNTERS, Counting, Tally};
+use owned::{Owners, Owning};
 
 use crate::check::age::Answered;
 use crate::client::{Client, Found, Outcome as Told};
@@ -60,6 +62,8 @@ pub struct Load {
     under_way: Rc<Cell<u32>>,
     /// What was asked of counters.
     pub tally: Tally,
+    /// Clients with keys of their own.
+    pub owners: Owners,
 }
 
 impl Load {
@@ -74,6 +78,7 @@ impl Load {
             shards: ring.shards(),
             under_way: Rc::default(),
             tally: Rc::default(),
+            owners: Rc::default(),
         };
         let tasks = u64::from(workload.clients) * u64::from(workload.in_flight);
         let pause_us_min = tasks * 1_000_000 / workload.rate_max;
@@ -89,11 +94,14 @@ impl Load {
             let random = Random::new(seed).fork("counters").fork(&number.to_string());
             let limit = Duration::from_millis(workload.timeout_ms);
             let counting = Counting { random, limit, shared: load.share() };
+            let random = Random::new(seed).fork("owned").fork(&number.to_string());
+            let owning = Owning::new(random, limit, load.share());
             ring.start_client(host, || async move {
                 for slot in slots {
                     Sim::spawn(slot.run());
                 }
                 Sim::spawn(counting.run());
+                Sim::spawn(owning.run());
             });
         }
         load
@@ -116,6 +124,7 @@ impl Load {
             shards: self.shards,
             under_way: self.under_way.clone(),
             tally: self.tally.clone(),
+            owners: self.owners.clone(),
         }
     }
 

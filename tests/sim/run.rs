@@ -23,7 +23,7 @@ use crate::campaign::{Options, Outcome};
 use crate::check;
 use crate::check::linear::search::Effort;
 use crate::foreign::Foreign;
-use crate::load::Load;
+use crate::load::{Load, owned};
 use crate::operator::{Change, Operator, try_change};
 use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
 use crate::random::Random;
@@ -470,6 +470,7 @@ impl Run {
         violations.extend(check::lives::check(&self.watch.lives));
         violations.extend(check::judge(&history, Some(&self.watch.log), Effort::default()));
         violations.extend(check::counters::check(&self.load.tally.borrow(), &self.load.counters(&self.ring)));
+        violations.extend(owned::judge(&self.load.owners, &self.ring));
         violations.extend(check::watching::check(&self.watch.changes, &self.streams.borrow()));
         violations.extend(check::age::check(&history, &self.load.answered.borrow()));
         let world = &self.ring.world;

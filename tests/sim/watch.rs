@@ -17,6 +17,7 @@ use crate::check::lives::{Did, LivesLog};
 use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged, held_by_quorum};
 use crate::check::watching::{Changes, key_of};
 use crate::history::{Revision, Tag};
+use crate::lives;
 use crate::world::Ring;
 
 /// Entries of each log that are looked at: more than a node appends between two looks.
@@ -76,7 +77,11 @@ impl Watch {
             let shard = lived.dir.trim_start_matches("shard-").parse().unwrap_or(u32::MAX);
             let denied = lived.denied;
             let did = match lived.what {
-                LifeOp::Put { key, life, existed } => Did::Put { key, ttl_ms: life.ttl_ms, lease: life.lease, existed, denied },
+                // Keys of other namespaces stay.
+                LifeOp::Put { namespace, .. } if namespace != lives::NAMESPACE => continue,
+                LifeOp::Put { key, life, existed, .. } => {
+                    Did::Put { key, ttl_ms: life.ttl_ms, lease: life.lease, existed, denied }
+                }
                 LifeOp::Grant { lease, ttl_ms } if !denied => Did::Granted { lease, ttl_ms },
                 LifeOp::Grant { .. } => continue,
                 LifeOp::Keep { lease } => Did::Kept { lease, denied },

@@ -9,6 +9,7 @@
 //! | [`age`] | reads with a contract: ages, bounds, sessions | the store's own promises |
 //! | [`exactly_once`] | retried writes: applied once, with one answer | the store's own promises |
 //! | [`counters`] | additions: sums of one order, nothing lost or twice | the store's own promises |
+//! | [`owned`] | keys of one client: deltas folded in order and once, ranges erased in slices | the store's own promises |
 //! | [`watching`] | watches: each change once and in order, or a gap that is said | the store's own promises |
 //! | [`lives`] | keys that go, and leases: not before their time | the store's own promises |
 //! | [`raft`] | terms, logs, commits, applied states of all nodes | Ongaro's thesis |
@@ -22,6 +23,7 @@ pub mod evidence;
 pub mod exactly_once;
 pub mod linear;
 pub mod lives;
+pub mod owned;
 pub mod raft;
 pub mod session;
 pub mod watching;

@@ -1,7 +1,11 @@
 //! The writes of a simulated client, as they are sent.
 
 use ringbeam_sdk::session::Ticket;
-use ringbeam_wire::client::{Add, Compare, Delete, Life, Place, Put, RequestBody, Revision, Step, Transact};
+use ringbeam_wire::client::{
+    Add, Compare, Delete, DeleteRange, Extend, Fold, Life, Place, Put, RequestBody, Revision, Step, Transact,
+};
+
+use crate::lives;
 
 /// A write of a session.
 pub enum Write<'a> {
@@ -10,6 +14,12 @@ pub enum Write<'a> {
     /// A put if the key has this revision; reads the key in any case.
     Swap(&'a [u8], &'a [u8], Revision),
     Delete(&'a [u8]),
+    /// In this namespace, here and below.
+    PutIn(&'a str, &'a [u8], &'a [u8]),
+    DeleteIn(&'a str, &'a [u8]),
+    Extend(&'a str, &'a [u8], Fold, &'a [u8]),
+    /// Of the shard of its first key.
+    Erase(&'a str, &'a [u8], &'a [u8], u32),
     /// In a namespace of its own.
     For(&'a [u8], &'a [u8], Life),
     /// Of the shard of this key, here and below.
@@ -18,14 +28,12 @@ pub enum Write<'a> {
     Revoke(&'a [u8], u64),
 }
 
-/// Where keys that go are.
-const LIVES: &str = "lives";
-
 impl Write<'_> {
     /// The key that says of which shard it is.
     pub fn key(&self) -> &[u8] {
         match self {
             Write::Put(key, _) | Write::Add(key, _) | Write::Swap(key, ..) | Write::Delete(key) | Write::For(key, ..) => key,
+            Write::PutIn(_, key, _) | Write::DeleteIn(_, key) | Write::Extend(_, key, ..) | Write::Erase(_, key, ..) => key,
             Write::Grant(key, _) | Write::Keep(key, _) | Write::Revoke(key, _) => key,
         }
     }
@@ -48,8 +56,20 @@ impl Write<'_> {
                 RequestBody::Add(Add { key, delta: *delta, session, sequence, answered_below, ..Add::default() })
             }
             Write::Delete(key) => RequestBody::Delete(Delete { namespace: "", key, session, sequence, answered_below }),
+            &Write::PutIn(namespace, key, value) => {
+                RequestBody::Put(Put { namespace, key, value, session, sequence, answered_below, ..Put::default() })
+            }
+            &Write::DeleteIn(namespace, key) => {
+                RequestBody::Delete(Delete { namespace, key, session, sequence, answered_below })
+            }
+            &Write::Extend(namespace, key, fold, delta) => {
+                RequestBody::Extend(Extend { namespace, key, fold, delta, session, sequence, answered_below })
+            }
+            &Write::Erase(namespace, from, until, limit) => {
+                RequestBody::DeleteRange(DeleteRange { namespace, from, until, limit, session, sequence, answered_below })
+            }
             &Write::For(key, value, life) => {
-                RequestBody::Put(Put { namespace: LIVES, key, value, session, sequence, answered_below, life })
+                RequestBody::Put(Put { namespace: lives::NAMESPACE, key, value, session, sequence, answered_below, life })
             }
             Write::Grant(_, ttl_ms) => {
                 RequestBody::GrantLease { ttl_ms: *ttl_ms, place: Place { session, sequence, answered_below } }
