@@ -25,7 +25,7 @@ use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
-use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, VoteReply};
+use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, Role, VoteReply};
 use ringbeam_wire::preamble;
 use ringbeam_wire::refusal::Code;
 
@@ -301,8 +301,10 @@ async fn answer_vote<E: Env>(replica: &Replica<E>, from: u64, request: peer::Req
 }
 
 async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLeader) -> io::Result<PeerReplyBody> {
-    if request.to == replica.context.me.node && !replica.may_lead() {
-        let message = "a tie-breaker never leads".to_string();
+    // One tie-breaker may have to lead in the place of another (`Replica::tie_break`).
+    let by_tie_breaker = replica.member(request.from.node).is_some_and(|leader| leader.role == Role::TieBreaker);
+    if request.to == replica.context.me.node && !replica.may_lead() && !by_tie_breaker {
+        let message = "a tie-breaker does not lead where a voter can".to_string();
         return Ok(PeerReplyBody::Transfer { accepted: false, message });
     }
     let rpc = TransferLeaderRequest::<Types<E>>::new(

@@ -458,7 +458,8 @@ impl<E: Env> Replica<E> {
     }
 
     /// A tie-breaker that nobody leads for long campaigns, and one that leads hands over. One whose log has begun after what is settled, as
-    /// that of a new one, cannot bring a voter up to date that lacks more: it leaves another one the time to win.
+    /// that of a new one, cannot bring a voter up to date that lacks more: it leaves another one the time to win, and when it had to win
+    /// itself, being ahead of that one by an entry, hands over to it.
     pub async fn tie_break(&self) {
         if self.context.me.role != Role::TieBreaker {
             return;
@@ -468,6 +469,16 @@ impl<E: Env> Replica<E> {
             let heirs = self.heirs();
             if let Some((heir, _)) = heirs.iter().min_by_key(|(_, lag)| *lag).filter(|(_, lag)| *lag == 0) {
                 let _ = self.raft.trigger().transfer_leader(*heir).await;
+            } else if E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4
+                && let Some(other) = self.stand_in()
+            {
+                self.heard.set(E::now());
+                tracing::info!(
+                    shard = self.context.shard,
+                    to = other,
+                    "this tie-breaker's log begins too late: leadership handed over"
+                );
+                let _ = self.raft.trigger().transfer_leader(other).await;
             }
         } else if !self.resting.get() {
             let lacks = self.wal.purged().is_some_and(|id| id.index > self.settled.get());

@@ -31,18 +31,33 @@ impl<E: Env> Replica<E> {
     /// Followers that could lead: voters by role and membership that have answered within a lease, with how far behind each is.
     /// From the leader only.
     pub fn heirs(&self) -> Vec<(u64, u64)> {
+        let last = self.metrics().last_log_index.unwrap_or(0);
+        let followers = self.followers(Role::Voter).into_iter();
+        followers.filter_map(|(id, matched)| Some((id, last.saturating_sub(matched?)))).collect()
+    }
+
+    /// A tie-breaker that has all of this one's log, when a voter that answers lacks what this one's log has no more, or never had: the other's
+    /// may reach further back, and this one, the longer by an entry, was the only one that could win. From a tie-breaker that leads only.
+    pub(super) fn stand_in(&self) -> Option<u64> {
+        let (purged, last) = (self.wal().purged()?.index, self.metrics().last_log_index);
+        let lacks = self.followers(Role::Voter).iter().any(|(_, matched)| matched.unwrap_or(0) < purged);
+        let others = if lacks { self.followers(Role::TieBreaker) } else { Vec::new() };
+        others.iter().find(|(_, matched)| *matched == last).map(|(id, _)| *id)
+    }
+
+    /// Followers that vote and have this role, and have answered within a lease, with how far each is known to have this leader's log.
+    fn followers(&self, role: Role) -> Vec<(u64, Option<u64>)> {
         let m = self.metrics();
         let Some(replication) = &m.replication else { return Vec::new() };
         // What a dead node had matched stays known: it must not pass for the one that lacks the least.
         let answers = |id: &u64| self.answers(&m, *id);
-        let last = m.last_log_index.unwrap_or(0);
         let membership = m.membership_config.membership();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         replication
             .iter()
             .filter(|(id, _)| **id != self.context.me.node && voters.contains(id) && answers(id))
-            .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == Role::Voter))
-            .filter_map(|(id, matched)| Some((*id, last.saturating_sub(matched.as_ref()?.index))))
+            .filter(|(id, _)| membership.get_node(id).is_some_and(|n| n.role() == role))
+            .map(|(id, matched)| (*id, matched.as_ref().map(|id| id.index)))
             .collect()
     }
 
