@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ring::raw::Raw;
 use ring::{Plan, Ring, SMALL_LOG, ringbeam_at};
-use ringbeam_sdk::{Batch, Bytes, Client, Code, EventKind, Range, Revision, Watch, WatchError, WatchOptions};
+use ringbeam_sdk::{Batch, Bytes, CacheOptions, Client, Code, EventKind, Range, Revision, Watch, WatchError, WatchOptions};
 use ringbeam_wire::client::{self as wire, ReplyBody, RequestBody};
 
 const LITTLE_HISTORY: &str = "[watch]\nhistory_bytes_max = 1048576\n";
@@ -424,4 +424,89 @@ async fn the_command_prints_a_line_for_each_event() {
     }
     let (code, out, _) = ringbeam_at(&endpoints, &["watch", "none/", "--for", "0.3"]).await;
     assert_eq!((code, &out[..]), (0, ""));
+}
+
+/// What changes is out of the cache long before the bound; what does not, stays beyond it; and the bound holds while nodes are killed.
+#[tokio::test]
+async fn a_cache_that_follows_drops_what_changes_and_keeps_what_does_not() {
+    let (mut ring, client) = start("watch-cache", 2, "").await;
+    let client = client.namespace("cached").with_timeout(Duration::from_secs(20));
+    let age_max = Duration::from_secs(2);
+    let options = CacheOptions { age_max, keep_at_once: true, switches_off: false, ..CacheOptions::default() };
+    let cache = client.cached(options);
+    cache.follow().await.expect("the ring serves watches");
+    cache.follow().await.expect("again changes nothing");
+    let cold: Vec<String> = (0..32).map(|number| format!("cold/{number}")).collect();
+    for key in &cold {
+        client.put(key, "v").await.expect("the ring is well");
+    }
+    // What is fetched while the watch tells of its change is not kept.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for key in &cold {
+        cache.get(key).await.expect("the ring is well");
+    }
+
+    // A change by somebody else is seen well within the bound.
+    client.put("hot", "0").await.expect("the ring is well");
+    cache.get("hot").await.expect("the ring is well");
+    client.put("hot", "1").await.expect("the ring is well");
+    let changed = Instant::now();
+    while &cache.get("hot").await.expect("the ring is well").expect("it is there").value[..] != b"1" {
+        assert!(changed.elapsed() < age_max / 2, "a change is not taken out");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // What nobody changes is not fetched again.
+    let before = cache.stats().misses;
+    tokio::time::sleep(age_max * 2).await;
+    for key in &cold {
+        cache.get(key).await.expect("the ring is well");
+    }
+    // A few, if this machine stood still for a moment; without the watch it would be all 32.
+    let again = cache.stats().misses - before;
+    assert!(again < 8, "{again} entries that the watch vouches for were fetched again: {:?}", cache.stats());
+
+    // Whatever becomes of nodes and watches, nothing is older than the bound.
+    let acked = Arc::new(Mutex::new(Vec::new()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (client, acked, stop) = (client.clone(), acked.clone(), stop.clone());
+        tokio::spawn(async move {
+            for number in 2u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                if client.put("hot", number.to_string()).await.is_ok() {
+                    acked.lock().unwrap_or_else(PoisonError::into_inner).push((number, Instant::now()));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+    };
+    let (mut reads, began) = (0, Instant::now());
+    for node in [1, 2, 3] {
+        ring.kill(node);
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            let asked = Instant::now();
+            let Ok(found) = cache.get("hot").await else { continue };
+            let text = String::from_utf8_lossy(&found.expect("it is there").value).into_owned();
+            let number: u64 = text.parse().expect("a number was put");
+            let overwritten = {
+                let acked = acked.lock().unwrap_or_else(PoisonError::into_inner);
+                acked.iter().find(|(later, _)| *later > number).map(|(_, at)| *at)
+            };
+            let age = overwritten.map_or(Duration::ZERO, |at| asked.saturating_duration_since(at));
+            assert!(age < age_max, "{number} was overwritten {age:?} before it was asked for");
+            reads += 1;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        ring.spawn(node);
+        ring.wait_ready().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.expect("the writer ends well");
+    let (stats, writes) = (cache.stats(), acked.lock().unwrap_or_else(PoisonError::into_inner).len());
+    println!("{reads} reads of a key with {writes} writes in {:?}: {stats:?}", began.elapsed());
+    assert!(stats.hits > reads / 4, "the cache answers, too: {stats:?}");
 }

@@ -34,6 +34,8 @@
 mod lane;
 mod token;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use ringbeam_wire::client::{EventKind, Revision};
 use ringbeam_wire::limits::check_namespace;
@@ -60,6 +62,8 @@ pub struct WatchOptions {
     pub(crate) previous: bool,
     pub(crate) conflate: bool,
     pub(crate) restart: bool,
+    /// How often a node says how far it is when nothing happens; `None`: each second.
+    pub(crate) progress: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -260,6 +264,16 @@ impl Watch {
 
     /// The next events; waits for them. After an error, always that error. `None`: the runtime ends.
     pub async fn next(&mut self) -> Result<Option<Batch>, WatchError> {
+        loop {
+            let batch = self.progress().await?;
+            if batch.as_ref().is_none_or(|batch| !batch.events.is_empty() || batch.copy_begins || batch.copy_ends) {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// As [`Watch::next`], and how far it has come when nothing happens.
+    pub(crate) async fn progress(&mut self) -> Result<Option<Batch>, WatchError> {
         if let Some(why) = &self.failed {
             return Err(why.clone());
         }
@@ -273,9 +287,7 @@ impl Watch {
                 Some(Said::Began { shard, after }) => self.token.set(shard, after, false),
                 Some(Said::Batch { batch, after, copying }) => {
                     self.token.set(batch.shard, after, copying);
-                    if !batch.events.is_empty() || batch.copy_begins || batch.copy_ends {
-                        return Ok(Some(batch));
-                    }
+                    return Ok(Some(batch));
                 }
             }
         }

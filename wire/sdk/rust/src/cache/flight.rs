@@ -61,6 +61,13 @@ impl Flights {
         forget();
     }
 
+    /// [`Flights::leave_alone`] of every key.
+    pub(super) fn leave_all_alone(&self, forget: impl FnOnce()) {
+        let mut flights = self.lock();
+        flights.clear();
+        forget();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Bytes, Arc<OnceCell<Fetched>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -131,7 +131,7 @@ impl Lane {
             no_deletes: self.options.no_deletes,
             previous: self.options.previous,
             conflate: self.options.conflate,
-            progress_ms: PROGRESS_MS,
+            progress_ms: self.options.progress.map_or(PROGRESS_MS, |every| every.as_millis() as u32),
         };
         let mut out = Vec::new();
         line.encoder.request(&mut out, REQUEST, 0, &RequestBody::Watch(wanted));
