@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use ring::raw::Raw;
 use ring::{Plan, Ring, SMALL_LOG, ringbeam_at};
-use ringbeam_sdk::{Batch, Bytes, CacheOptions, Client, Code, EventKind, Range, Revision, Watch, WatchError, WatchOptions};
+use ringbeam_sdk::{
+    Batch, Bytes, CacheOptions, Client, Code, EventKind, PutOptions, Range, Revision, Watch, WatchError, WatchOptions,
+};
 use ringbeam_wire::client::{self as wire, ReplyBody, RequestBody};
 
 const LITTLE_HISTORY: &str = "[watch]\nhistory_bytes_max = 1048576\n";
@@ -509,4 +511,47 @@ async fn a_cache_that_follows_drops_what_changes_and_keeps_what_does_not() {
     let (stats, writes) = (cache.stats(), acked.lock().unwrap_or_else(PoisonError::into_inner).len());
     println!("{reads} reads of a key with {writes} writes in {:?}: {stats:?}", began.elapsed());
     assert!(stats.hits > reads / 4, "the cache answers, too: {stats:?}");
+}
+
+/// The blocking client watches, extends and holds leases too, from threads without a runtime.
+#[tokio::test]
+async fn a_blocking_client_watches_what_another_thread_does() {
+    let (ring, _client) = start("watch-blocking", 2, "").await;
+    let endpoints = ring.endpoints();
+    let done = tokio::task::spawn_blocking(move || std::thread::spawn(move || blocking(&endpoints)).join());
+    done.await.expect("a thread can be made").expect("the thread ends well");
+}
+
+fn blocking(endpoints: &str) {
+    let client = ringbeam_sdk::blocking::Client::connect(endpoints).expect("the ring serves");
+    let range = Range::prefix("b/");
+    let mut watch = client.watch(&range, &WatchOptions::default()).expect("the ring serves watches");
+    client.append("b/text", "one,").expect("the ring is well");
+    client.append("b/text", "two").expect("the ring is well");
+    client.merge_patch("b/doc", r#"{"a":1}"#).expect("the ring is well");
+    let lease = client.lease(Duration::from_secs(2));
+    let options = PutOptions { lease: Some(lease.holder()), ..PutOptions::default() };
+    client.put_with("b/held", "by a lease", &options).expect("the ring is well");
+    // It is kept alive for longer than its time.
+    assert!(!lease.lost_within(Duration::from_secs(4)).expect("no runtime here") && lease.is_alive());
+    assert!(client.get("b/held").expect("the ring is well").is_some());
+    lease.revoke().expect("the ring is well");
+    assert!(lease.lost_within(Duration::ZERO).expect("no runtime here"));
+    let mut seen: BTreeMap<Vec<u8>, Vec<EventKind>> = BTreeMap::new();
+    while seen.values().map(Vec::len).sum::<usize>() < 5 {
+        let batch = watch.next_within(Duration::from_secs(20)).expect("the ring is well").expect("five changes come");
+        batch.events.iter().for_each(|event| seen.entry(event.key.to_vec()).or_default().push(event.kind));
+    }
+    assert_eq!(seen[&b"b/text"[..]].len(), 2, "{seen:?}");
+    assert_eq!(seen[&b"b/held"[..]].len(), 2, "put, and gone with its lease: {seen:?}");
+    assert_eq!(&client.get("b/text").expect("the ring is well").expect("it is there").value[..], b"one,two");
+
+    // From its token another watch goes on.
+    let token = watch.token();
+    drop(watch);
+    client.put("b/later", "x").expect("the ring is well");
+    let mut again = client.watch(&range, &WatchOptions::from_token(&token).expect("its own")).expect("the ring is well");
+    let batch = again.next().expect("the ring lives").expect("the ring is well");
+    assert_eq!(&batch.events[0].key[..], b"b/later");
+    assert_eq!(again.next_within(Duration::from_millis(300)).expect("the ring is well"), None);
 }

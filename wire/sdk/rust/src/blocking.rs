@@ -33,9 +33,11 @@ use crate::builder::Builder;
 use crate::client::{GetOptions, PutOptions};
 use crate::counter::AddOptions;
 use crate::error::Error;
+use crate::lease::Holder;
 use crate::outcome::{Outcome, Ticket};
 use crate::scan::{Entry, Range};
 use crate::txn::{Expect, Transacted, Txn};
+use crate::watch::{Batch, WatchError, WatchOptions};
 
 /// A ring's client whose calls wait. See the head of this module.
 #[derive(Clone, Debug)]
@@ -190,6 +192,27 @@ impl Client {
         self.wait(self.within.add_with(key, delta, options))
     }
 
+    /// See [`crate::Client::append`].
+    pub fn append(&self, key: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Result<Written, Error> {
+        self.wait(self.within.append(key, bytes))
+    }
+
+    /// See [`crate::Client::merge_patch`].
+    pub fn merge_patch(&self, key: impl AsRef<[u8]>, patch: impl AsRef<[u8]>) -> Result<Written, Error> {
+        self.wait(self.within.merge_patch(key, patch))
+    }
+
+    /// See [`crate::Client::lease`]. The client's thread keeps it alive.
+    pub fn lease(&self, ttl: Duration) -> Lease {
+        Lease { lease: self.within.lease(ttl), driver: self.driver.clone() }
+    }
+
+    /// See [`crate::Client::watch`].
+    pub fn watch(&self, range: &Range, options: &WatchOptions) -> Result<Watch, WatchError> {
+        let watch = self.driver.wait(self.within.watch(range, options))??;
+        Ok(Watch { watch, driver: self.driver.clone() })
+    }
+
     /// See [`crate::Client::delete_range`].
     pub fn delete_range(&self, range: Range) -> Result<u64, Error> {
         self.wait(self.within.delete_range(range))
@@ -214,6 +237,66 @@ impl Client {
     #[allow(clippy::type_complexity)] // the async client's, and that it may be used wrongly
     pub fn status(&self) -> Result<Vec<(u64, u32, Result<Status, Error>)>, Error> {
         self.driver.wait(self.within.status())
+    }
+}
+
+/// A lease that the client's thread keeps alive. Clones are the same lease.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    lease: crate::Lease,
+    driver: Arc<Driver>,
+}
+
+impl Lease {
+    /// For [`PutOptions::lease`].
+    pub fn holder(&self) -> Holder {
+        Holder::from(&self.lease)
+    }
+
+    /// See [`crate::Lease::is_alive`].
+    pub fn is_alive(&self) -> bool {
+        self.lease.is_alive()
+    }
+
+    /// Waits until it is not certain any more that it has not ended, at most so long: whether that is so.
+    pub fn lost_within(&self, patience: Duration) -> Result<bool, Error> {
+        self.driver.wait(async { tokio::time::timeout(patience, self.lease.lost()).await.is_ok() })
+    }
+
+    /// See [`crate::Lease::revoke`].
+    pub fn revoke(&self) -> Result<(), Error> {
+        self.driver.wait(self.lease.revoke())?
+    }
+}
+
+/// The changes of a range, as they come; each waits for the next. After an error, always that error.
+#[derive(Debug)]
+pub struct Watch {
+    watch: crate::Watch,
+    driver: Arc<Driver>,
+}
+
+impl Watch {
+    /// The next events, if some come in so long.
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Batch>, WatchError> {
+        let next = async { tokio::time::timeout(patience, self.watch.next()).await };
+        self.driver.wait(next)?.unwrap_or(Ok(None))
+    }
+
+    /// See [`crate::Watch::token`].
+    pub fn token(&self) -> Vec<u8> {
+        self.watch.token()
+    }
+}
+
+impl Iterator for Watch {
+    type Item = Result<Batch, WatchError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.driver.wait(self.watch.next()) {
+            Ok(next) => next.transpose(),
+            Err(misuse) => Some(Err(misuse.into())),
+        }
     }
 }
 
