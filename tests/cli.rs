@@ -475,3 +475,45 @@ async fn full_disk_of_followers_does_not_silence_their_leader() {
     followers().for_each(SmallDisk::free);
     recovers(&mut ring, &client, &mut tally).await;
 }
+
+/// What is said of a namespace holds for reads of it that say nothing, and only for those.
+#[tokio::test]
+async fn namespaces_say_how_their_reads_are() {
+    let mut ring = Ring::start("cli-namespace", small(3)).await;
+    let endpoints = ring.endpoints();
+    let run = async |args: &str| {
+        let args: Vec<&str> = args.split(' ').map(|arg| if arg == "''" { "" } else { arg }).collect();
+        ring::ringbeam_at(&endpoints, &args).await
+    };
+    let (code, _, said) = run("namespace get carts").await;
+    assert_eq!(code, 1, "{said}");
+    assert_eq!(run("namespace set carts --consistency bounded --max-age 10s").await.1, "bounded 10000\n");
+    assert_eq!(run("namespace set '' --consistency session").await.0, 0);
+    assert_eq!(run("namespace get carts").await.1, "bounded 10000\n");
+    assert_eq!(run("namespace list").await.1, "\tsession\ncarts\tbounded 10000\n");
+    let (code, _, said) = run("namespace set carts --consistency bounded").await;
+    assert!(code == 2 && said.contains("--max-age"), "{code}: {said}");
+
+    assert_eq!(run("put k v --namespace carts").await.0, 0);
+    assert_eq!(run("namespace set carts --consistency local").await.0, 0);
+    let client = Client::connect(&endpoints).await.expect("the ring serves");
+    // What nobody understands is no reason to read otherwise than was meant.
+    client.namespace(ringbeam_sdk::POLICIES).put("/odd", "as you like").await.expect("the ring serves");
+    ring.wait_converged().await;
+    let (code, _, said) = run("get k --namespace odd").await;
+    assert!(code > 1 && said.contains("as you like") && said.contains("odd"), "{code}: {said}");
+
+    // Without a quorum: who says local, in the call or for the namespace, is answered, and nobody else.
+    let leader = ring.settled_leader(0).await;
+    ring.kill_all(&[leader, leader % 3 + 1]);
+    assert_eq!(run("get k --namespace carts").await, (0, "v".to_string(), String::new()));
+    let carts = client.namespace_by_policy("carts").await.expect("one node is enough");
+    assert!(carts.get("k").await.expect("one node is enough").is_some());
+    assert_eq!(run("get k --namespace carts --consistency linearizable --timeout-ms 1000").await.0, 5);
+    assert_eq!(run("get k --namespace others --timeout-ms 1000").await.0, 5);
+    ring.spawn(leader);
+    ring.spawn(leader % 3 + 1);
+    assert_eq!(run("namespace unset carts --timeout-ms 30000").await.0, 0);
+    assert_eq!(run("namespace unset carts").await.0, 1);
+    assert_eq!(run("namespace get carts").await.0, 1);
+}

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::exit::{Exit, Failure};
-use super::freshness::{FreshnessArgs, add_age, warn_if_stale};
+use super::freshness::{FreshnessArgs, add_age, is_of_any_node, warn_if_stale};
 use super::keys::{bytes_json, found_json, revision, revision_json};
 use super::{Reach, print, print_json};
 
@@ -194,7 +194,7 @@ pub async fn txn(args: TxnArgs) -> Result<Exit, Failure> {
 }
 
 pub async fn scan(args: ScanArgs) -> Result<Exit, Failure> {
-    let client = args.reach.connect().await?.namespace(&args.namespace);
+    let client = args.reach.connect().await?;
     let bytes = |key: &Option<OsString>| key.as_ref().map_or(Vec::new(), |key| key.as_bytes().to_vec());
     let mut range = match &args.prefix {
         Some(prefix) => Range::prefix(prefix.as_bytes()),
@@ -209,7 +209,7 @@ pub async fn scan(args: ScanArgs) -> Result<Exit, Failure> {
     if let Some(limit) = args.limit {
         range = range.limit(limit);
     }
-    let (client, options) = args.freshness.apply(client)?;
+    let (client, options) = args.freshness.apply(client, &args.namespace).await?;
     let mut scan = client.scan_with(range, &options);
     while let Some(entry) = scan.next().await? {
         if args.reach.json {
@@ -220,7 +220,7 @@ pub async fn scan(args: ScanArgs) -> Result<Exit, Failure> {
         }
     }
     warn_if_stale(scan.age(), scan.stale());
-    if args.reach.json && args.freshness.is_of_any_node() {
+    if args.reach.json && is_of_any_node(&options) {
         let mut end = json!({ "end": true });
         add_age(&mut end, &client, scan.age(), scan.stale());
         print_json(&end)?;

@@ -26,9 +26,9 @@ pub enum Freshness {
 /// The arguments of a command that reads.
 #[derive(Debug, Args)]
 pub struct FreshnessArgs {
-    /// How fresh the answer must be.
-    #[arg(long, value_enum, default_value = "linearizable")]
-    consistency: Freshness,
+    /// How fresh the answer must be; otherwise as `ringbeam namespace set` has said of the namespace, or linearizable.
+    #[arg(long, value_enum)]
+    consistency: Option<Freshness>,
     /// For bounded: how old the answer may be, as in 250ms or 1.5s.
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     max_age: Option<Duration>,
@@ -41,23 +41,30 @@ pub struct FreshnessArgs {
 }
 
 impl FreshnessArgs {
-    /// The client in the session of the token, and how it is to read.
-    pub fn apply(&self, client: Client) -> Result<(Client, GetOptions), Failure> {
-        let consistency = consistency(self.consistency, self.max_age, self.stale_ok).map_err(Failure::usage)?;
+    /// The client in a namespace and in the session of the token, and how it is to read.
+    pub async fn apply(&self, client: Client, namespace: &str) -> Result<(Client, GetOptions), Failure> {
+        let client = client.namespace(namespace);
         let client = match &self.token {
-            Some(token) if self.consistency == Freshness::Session => {
+            Some(token) if self.consistency == Some(Freshness::Session) => {
                 client.with_token(token).map_err(|why| Failure::usage(format!("--token: {why}")))?
             }
             Some(_) => return Err(Failure::usage("--token is for --consistency session")),
             None => client,
         };
+        let said = self.consistency.unwrap_or(Freshness::Linearizable);
+        let said = consistency(said, self.max_age, self.stale_ok).map_err(Failure::usage)?;
+        let consistency = match self.consistency {
+            Some(_) => said,
+            // As any node knows it: who may read without a quorum does not need one to find that out.
+            None => client.policy_with(namespace, Consistency::Local).await?.map_or(said, |policy| policy.consistency),
+        };
         Ok((client, GetOptions { consistency: Some(consistency), ..GetOptions::default() }))
     }
+}
 
-    /// The answer is worth a word about how it came about.
-    pub fn is_of_any_node(&self) -> bool {
-        self.consistency != Freshness::Linearizable
-    }
+/// Such an answer is worth a word about how it came about.
+pub fn is_of_any_node(options: &GetOptions) -> bool {
+    options.consistency.is_some_and(|consistency| consistency != Consistency::Linearizable)
 }
 
 /// What the words together mean; the error says which do not fit.

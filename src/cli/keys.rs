@@ -88,8 +88,8 @@ pub async fn put(args: PutArgs) -> Result<Exit, Failure> {
 }
 
 pub async fn get(args: GetArgs) -> Result<Exit, Failure> {
-    let client = args.reach.connect().await?.namespace(&args.namespace);
-    let (client, options) = args.freshness.apply(client)?;
+    let client = args.reach.connect().await?;
+    let (client, options) = args.freshness.apply(client, &args.namespace).await?;
     let read = client.read(args.key.as_bytes(), &options).await?;
     let exit = if read.found.is_some() { Exit::Done } else { Exit::No };
     warn_if_stale(read.age, read.stale);

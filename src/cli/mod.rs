@@ -14,6 +14,7 @@ mod exit;
 mod freshness;
 mod keys;
 mod lease;
+mod namespace;
 mod ring;
 pub mod status;
 #[cfg(test)]
@@ -84,6 +85,9 @@ enum Command {
     /// Grant, keep alive, revoke or look at a lease of one shard: keys put with it go when it ends.
     #[command(after_help = exit::HELP)]
     Lease(lease::LeaseArgs),
+    /// Say how fresh the reads of a namespace are that do not say so themselves, or print what is said.
+    #[command(after_help = exit::HELP)]
+    Namespace(namespace::NamespaceArgs),
     /// Show how the ring is.
     #[command(after_help = exit::HELP)]
     Status(status::StatusArgs),
@@ -152,6 +156,7 @@ pub fn run() -> ExitCode {
         Command::Scan(args) => block_on(data::scan(args)),
         Command::Watch(args) => block_on(watch::run(args)),
         Command::Lease(args) => block_on(lease::run(args)),
+        Command::Namespace(args) => block_on(namespace::run(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Ring(args) => block_on(ring::run(args)),
         Command::Completions(args) => completions::print(args.shell),

@@ -57,6 +57,7 @@ from ringbeam._limits import (
 )
 from ringbeam._octets import milliseconds, octets
 from ringbeam._outcome import Happened, Ticket, unknowable
+from ringbeam._policy import POLICIES, of_words, words_of
 from ringbeam._pool import OpenError, Pool
 from ringbeam._ranges import prefix_end, shards_of_prefix
 from ringbeam._reads import get_many, scan
@@ -170,6 +171,32 @@ class Client:
         """The same client with another freshness of its reads, where a call does not say its own. Linearizable unless
         said: a `Consistency`, or `Bounded(seconds)`."""
         return Client(self._core, self._namespace, self._timeout, checked(consistency), self._seen)
+
+    async def namespace_by_policy(self, name: str) -> Client:
+        """The same client in a namespace, whose reads are as its policy says, if it has one: as any node knows it."""
+        found = await self._policy(name, Consistency.LOCAL)
+        client = self.namespace(name)
+        return client if found is None else client.consistency(found)
+
+    async def policy(self, name: str) -> Freshness | None:
+        """How fresh reads of a namespace are to be that do not say so themselves, if anything is said. Linearizable:
+        what was set before is seen."""
+        return await self._policy(name, Consistency.LINEARIZABLE)
+
+    async def set_policy(self, name: str, policy: Freshness) -> None:
+        """Says how fresh reads of a namespace are to be. Programs that have asked for it before go on as they are."""
+        await self.put(_policy_key(name), words_of(checked(policy)), namespace=POLICIES)
+
+    async def remove_policy(self, name: str) -> bool:
+        """Says nothing of a namespace any more. False: nothing was said."""
+        return (await self.delete(_policy_key(name), namespace=POLICIES)).existed
+
+    async def _policy(self, name: str, consistency: Consistency) -> Freshness | None:
+        found = await self.get(_policy_key(name), namespace=POLICIES, consistency=consistency)
+        try:
+            return None if found is None else of_words(found.value)
+        except ValueError as wrong:
+            raise ProtocolError(f"the policy of namespace {name!r}: {wrong}") from None
 
     def session_token(self) -> Token:
         """What the session has seen so far: all views of this client share it."""
@@ -673,3 +700,9 @@ def _limit(limit: int | None) -> int | None:
     if limit is not None and limit < 0:
         raise ValueError(f"limit is {limit}, right is 0 or more, or None for all")
     return limit
+
+
+def _policy_key(name: str) -> bytes:
+    namespace = octets(name, "namespace")
+    refuse(check_namespace(namespace))
+    return b"/" + namespace

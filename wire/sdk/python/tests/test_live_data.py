@@ -169,3 +169,28 @@ async def test_deltas_are_folded_and_each_is_there_once(ring: LiveRing) -> None:
         with pytest.raises(ringbeam.Refused) as caught:
             await client.merge_patch("log", {"a": 1})
         assert caught.value.code is Code.NOT_JSON
+
+
+# ---- policies ----
+
+
+async def test_reads_are_as_the_namespaces_policy_says(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT) as client:
+        assert await client.policy("profiles") is None
+        for policy in (Consistency.SESSION, Bounded(0.25), Bounded(60.0, stale_ok=True)):
+            await client.set_policy("profiles", policy)
+            assert await client.policy("profiles") == policy
+        profiles = client.namespace("profiles")
+        await profiles.put("k", "v")
+        # As any node knows it: a moment later.
+        while (said := await client.namespace_by_policy("profiles"))._fresh(None) != Bounded(60.0, stale_ok=True):
+            await asyncio.sleep(0.01)
+        # A minute old is young enough, so it may not be there yet, at some node.
+        while (found := await said.read("k")).found is None:
+            await asyncio.sleep(0.01)
+        assert found.age is not None
+        assert (await client.namespace_by_policy("others"))._fresh(None) == Consistency.LINEARIZABLE
+        assert await client.remove_policy("profiles") and not await client.remove_policy("profiles")
+        await client.put("/odd", "as you like", namespace="ringbeam.policies")
+        with pytest.raises(ringbeam.ProtocolError, match="as you like"):
+            await client.policy("odd")

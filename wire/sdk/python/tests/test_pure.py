@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from ringbeam import Code, Member, Role, SlotRange, Topology
+from ringbeam import Bounded, Code, Consistency, Member, Role, SlotRange, Topology
 from ringbeam._limits import ASIDE_MAX, ASIDE_MIN, BACKOFF_MS_MAX, BACKOFF_MS_MIN, CHOICE_KEPT, SLOTS, SURVEY_INTERVAL
+from ringbeam._policy import of_words, words_of
 from ringbeam._readers import Candidate, Readers, Standing, choose
 from ringbeam._refusal import Refusal
 from ringbeam._retry import Again, Effort, Kind, Leader, Lost, Seen, Trouble, Verdict, backoff
@@ -481,3 +482,31 @@ def test_who_denies_to_lead_is_not_believed_to_whoever_names_it() -> None:
     elected_since = Claim(1, 2, 6)
     assert believe([stale, restarted, elected_since]) == elected_since
     assert believe([stale, Claim(2, 0, 4)]) == stale
+
+
+# ---- policies ----
+
+
+def test_words_of_a_policy_say_what_was_said() -> None:
+    for policy, words in (
+        (Consistency.LINEARIZABLE, "linearizable"),
+        (Consistency.SESSION, "session"),
+        (Consistency.LOCAL, "local"),
+        (Bounded(0.25), "bounded 250"),
+        (Bounded(0.25, stale_ok=True), "bounded 250 stale-ok"),
+    ):
+        assert words_of(policy) == words
+        assert of_words(words.encode()) == policy
+    for wrong in (
+        "",
+        "strong",
+        "bounded",
+        "bounded 0",
+        "bounded -1",
+        "bounded 9 stale",
+        "local 5",
+        "session ",
+        "bounded 5 stale-ok x",
+    ):
+        with pytest.raises(ValueError, match="bounded MILLISECONDS"):
+            of_words(wrong.encode())

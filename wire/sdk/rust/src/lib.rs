@@ -87,6 +87,7 @@ pub mod limits;
 mod observe;
 mod outcome;
 pub mod pace;
+mod policy;
 mod pool;
 pub mod readers;
 mod request;
@@ -113,6 +114,7 @@ pub use error::Error;
 pub use lease::{Holder, Lease};
 pub use observe::{Cached, CallEnded, Ended, Metrics};
 pub use outcome::{Happened, Outcome, Ticket};
+pub use policy::{POLICIES, Policy};
 pub use ringbeam_wire::client::{
     Breakdown, Compare, Counted, EventKind, Lease as LeaseState, Life, Member, Progress, Relation, Revision, Role, SlotRange,
     Status, Step, Target, Topology, Written,
