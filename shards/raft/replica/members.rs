@@ -193,7 +193,11 @@ impl<E: Env> Replica<E> {
         if to == self.context.me.node {
             return Ok(());
         }
-        if !self.heirs().iter().any(|(id, _)| *id == to) {
+        let may_lead = || self.heirs().iter().any(|(id, _)| *id == to);
+        if !may_lead() {
+            self.hear().await;
+        }
+        if !may_lead() {
             return Err(format!("node {to} cannot lead: it is no voter of this shard, a tie-breaker, or out of reach"));
         }
         let mut metrics = self.raft.metrics();
