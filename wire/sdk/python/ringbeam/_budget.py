@@ -11,7 +11,8 @@ worth of calls in flight is paid for by the calls themselves.
 Invariants
 - What is in the budget is at most RETRY_FADE's worth of first attempts, by RETRIES_PER_CALL, and RETRY_RESERVE.
 - Following a redirect to a leader that was named costs nothing, and neither does what never left this process, nor the
-  first repeat of a call whose node was lost, or did not lead any more (`costs`).
+  first repeat of a call whose node was lost, and the first LEADERLESS_FREE of one that met a node that does not lead
+  (`costs`).
 
 Not here: clocks (`now` is an argument), what a call without budget says (`_call.py`).
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from math import exp
 
-from ringbeam._limits import RETRIES_PER_CALL, RETRY_FADE, RETRY_RESERVE, RETRY_RESERVE_PER_SECOND
+from ringbeam._limits import LEADERLESS_FREE, RETRIES_PER_CALL, RETRY_FADE, RETRY_RESERVE, RETRY_RESERVE_PER_SECOND
 from ringbeam._refusal import Code, Refusal
 from ringbeam._retry import Leader, Lost, Seen
 
@@ -59,11 +60,11 @@ class Budget:
 
 def costs(seen: Seen, following: Leader, attempts: int) -> bool:
     """Whether what follows this attempt takes from the budget: the node had work with it, and named nobody who would do
-    better. The first repeat after a lost connection, or by a node that leads no more, is free: the leader's end strikes
-    all that is in flight, each of it once, and one task looks for the next for all. `attempts`: of this call, this one
-    included."""
+    better. The first repeat after a lost connection is free: the leader's end strikes all that is in flight, each of it
+    once. So are the first LEADERLESS_FREE that met a node that does not lead: one task looks for the leader for all.
+    `attempts`: of this call, this one included."""
     if isinstance(seen, Refusal):
         if seen.code is Code.NOT_LEADER:
-            return following is not Leader.NAMED and attempts > 1
+            return following is not Leader.NAMED and attempts > LEADERLESS_FREE
         return True
     return isinstance(seen, Lost) and seen.sent and attempts > 1

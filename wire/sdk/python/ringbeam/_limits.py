@@ -35,6 +35,9 @@ every node."""
 RETRIES_PER_CALL: Final = 0.1
 """What a first attempt puts into the retry budget, retries: a ring in trouble sees a tenth more, not a multiple."""
 
+LEADERLESS_FREE: Final = 8
+"""So many repeats of a call cost no retry that met nodes which do not lead: two or three wrong ones in an election."""
+
 RETRY_FADE: Final = 10.0
 """What first attempts put into the retry budget fades with this time constant: a failover's worth of seconds."""
 

@@ -79,7 +79,7 @@ def test_a_clock_that_went_back_earns_nothing_twice() -> None:
 
 def test_redirects_to_a_named_leader_are_free() -> None:
     assert not costs(Refusal(Code.NOT_LEADER, leader=2, leader_address="127.0.0.1:2"), Leader.NAMED, 3)
-    assert costs(Refusal(Code.NOT_LEADER), Leader.SEARCH, 2) and not costs(Refusal(Code.NOT_LEADER), Leader.SEARCH, 1)
+    assert costs(Refusal(Code.NOT_LEADER), Leader.SEARCH, 9) and not costs(Refusal(Code.NOT_LEADER), Leader.SEARCH, 8)
     assert costs(Refusal(Code.OVERLOADED), Leader.SAME, 1)
     assert costs(Lost(sent=True), Leader.SEARCH, 2) and not costs(Lost(sent=False), Leader.SEARCH, 2)
     assert not costs(Lost(sent=True), Leader.SEARCH, 1), "a leader's death strikes all that is in flight"

@@ -13,8 +13,9 @@
 //! **Invariants**
 //! - What is in the budget is at most [`RETRY_FADE`]'s worth of first attempts, by [`RETRIES_PER_CALL`], and [`RETRY_RESERVE`].
 //! - Following a redirect to a leader that was named costs nothing, and neither does what never left this process, nor the first repeat of
-//!   a call whose node was lost, or did not lead any more: the leader's end strikes all that is in flight, which is bounded, and each of
-//!   it once ([`costs`]). That repeat waits for the leader to be found, which one task does for all.
+//!   a call whose node was lost: the leader's end strikes all that is in flight, which is bounded, and each of it once ([`costs`]). Nor do
+//!   the first [`LEADERLESS_FREE`] repeats of one that met a node that does not lead: it backs off and waits for the leader to be found,
+//!   which one task does for all, and may find a wrong one.
 //!
 //! **Not here**: clocks (`now` is an argument); what a call without budget says (`call.rs`).
 
@@ -22,7 +23,7 @@ use std::time::Instant;
 
 use ringbeam_wire::refusal::Code;
 
-use crate::limits::{RETRIES_PER_CALL, RETRY_FADE, RETRY_RESERVE, RETRY_RESERVE_PER_SECOND};
+use crate::limits::{LEADERLESS_FREE, RETRIES_PER_CALL, RETRY_FADE, RETRY_RESERVE, RETRY_RESERVE_PER_SECOND};
 use crate::retry::{Leader, Seen};
 
 /// See the head of this file.
@@ -68,7 +69,7 @@ impl Budget {
 /// `attempts`: of this call, this one included.
 pub fn costs(seen: Seen<'_>, next: Leader, attempts: u32) -> bool {
     match seen {
-        Seen::Refused(refusal) if refusal.code == Code::NotLeader => next != Leader::Named && attempts > 1,
+        Seen::Refused(refusal) if refusal.code == Code::NotLeader => next != Leader::Named && attempts > LEADERLESS_FREE,
         Seen::Refused(_) => true,
         Seen::Lost { sent } => sent && attempts > 1,
         Seen::Busy | Seen::DeadlinePassed => false,
@@ -151,14 +152,14 @@ mod tests {
         let named = Refusal::not_leader(2, "127.0.0.1:2");
         assert!(!costs(Seen::Refused(&named), Leader::Named, 3));
         let nobody = Refusal::not_leader(0, "");
-        assert!(costs(Seen::Refused(&nobody), Leader::Search, 2));
+        assert!(costs(Seen::Refused(&nobody), Leader::Search, LEADERLESS_FREE + 1));
         assert!(!costs(Seen::Busy, Leader::Same, 3));
     }
 
     #[test]
     fn the_first_time_that_a_call_loses_its_leader_is_free() {
         let nobody = Refusal::not_leader(0, "");
-        assert!(!costs(Seen::Refused(&nobody), Leader::Search, 1));
+        assert!(!costs(Seen::Refused(&nobody), Leader::Search, LEADERLESS_FREE));
         let (lost, unsent) = (Seen::Lost { sent: true }, Seen::Lost { sent: false });
         assert!(!costs(lost, Leader::Search, 1) && costs(lost, Leader::Search, 2));
         assert!(!costs(unsent, Leader::Search, 2));

@@ -33,6 +33,9 @@ pub const RETRY_RESERVE: f64 = 100.0;
 /// The reserve grows back by so many retries a second: whoever waits for a ring in trouble may knock once a second.
 pub const RETRY_RESERVE_PER_SECOND: f64 = 1.0;
 
+/// So many repeats of a call cost no retry that met nodes which do not lead: two or three wrong ones in an election, twice over.
+pub const LEADERLESS_FREE: u32 = 8;
+
 /// The rate of calls is measured over this long: seconds-long outages are to be set against it.
 pub const RATE_WINDOW: Duration = Duration::from_secs(1);
 
