@@ -10,7 +10,6 @@ use ringbeam_wire::slots;
 use crate::admission::Reason;
 use crate::batcher::Waiter;
 use crate::io::Env;
-use crate::limits::PEER_TIMEOUT;
 use crate::raft::replica::NOT_LEADER;
 use crate::shard::Shard;
 
@@ -90,7 +89,7 @@ async fn transfer<E: Env>(shard: &Shard<E>, to: u64) -> Result<String, String> {
         0 => shard.replica.best_heir().ok_or_else(|| no_heir(shard))?,
         to => to,
     };
-    shard.replica.transfer(to, PEER_TIMEOUT).await?;
+    shard.replica.transfer_on_request(to).await?;
     Ok(format!("node {to} leads shard {}", shard.settings.shard))
 }
 

@@ -133,6 +133,15 @@ impl Load {
         self.on.set(on);
     }
 
+    /// A task's next turn, after a pause and when the load is on, at the nodes that there are then.
+    async fn turn_of(&self, client: &mut Client, pause: Duration) {
+        Sim::sleep(pause).await;
+        while !self.on.get() {
+            Sim::sleep(LOOK).await;
+        }
+        client.know(&self.addresses.borrow().clone());
+    }
+
     /// What the counters are in the states of live nodes, at a ring at rest.
     pub fn counters(&self, ring: &Ring) -> BTreeMap<u32, i64> {
         let probes: Vec<_> = ring.live().into_iter().flat_map(|node| ring.probes(node)).collect();

@@ -188,16 +188,24 @@ impl<E: Env> Replica<E> {
         }
     }
 
+    /// As an operator asks for it: a new leader, who has heard nobody yet, lets those answer first who can.
+    pub async fn transfer_on_request(&self, to: u64) -> Result<(), String> {
+        if to != self.context.me.node && !self.is_heir(to) {
+            self.hear().await;
+        }
+        self.transfer(to, PEER_TIMEOUT).await
+    }
+
+    fn is_heir(&self, node: u64) -> bool {
+        self.heirs().iter().any(|(id, _)| *id == node)
+    }
+
     /// Hands leadership to `to`, and waits until it is gone from here, at most `patience`.
     pub async fn transfer(&self, to: u64, patience: Duration) -> Result<(), String> {
         if to == self.context.me.node {
             return Ok(());
         }
-        let may_lead = || self.heirs().iter().any(|(id, _)| *id == to);
-        if !may_lead() {
-            self.hear().await;
-        }
-        if !may_lead() {
+        if !self.is_heir(to) {
             return Err(format!("node {to} cannot lead: it is no voter of this shard, a tie-breaker, or out of reach"));
         }
         let mut metrics = self.raft.metrics();

@@ -9,11 +9,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringbeam_shards::io::Env;
-use ringbeam_shards::io::sim::{Sim, world_now_ns};
+use ringbeam_shards::io::sim::world_now_ns;
 use ringbeam_wire::client::Consistency;
 
-use super::{LOOK, Load, revision};
+use super::{Load, revision};
 use crate::check::counters::{Asked, Told};
 use crate::client::{Client, Outcome};
 use crate::random::Random;
@@ -46,11 +45,8 @@ impl Counting {
     pub async fn run(mut self) {
         let mut client = Client::new(self.shared.addresses.borrow().clone(), self.shared.shards);
         loop {
-            Sim::sleep(Duration::from_micros(self.random.below(2 * PAUSE_US))).await;
-            while !self.shared.on.get() {
-                Sim::sleep(LOOK).await;
-            }
-            client.know(&self.shared.addresses.borrow().clone());
+            let pause = Duration::from_micros(self.random.below(2 * PAUSE_US));
+            self.shared.turn_of(&mut client, pause).await;
             let counter = self.random.below(u64::from(COUNTERS)) as u32;
             let delta = if self.random.below(READS_ONE_IN) == 0 { 0 } else { self.random.between(1, DELTA_MAX as u64) as i64 };
             self.shared.under_way.set(self.shared.under_way.get() + 1);

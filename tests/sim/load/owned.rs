@@ -10,12 +10,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringbeam_shards::io::Env;
-use ringbeam_shards::io::sim::Sim;
 use ringbeam_wire::client::{Consistency, Fold};
 use serde_json::{Value, json};
 
-use super::{LOOK, Load};
+use super::Load;
 use crate::check::owned::{Form, Model};
 use crate::client::{Client, Outcome, Write};
 use crate::random::Random;
@@ -76,11 +74,8 @@ impl Owning {
     pub async fn run(mut self) {
         let mut client = Client::new(self.shared.addresses.borrow().clone(), self.shared.shards);
         loop {
-            Sim::sleep(Duration::from_micros(self.random.below(2 * PAUSE_US))).await;
-            while !self.shared.on.get() {
-                Sim::sleep(LOOK).await;
-            }
-            client.know(&self.shared.addresses.borrow().clone());
+            let pause = Duration::from_micros(self.random.below(2 * PAUSE_US));
+            self.shared.turn_of(&mut client, pause).await;
             let step = self.next();
             self.shared.under_way.set(self.shared.under_way.get() + 1);
             match step {

@@ -94,6 +94,8 @@ class Shard:
             since, per_second = self._leaderless
             self._leaderless = None
             self._found = (now, spread(self._searching, per_second, now - since))
+        if self.denied == connection.welcome.node:
+            self.denied = 0
         self.leader = connection
 
     @contextmanager

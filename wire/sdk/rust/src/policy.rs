@@ -56,7 +56,9 @@ impl Policy {
             Consistency::Session => "session".into(),
             Consistency::Local => "local".into(),
             Consistency::Bounded { age_max, stale_ok } => {
-                format!("bounded {}{}", age_max.as_millis(), if stale_ok { " stale-ok" } else { "" })
+                // As a read would ask for it: whole milliseconds that the wire has room for.
+                let ms = age_max.as_millis().clamp(1, u128::from(u32::MAX - 1));
+                format!("bounded {ms}{}", if stale_ok { " stale-ok" } else { "" })
             }
         }
     }
@@ -155,6 +157,10 @@ mod tests {
             let policy = Policy::reads(consistency);
             assert_eq!(policy.words(), words);
             assert_eq!(Policy::of_words(words.as_bytes()), Ok(policy));
+        }
+        for age_max in [Duration::ZERO, Duration::from_micros(10), Duration::MAX] {
+            let words = Policy::reads(Consistency::bounded(age_max)).words();
+            assert!(Policy::of_words(words.as_bytes()).is_ok(), "what is stored can be read: {words}");
         }
         for wrong in [
             "",

@@ -198,6 +198,7 @@ impl Shard {
             let window = pace::spread(waiting, per_second, now.saturating_duration_since(since));
             state.found = Some(Found { at: now, window, waiting, gone: 0 });
         }
+        state.denied = state.denied.filter(|node| *node != connection.welcome.node);
         state.leader = Some(connection);
     }
 
