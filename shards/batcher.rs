@@ -112,15 +112,21 @@ impl Batcher {
         self.sealed_bytes + if self.waiters.is_empty() { 0 } else { self.builder.bytes() }
     }
 
-    /// Adds a write; gives its waiter back with the reason if it cannot be written down.
-    pub fn push(&mut self, write: &Write<'_>, waiter: Waiter, ring_time_ms: u64) -> Result<(), (Waiter, String)> {
+    /// Adds a write; gives its waiter back with the reason if it cannot be written down. A batch has the ring time at which its first
+    /// write arrived.
+    pub fn push(
+        &mut self,
+        write: &Write<'_>,
+        waiter: Waiter,
+        ring_time_ms: impl FnOnce(Instant) -> u64,
+    ) -> Result<(), (Waiter, String)> {
         let full = self.waiters.len() == BATCH_WRITES_MAX
             || self.builder.bytes() + write.encoded_bytes() > self.batch_bytes_max && !self.waiters.is_empty();
         if full {
             self.seal();
         }
         if self.waiters.is_empty() {
-            self.builder.start(ring_time_ms);
+            self.builder.start(ring_time_ms(waiter.arrived));
         }
         if let Err(why) = self.builder.push(write) {
             return Err((waiter, why.to_string()));
@@ -176,7 +182,7 @@ impl Batcher {
                 if waiter.expired(now) {
                     gone.push(waiter);
                 } else {
-                    let again = self.push(&write, waiter, ring_time_ms);
+                    let again = self.push(&write, waiter, |_| ring_time_ms);
                     assert!(again.is_ok(), "a write that was written down once is written down again");
                 }
             }

@@ -272,11 +272,10 @@ impl Frozen {
                 break;
             }
             // This namespace is done. The next one may be there no more, and only what it was is kept.
-            let beyond = (Excluded(&*namespace), Unbounded);
-            let next_live = contents.tables.range::<str, _>(beyond).next().map(|(name, _)| name);
-            let next_kept = self.records.range::<str, _>(beyond).next().map(|(name, _)| name);
+            let next_live = contents.tables.name_after(&namespace);
+            let next_kept = self.records.range::<str, _>((Excluded(&*namespace), Unbounded)).next().map(|(name, _)| &**name);
             let next = [next_live, next_kept].into_iter().flatten().min();
-            namespace = next.expect("keys are left, so there is a namespace that has them").clone();
+            namespace = next.expect("keys are left, so there is a namespace that has them").into();
             after.clear();
             budget.spend(VISIT_COST_BYTES);
         }

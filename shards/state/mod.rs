@@ -8,7 +8,7 @@
 //!                                               snapshot
 //!
 //!   command.rs  the bytes of a batch            freeze.rs   a snapshot in slices while apply goes on
-//!   table.rs    the keys of a namespace         slice.rs    the bytes of a slice
+//!   tables.rs, table.rs  the keys of a namespace      slice.rs    the bytes of a slice
 //!   run.rs      neighbours, searched fast       loader.rs   slices back into a state
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
 //!   leases.rs   leases, and keys whose time comes           owed.rs     what a snapshot owes of sessions and leases
@@ -50,12 +50,11 @@ mod run;
 mod sessions;
 mod slice;
 mod table;
+mod tables;
 pub mod transaction;
 
 #[cfg(test)]
 mod tests;
-
-use std::collections::BTreeMap;
 
 pub use answer::{Answer, Denied, Revision};
 use command::{Batch, Op, Write};
@@ -71,7 +70,8 @@ pub use loader::Loader;
 pub use reader::Malformed;
 use record::{Extras, Record};
 use sessions::{Admission, Moment, Sessions};
-use table::{Before, FETCH_KEYS, Table};
+use table::{Before, FETCH_KEYS};
+use tables::Tables;
 
 /// The replicated state of one shard.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub struct State {
 #[derive(Debug, Default)]
 struct Contents {
     folds: Folds,
-    tables: BTreeMap<Box<str>, Table>,
+    tables: Tables,
     leases: Leases,
     keys: u64,
     bytes: u64,
@@ -300,7 +300,7 @@ impl State {
         for (id, lease) in self.contents.leases.after(0) {
             lease.digest(id, &mut digest);
         }
-        for (namespace, table) in &self.contents.tables {
+        for (namespace, table) in self.contents.tables.iter() {
             digest.bytes(namespace.as_bytes());
             for record in table.iter() {
                 digest.bytes(record.as_bytes());
@@ -415,13 +415,9 @@ impl Contents {
         frozen: Option<&mut Frozen>,
     ) -> bool {
         let keep_through = frozen.as_deref().and_then(|f| f.keep_through(namespace, key));
-        if !self.tables.contains_key(namespace) {
-            self.tables.insert(namespace.into(), Table::new());
-        }
-        let table = self.tables.get_mut(namespace).expect("inserted above if it was missing");
         self.keys += 1;
         self.bytes += record::bytes_of(key, extras, value);
-        let before = table.put(revision, key, extras, value, keep_through);
+        let before = self.tables.get_or_new(namespace).put(revision, key, extras, value, keep_through);
         self.settle(namespace, key, before, extras, frozen)
     }
 

@@ -143,7 +143,12 @@ impl Seat<'_> {
         };
         *self.answers += kept.places();
         self.session.places += kept.places();
-        self.session.window.insert(self.at, kept);
+        // Nearly always the newest one. A general insert would move it through memory, and wait there for all that is being stored.
+        if self.at == self.session.window.len() {
+            self.session.window.push_back(kept);
+        } else {
+            self.session.window.insert(self.at, kept);
+        }
     }
 }
 

@@ -163,7 +163,7 @@ impl Model {
         assert_eq!((state.applied(), state.ring_time_ms()), (self.applied, self.ring_time_ms), "seed {seed}");
         assert_eq!(state.keys(), self.keys.len() as u64, "seed {seed}");
         // What a base and its deltas take is not what they fold to; all other records have the bytes of their parts.
-        let records = || state.contents.tables.values().flat_map(|table| table.iter());
+        let records = || state.contents.tables.iter().flat_map(|(_, table)| table.iter());
         assert_eq!(state.bytes(), records().map(|record| record.bytes()).sum::<u64>(), "seed {seed}");
         if records().all(|record| !record.has_deltas()) {
             let bytes: usize = self.keys.iter().map(|((_, key), (_, value))| 14 + key.len() + value.len()).sum();
@@ -181,7 +181,7 @@ impl Model {
             .flat_map(|(name, table)| table.iter().map(|record| (name.to_string(), record.key().to_vec())))
             .collect();
         assert!(all.iter().eq(self.keys.keys()), "in order; seed {seed}");
-        for (name, table) in &state.contents.tables {
+        for (name, table) in state.contents.tables.iter() {
             assert!(!table.is_empty(), "namespace {name:?} is empty; seed {seed}");
             table.check();
         }
