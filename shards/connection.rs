@@ -16,6 +16,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ringbeam_wire::client::{self, Encoder, Hello, Life, ReplyBody, Request, RequestBody, Status, Transact, Welcome};
@@ -26,7 +27,7 @@ use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::batcher::{Form, Waiter};
 use crate::io::channel::Notify;
-use crate::io::{Env, Net, Reader, Writer};
+use crate::io::{Env, Instant, Net, Reader, Writer};
 use crate::limits::{CONNECTION_REQUESTS_MAX, FAREWELL_MAX, HELLO_TIMEOUT, OUTBOX_BYTES_MAX, READ_BYTES_MAX, SEND_STALL_MAX};
 use crate::raft::runtime::timeout;
 use crate::shard::{Settings, Shard};
@@ -150,13 +151,13 @@ pub(crate) async fn serve<E: Env>(shard: Rc<Shard<E>>, mut reader: <E::Net as Ne
     shard.connections.set(shard.connections.get() + 1);
     E::spawn(send_replies(shard.clone(), outbox.clone(), writer));
     let mut decoder = Decoder::new(shard.frame_bytes_max());
-    let (mut greeted, arrived) = (false, E::now());
+    let (mut greeted, accepted) = (false, E::now());
     'connection: while outbox.room().await {
         let read = reader.read(decoder.space());
         let read = if greeted {
             read.await
         } else {
-            match timeout::<E, _>(HELLO_TIMEOUT.saturating_sub(E::now().since(arrived)), read).await {
+            match timeout::<E, _>(HELLO_TIMEOUT.saturating_sub(E::now().since(accepted)), read).await {
                 Ok(read) => read,
                 Err(_) => break,
             }
@@ -170,11 +171,13 @@ pub(crate) async fn serve<E: Env>(shard: Rc<Shard<E>>, mut reader: <E::Net as Ne
             Err(_) => break,
             Ok(bytes) => decoder.filled(bytes),
         }
+        // One look at the clock for all that came together.
+        let arrived = E::now();
         // One receive holds hundreds of requests, each of which may ask for the largest value.
         while outbox.room().await {
             match decoder.next() {
                 Ok(Some(frame)) => {
-                    if !dispatch(&shard, &outbox, &frame, &mut greeted) {
+                    if !dispatch(&shard, &outbox, &frame, arrived, &mut greeted) {
                         break 'connection;
                     }
                 }
@@ -222,7 +225,7 @@ async fn send_replies<E: Env>(shard: Rc<Shard<E>>, outbox: Rc<Outbox>, mut write
 }
 
 /// One request. False ends the connection.
-fn dispatch<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, greeted: &mut bool) -> bool {
+fn dispatch<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, arrived: Instant, greeted: &mut bool) -> bool {
     outbox.unanswered.set(outbox.unanswered.get() + 1);
     let request = match client::parse_request(frame) {
         Ok(request) => request,
@@ -243,7 +246,7 @@ fn dispatch<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, gr
         outbox.reply(request.id, &ReplyBody::Refused(refusal));
         return false;
     }
-    carry_out(shard, outbox, frame, &request);
+    carry_out(shard, outbox, frame, &request, arrived);
     true
 }
 
@@ -276,15 +279,9 @@ fn welcome(settings: &Settings) -> ReplyBody<'static> {
     })
 }
 
-fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, request: &Request<'_>) {
-    let now = E::now();
-    let waiter = |form| Waiter {
-        outbox: outbox.clone(),
-        request: request.id,
-        arrived: now,
-        deadline: (request.deadline_ms > 0).then(|| now + std::time::Duration::from_millis(u64::from(request.deadline_ms))),
-        form,
-    };
+fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, request: &Request<'_>, arrived: Instant) {
+    let deadline = (request.deadline_ms > 0).then(|| arrived + Duration::from_millis(u64::from(request.deadline_ms)));
+    let waiter = |form| Waiter { outbox: outbox.clone(), request: request.id, arrived, deadline, form };
     match &request.body {
         RequestBody::Put(put) if put.life == Life::default() => {
             let op = Op::Put { key: put.key, value: put.value };

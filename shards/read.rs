@@ -56,7 +56,8 @@ pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame
     if let Err(refusal) = may_read(shard, body) {
         return waiter.answer(&ReplyBody::Refused(refusal));
     }
-    let (consistency, now) = (consistency(body), waiter.arrived);
+    // Not when it arrived: it may have waited for room on its connection, and an age is one of this moment.
+    let (consistency, now) = (consistency(body), E::now());
     let ready = match consistency {
         Consistency::Linearizable => planted!(FollowerReads) && shard.keeps_state(),
         Consistency::Local => true,

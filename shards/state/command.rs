@@ -40,6 +40,8 @@ use super::transaction::{self, Transaction};
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 16;
+/// Set aside for a batch before its first write, at most.
+const RESERVE_BYTES_MAX: usize = 64 << 10;
 const WRITE_HEAD_BYTES: usize = 8;
 const SESSION_BYTES: usize = 24;
 const OP_HAS_SESSION: u8 = 0x80;
@@ -294,6 +296,8 @@ impl Write<'_> {
 pub struct Builder {
     buffer: BytesMut,
     count: u32,
+    /// Bytes of the batch before: the next one is likely to need as many.
+    before: usize,
 }
 
 impl Default for Builder {
@@ -305,13 +309,13 @@ impl Default for Builder {
 impl Builder {
     /// Without a batch begun.
     pub fn new() -> Builder {
-        Builder { buffer: BytesMut::new(), count: 0 }
+        Builder { buffer: BytesMut::new(), count: 0, before: 0 }
     }
     /// Begins a batch; drops what an unfinished one had.
     pub fn start(&mut self, ring_time_ms: u64) {
         self.buffer.clear();
         self.count = 0;
-        self.buffer.reserve(HEAD_BYTES);
+        self.buffer.reserve(self.before.clamp(HEAD_BYTES, RESERVE_BYTES_MAX));
         self.buffer.put_slice(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
         self.buffer.put_u64_le(ring_time_ms);
     }
@@ -359,6 +363,7 @@ impl Builder {
         assert!(self.buffer.len() >= HEAD_BYTES, "start a batch before finishing it");
         self.buffer[4..8].copy_from_slice(&self.count.to_le_bytes());
         self.count = 0;
+        self.before = self.buffer.len();
         self.buffer.split().freeze()
     }
 }
