@@ -36,6 +36,7 @@ pub fn start(
     ring: &mut Ring,
     seed: u64,
     shards: u32,
+    pace: u64,
     on: &Rc<Cell<bool>>,
     addresses: impl Fn() -> Vec<String> + Clone + 'static,
 ) {
@@ -43,21 +44,28 @@ pub fn start(
         let host = ring.add_client_host();
         let random = Random::new(seed).fork("lives").fork(&number.to_string());
         let (on, addresses) = (on.clone(), addresses.clone());
-        ring.start_client(host, || async move { live(number, random, shards, on, addresses).await });
+        ring.start_client(host, || async move { live(number, random, shards, pace, on, addresses).await });
     }
 }
 
-async fn live(number: u64, mut random: Random, shards: u32, on: Rc<Cell<bool>>, addresses: impl Fn() -> Vec<String>) {
+async fn live(
+    number: u64,
+    mut random: Random,
+    shards: u32,
+    pace: u64,
+    on: Rc<Cell<bool>>,
+    addresses: impl Fn() -> Vec<String>,
+) {
     let mut client = Client::new(addresses(), shards);
     let mut lease = 0;
     loop {
-        Sim::sleep(Duration::from_millis(random.between(PAUSE_MS.0, PAUSE_MS.1))).await;
+        Sim::sleep(Duration::from_millis(random.between(PAUSE_MS.0, PAUSE_MS.1) * pace)).await;
         if !on.get() {
             continue;
         }
         client.know(&addresses());
         let key = format!("{{lives-{number}}}{}", random.below(KEYS));
-        let ttl_ms = random.between(TTL_MS.0, TTL_MS.1);
+        let ttl_ms = random.between(TTL_MS.0, TTL_MS.1) * random.between(1, pace);
         let life = match random.below(8) {
             // It stays, or ends a life that was given.
             0 => Life::default(),

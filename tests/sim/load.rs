@@ -59,6 +59,8 @@ pub struct Load {
     addresses: Rc<RefCell<Vec<String>>>,
     next_value: Rc<Cell<u64>>,
     shards: u32,
+    /// All pauses are so many times as long.
+    pace: u64,
     under_way: Rc<Cell<u32>>,
     /// What was asked of counters.
     pub tally: Tally,
@@ -76,6 +78,7 @@ impl Load {
             addresses: Rc::new(RefCell::new(ring.client_addresses())),
             next_value: Rc::default(),
             shards: ring.shards(),
+            pace: workload.pace,
             under_way: Rc::default(),
             tally: Rc::default(),
             owners: Rc::default(),
@@ -110,7 +113,7 @@ impl Load {
     /// Starts the clients whose keys go: on when these are, at the same nodes.
     pub fn start_lives(&self, ring: &mut Ring, seed: u64) {
         let addresses = self.addresses.clone();
-        lives::start(ring, seed, self.shards, &self.on, move || addresses.borrow().clone());
+        lives::start(ring, seed, self.shards, self.pace, &self.on, move || addresses.borrow().clone());
     }
 
     /// The same load, for one more client.
@@ -122,6 +125,7 @@ impl Load {
             addresses: self.addresses.clone(),
             next_value: self.next_value.clone(),
             shards: self.shards,
+            pace: self.pace,
             under_way: self.under_way.clone(),
             tally: self.tally.clone(),
             owners: self.owners.clone(),
@@ -135,7 +139,7 @@ impl Load {
 
     /// A task's next turn, after a pause and when the load is on, at the nodes that there are then.
     async fn turn_of(&self, client: &mut Client, pause: Duration) {
-        Sim::sleep(pause).await;
+        Sim::sleep(pause * self.pace as u32).await;
         while !self.on.get() {
             Sim::sleep(LOOK).await;
         }
@@ -350,7 +354,7 @@ impl Slot {
         loop {
             let (first, last) = self.workload.pause_us;
             let pause_us = self.random.between(first, last).max(self.random.below(2 * self.pause_us_min + 1));
-            Sim::sleep(Duration::from_micros(pause_us)).await;
+            Sim::sleep(Duration::from_micros(pause_us * self.workload.pace)).await;
             while !self.shared.on.get() {
                 Sim::sleep(LOOK).await;
             }

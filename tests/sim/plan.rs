@@ -10,6 +10,9 @@
 //! rates rarely gets deep into what one kind alone does. One seed in thirty-two has no faults: what fails there is the
 //! workload.
 //!
+//! **Long days**: one seed in four goes slowly, up to half an hour and more a round, with pauses and gaps that are as much longer. What a
+//! minute never reaches is in there: sessions and histories that age, leases of minutes, a log that grows on an idle ring.
+//!
 //! **Who carries it out** does each event at its time, and does nothing when it does not fit (a node to resume is down).
 //! Membership changes and hand-overs are asked for and may fail. The heal is not optional: links, disks and clocks are mended,
 //! all nodes of [`Round::after`] run, each replacement is asked for until it succeeds, and the ring has exactly those members;
@@ -44,6 +47,10 @@ pub const CONVERGE_WITHIN_MS: u64 = 120_000;
 
 /// Rates of the load, a second of virtual time: most of a run's time is for faults, and few runs are for what only a crowd shows.
 const RATES: (u64, u64) = (4, 200);
+
+/// One seed in so many is a long day, and how many times slower it goes.
+const LONG_DAYS_ONE_IN: u64 = 4;
+const PACES: (u64, u64) = (8, 63);
 
 /// What the kill of a process means for its disk and its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,6 +304,8 @@ pub struct Workload {
     /// Pause of a client between two operations.
     pub pause_us: (u64, u64),
     pub timeout_ms: u64,
+    /// All pauses are so many times as long.
+    pub pace: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -348,9 +357,11 @@ impl Plan {
                 swarm.push((kind, weight));
             }
         }
-        let gap_us = swarming.magnitude(50_000, 4_000_000);
-        let rounds = draw::rounds(&root, shards, &founders, &swarm, gap_us);
-        Plan { seed, shards, workload: workload(root.fork("workload")), founders, swarm, gap_us, rounds }
+        let mut pacing = root.fork("pace");
+        let pace = if pacing.chance(1, LONG_DAYS_ONE_IN) { pacing.magnitude(PACES.0, PACES.1) } else { 1 };
+        let gap_us = swarming.magnitude(50_000, 4_000_000) * pace;
+        let rounds = draw::rounds(&root, shards, &founders, &swarm, gap_us, pace);
+        Plan { seed, shards, workload: workload(root.fork("workload"), pace), founders, swarm, gap_us, rounds }
     }
 
     /// Events of each kind, planned.
@@ -364,7 +375,7 @@ impl Plan {
     }
 }
 
-fn workload(mut random: Random) -> Workload {
+fn workload(mut random: Random, pace: u64) -> Workload {
     let puts = random.between(20, 70);
     let deletes = random.below(15);
     let local_gets = random.below(100 - puts - deletes);
@@ -383,6 +394,7 @@ fn workload(mut random: Random) -> Workload {
         rate_max: random.magnitude(RATES.0, RATES.1),
         pause_us: (pause_us_max / 10, pause_us_max),
         timeout_ms: random.magnitude(200, 10_000),
+        pace,
     }
 }
 

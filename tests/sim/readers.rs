@@ -69,7 +69,8 @@ impl Reader {
         let mut writer = Client::new(addresses.clone(), self.shared.shards());
         let mut reader = Client::new(addresses, self.shared.shards());
         loop {
-            Sim::sleep(Duration::from_micros(self.random.between(PAUSE_US.0, PAUSE_US.1))).await;
+            let pause_us = self.random.between(PAUSE_US.0, PAUSE_US.1) * self.workload.pace;
+            Sim::sleep(Duration::from_micros(pause_us)).await;
             while !self.shared.is_on() {
                 Sim::sleep(LOOK).await;
             }

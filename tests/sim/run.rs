@@ -34,6 +34,8 @@ use crate::world::{Ring, RingSettings};
 
 /// Between two looks at every node, virtual time.
 const LOOK: Duration = Duration::from_millis(20);
+/// On a long day they are looked at more seldom, but never less than ten times a second.
+const LOOK_PACE_MAX: u64 = 5;
 
 /// A new ring has a leader in every shard within this.
 const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
@@ -99,6 +101,8 @@ struct Run {
     hurt: BTreeSet<u64>,
     /// What was not there in time, and who stopped.
     late: Vec<String>,
+    /// Between two looks at all nodes.
+    look: Duration,
 }
 
 impl Run {
@@ -122,7 +126,8 @@ impl Run {
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
         let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
-        let mut run = Run { ring, load, streams, watch, random, faults, voters, rounds, foreign, hurt, late };
+        let look = LOOK * plan.workload.pace.min(LOOK_PACE_MAX) as u32;
+        let mut run = Run { ring, load, streams, watch, random, faults, voters, rounds, foreign, hurt, late, look };
         run.found(founders);
         run
     }
@@ -166,7 +171,7 @@ impl Run {
     /// Lets the world go on until `end`, looking at every node now and then.
     fn pass(&mut self, end: Duration) {
         while self.ring.world.now() < end {
-            self.ring.run_for(LOOK.min(end - self.ring.world.now()));
+            self.ring.run_for(self.look.min(end - self.ring.world.now()));
             self.watch.look(&self.ring);
             self.look_for_stopped();
         }

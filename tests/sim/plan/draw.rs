@@ -15,7 +15,7 @@ const EVENTS_MAX: usize = 300;
 /// Membership changes that a round asks for. Few: each has its own joint consensus and its own new node.
 const CHANGES_MAX: usize = 3;
 
-pub fn rounds(root: &Random, shards: u32, founders: &Members, swarm: &[(Kind, u64)], gap_us: u64) -> Vec<Round> {
+pub fn rounds(root: &Random, shards: u32, founders: &Members, swarm: &[(Kind, u64)], gap_us: u64, pace: u64) -> Vec<Round> {
     let mut random = root.fork("faults");
     let mut next_node = founders.all().last().map_or(1, |last| last + 1);
     let mut members = founders.clone();
@@ -35,7 +35,7 @@ pub fn rounds(root: &Random, shards: u32, founders: &Members, swarm: &[(Kind, u6
             heal_us: 0,
         };
         random.next();
-        let (round, next) = draw.round(swarm, gap_us);
+        let (round, next) = draw.round(swarm, gap_us, pace);
         members = round.after.clone();
         next_node = next;
         rounds.push(round);
@@ -59,9 +59,9 @@ struct Draw {
 }
 
 impl Draw {
-    fn round(mut self, swarm: &[(Kind, u64)], gap_us: u64) -> (Round, u64) {
+    fn round(mut self, swarm: &[(Kind, u64)], gap_us: u64, pace: u64) -> (Round, u64) {
         let calm_us = self.random.between(500_000, 3_000_000);
-        self.heal_us = calm_us + self.random.magnitude(4_000_000, 60_000_000);
+        self.heal_us = calm_us + self.random.magnitude(4_000_000, 60_000_000) * pace;
         self.now_us = calm_us;
         let total: u64 = swarm.iter().map(|(_, weight)| weight).sum();
         while total > 0 && self.now_us < self.heal_us && self.events.len() < EVENTS_MAX {

@@ -47,6 +47,7 @@ fn heavy() -> Workload {
         rate_max: 1_000,
         pause_us: (0, 1_000),
         timeout_ms: 2_000,
+        pace: 1,
     }
 }
 
