@@ -369,6 +369,9 @@ impl Durability {
 }
 
 /// Views of one moment: what a node knows to be committed is durable on a quorum. A voter without a view may have it.
+///
+/// A quorum of the membership that this node knows, or of a newer one: the entries between a joint membership and the one behind it are
+/// committed by the latter, which counts from when the leader has it, and this node may not have it yet.
 pub fn held_by_quorum(views: &[NodeView]) -> Option<String> {
     // What was committed before the newest membership was held by a quorum of an older one.
     let judged = |view: &&NodeView| view.committed.is_some_and(|committed| committed.index >= view.membership_index);
@@ -378,12 +381,14 @@ pub fn held_by_quorum(views: &[NodeView]) -> Option<String> {
             let voter = views.iter().find(|other| other.node == **id);
             voter.and_then(|voter| voter.flushed.filter(|_| voter.role != Role::Stopped)).is_some_and(|last| last < committed)
         };
-        for voters in &view.voters {
-            let lacking: Vec<&u64> = voters.iter().filter(lacks).collect();
-            if 2 * (voters.len() - lacking.len()) <= voters.len() {
-                let who = view.name();
-                return Some(format!("quorum: {who} knows {committed} as committed; of {voters:?} {lacking:?} do not hold it"));
-            }
+        let lacking = |voters: &[u64]| voters.iter().filter(lacks).copied().collect::<Vec<u64>>();
+        let short = |voters: &&Vec<u64>| 2 * (voters.len() - lacking(voters).len()) <= voters.len();
+        let newer = views.iter().filter(|other| other.membership_index > view.membership_index);
+        let held_by_newer =
+            newer.into_iter().any(|other| !other.voters.is_empty() && !other.voters.iter().any(|voters| short(&voters)));
+        if let Some(voters) = view.voters.iter().find(short).filter(|_| !held_by_newer) {
+            let (who, lacking) = (view.name(), lacking(voters));
+            return Some(format!("quorum: {who} knows {committed} as committed; of {voters:?} {lacking:?} do not hold it"));
         }
     }
     None

@@ -232,6 +232,12 @@ fn quorums() {
     assert!(!held(&[joint(1, Some(5)), joint(2, Some(5)), joint(3, Some(5)), joint(4, Some(4)), joint(5, Some(4))]));
     let before = NodeView { membership_index: 6, ..voter(1, Some(5)) };
     assert!(held(&[before, voter(2, Some(4)).knows(4), voter(3, Some(4)).knows(4)]), "an older quorum committed it");
+    // Seed 900143 of 2026-11-30: the leader is past the joint membership that this node still has.
+    let joint = |view: NodeView| NodeView { voters: vec![vec![1, 2, 3, 4], vec![1, 2, 3]], membership_index: 3, ..view };
+    let behind = |at| NodeView { voters: vec![vec![1, 2, 3]], membership_index: at, ..voter(1, Some(5)).knows(5) };
+    let others = || [voter(2, Some(5)).knows(5), joint(voter(3, Some(4)).knows(5)), joint(voter(4, Some(4)).knows(4))];
+    assert!(held(&[[behind(4)].as_slice(), &others()].concat()), "a newer membership has committed it");
+    assert!(!held(&[[behind(2)].as_slice(), &others()].concat()), "an older one cannot have");
 }
 
 #[test]
