@@ -14,27 +14,29 @@
 //!
 //! **Not here**: peers (`raft/peers.rs`); accepting and handing over between cores (`io`).
 
+mod meet;
+mod others;
+
+pub(crate) use meet::refuse;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Encoder, Hello, Life, ReplyBody, Request, RequestBody, Status, Transact, Welcome};
+use ringbeam_wire::client::{self, Encoder, Life, ReplyBody, Request, RequestBody};
 use ringbeam_wire::frame::Decoder;
-use ringbeam_wire::limits;
-use ringbeam_wire::preamble;
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::batcher::{Form, Waiter};
 use crate::io::channel::Notify;
 use crate::io::{Env, Instant, Net, Reader, Writer};
-use crate::limits::{CONNECTION_REQUESTS_MAX, FAREWELL_MAX, HELLO_TIMEOUT, OUTBOX_BYTES_MAX, READ_BYTES_MAX, SEND_STALL_MAX};
+use crate::limits::{CONNECTION_REQUESTS_MAX, FAREWELL_MAX, HELLO_TIMEOUT, OUTBOX_BYTES_MAX, SEND_STALL_MAX};
 use crate::raft::runtime::timeout;
-use crate::shard::{Settings, Shard};
+use crate::shard::Shard;
 use crate::state::command::{Op, Write};
-use crate::state::transaction::{self, Transaction};
 use crate::watch::limits::EVENT_BYTES_MAX;
-use crate::{admin, data, leases, read, topology, watch, write};
+use crate::{watch, write};
 
 /// Answers of one connection that wait to be sent.
 pub(crate) struct Outbox {
@@ -236,7 +238,7 @@ fn dispatch<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, ar
         }
     };
     if let RequestBody::Hello(hello) = &request.body {
-        let answer = greet(shard, hello);
+        let answer = meet::greet(shard, hello);
         *greeted = matches!(answer, ReplyBody::Welcome(_));
         outbox.reply(request.id, &answer);
         return *greeted;
@@ -248,35 +250,6 @@ fn dispatch<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, ar
     }
     carry_out(shard, outbox, frame, &request, arrived);
     true
-}
-
-fn greet<E: Env>(shard: &Shard<E>, hello: &Hello<'_>) -> ReplyBody<'static> {
-    let version = preamble::VERSION;
-    if hello.version_min > version || hello.version_max < version {
-        let why =
-            format!("client protocol versions {} to {}; this node speaks {version}", hello.version_min, hello.version_max);
-        return ReplyBody::Refused(Refusal::new(Code::UnsupportedVersion, why));
-    }
-    let settings = &shard.settings;
-    if hello.ring != 0 && hello.ring != settings.ring {
-        let why = format!("you expect ring {:016x}; this node is of ring {:016x}", hello.ring, settings.ring);
-        return ReplyBody::Refused(Refusal::new(Code::WrongRing, why));
-    }
-    welcome(settings)
-}
-
-fn welcome(settings: &Settings) -> ReplyBody<'static> {
-    ReplyBody::Welcome(Welcome {
-        version: preamble::VERSION,
-        features: 0,
-        ring: settings.ring,
-        node: settings.node.node,
-        shard: settings.shard,
-        key_bytes_max: settings.key_bytes_max as u32,
-        value_bytes_max: settings.value_bytes_max as u32,
-        session_window: settings.state.session_window,
-        server: format!("ringbeam {}", settings.version),
-    })
 }
 
 fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, request: &Request<'_>, arrived: Instant) {
@@ -305,105 +278,6 @@ fn carry_out<E: Env>(shard: &Rc<Shard<E>>, outbox: &Rc<Outbox>, frame: &Bytes, r
             };
             write::offer(shard, &command, waiter(Form::Written));
         }
-        RequestBody::OpenSession => {
-            let op = Op::OpenSession;
-            let command = Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
-            write::offer(shard, &command, waiter(Form::SessionOpened));
-        }
-        RequestBody::CloseSession { session } => {
-            let op = Op::CloseSession;
-            let command = Write { namespace: "", session: *session, sequence: 0, answered_below: 0, op };
-            write::offer(shard, &command, waiter(Form::Written));
-        }
-        RequestBody::Transact(transact) => transact_in(shard, transact, waiter(Form::Transacted)),
-        RequestBody::Put(_)
-        | RequestBody::GrantLease { .. }
-        | RequestBody::KeepLease { .. }
-        | RequestBody::RevokeLease { .. } => leases::carry_out(shard, &request.body, waiter(Form::Written)),
-        RequestBody::Add(_) | RequestBody::Extend(_) | RequestBody::DeleteRange(_) | RequestBody::Resolve(_) => {
-            data::arrive(shard, &request.body, waiter)
-        }
-        RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) | RequestBody::GetLease { .. } => {
-            read::arrive(shard, &request.body, frame, waiter(Form::Written));
-        }
-        RequestBody::Watch(watch) => watch::ask(shard, watch, waiter(Form::Written)),
-        RequestBody::Unwatch { watch } => watch::unwatch(shard, *watch, waiter(Form::Written)),
-        RequestBody::Ping => waiter(Form::Written).answer(&ReplyBody::Done { message: String::new() }),
-        RequestBody::GetTopology => waiter(Form::Written).answer(&ReplyBody::Topology(admin::topology(shard))),
-        RequestBody::FollowTopology => topology::follow(shard, waiter(Form::Written)),
-        RequestBody::GetStatus => waiter(Form::Written).answer(&ReplyBody::Status(Box::new(admin::status(shard)))),
-        RequestBody::RingAdd { .. }
-        | RequestBody::RingPromote { .. }
-        | RequestBody::RingRemove { .. }
-        | RequestBody::RingTransfer { .. } => {
-            // Rare and slow: a task of its own, which parses its frame again.
-            E::spawn(admin::change_ring(shard.clone(), frame.clone(), waiter(Form::Written)));
-        }
-        // Handled before.
-        RequestBody::Hello(_) => {}
-    }
-}
-
-/// A transaction, in the form that the log keeps.
-fn transact_in<E: Env>(shard: &Shard<E>, transact: &Transact<'_>, waiter: Waiter) {
-    let settings = &shard.settings;
-    let namespace = limits::check_namespace(transact.namespace);
-    let checked = namespace.and_then(|()| transact.check(settings.value_bytes_max as u32, settings.shards));
-    if let Err(refusal) = checked.and_then(|()| leases::check_lives(transact)) {
-        return waiter.answer(&ReplyBody::Refused(refusal));
-    }
-    let bytes = transaction::encode(transact);
-    match Transaction::parse(&bytes) {
-        Ok(transaction) => {
-            let command = Write {
-                namespace: transact.namespace,
-                session: transact.session,
-                sequence: transact.sequence,
-                answered_below: transact.answered_below,
-                op: Op::Transact(transaction),
-            };
-            write::offer(shard, &command, waiter);
-        }
-        Err(why) => waiter.answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why.to_string()))),
-    }
-}
-
-/// Serves a client of a shard that did not start: it learns why, whatever it asks.
-pub(crate) async fn refuse<E: Env>(
-    settings: Settings,
-    why: String,
-    mut reader: <E::Net as Net>::Reader,
-    mut writer: <E::Net as Net>::Writer,
-) {
-    let mut decoder = Decoder::new(READ_BYTES_MAX);
-    let (mut encoder, mut out) = (Encoder::new(), Vec::new());
-    loop {
-        match timeout::<E, _>(SEND_STALL_MAX, reader.read(decoder.space())).await {
-            Ok(Ok(bytes)) if bytes > 0 => decoder.filled(bytes),
-            _ => return,
-        }
-        while let Ok(Some(frame)) = decoder.next() {
-            let Ok(request) = client::parse_request(&frame) else { return };
-            let body = match request.body {
-                RequestBody::GetStatus => ReplyBody::Status(Box::new(Status {
-                    node: settings.node.node,
-                    ring: settings.ring,
-                    shard: settings.shard,
-                    shards: settings.shards,
-                    version: settings.version.clone(),
-                    role: settings.node.role,
-                    raft_state: "stopped".to_string(),
-                    fault: Some(why.clone()),
-                    ..Status::default()
-                })),
-                RequestBody::Hello(_) => welcome(&settings),
-                _ => ReplyBody::Refused(Refusal::new(Code::ShardFault, why.clone())),
-            };
-            encoder.reply(&mut out, request.id, &body);
-        }
-        if writer.write_all(&out).await.is_err() {
-            return;
-        }
-        out.clear();
+        _ => others::carry_out(shard, &request.body, frame, waiter),
     }
 }

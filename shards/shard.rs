@@ -16,7 +16,11 @@
 //! - No borrow of a `RefCell` lives across an await.
 //! - Clean shutdown: leadership is handed over first, then nothing is accepted, then the log is sealed.
 
+mod care;
+mod settings;
 mod start;
+
+pub use settings::Settings;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,66 +28,24 @@ use std::time::Duration;
 
 use futures_lite::future;
 use ringbeam_wire::client::ReplyBody;
-use ringbeam_wire::peer::{Member, Role};
+use ringbeam_wire::peer::Role;
 use ringbeam_wire::preamble::{Kind, Preamble};
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::{Names, Reason, Standing};
 use crate::attest::Attest;
 use crate::batcher::{Batch, Batcher};
-use crate::error::{deadline_exceeded, deadline_unknown, denied, overloaded};
+use crate::error::{denied, overloaded};
 use crate::io::channel::Notify;
 use crate::io::{Env, Instant, Net};
-use crate::limits::{
-    BATCHES_IN_FLIGHT_MAX, CARE_INTERVAL, COMPANY_WAIT, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT,
-    ROOM_PAUSE,
-};
-use crate::raft::replica::{Replica, Timers};
+use crate::limits::{BATCHES_IN_FLIGHT_MAX, COMPANY_WAIT, ROOM_PAUSE};
+use crate::raft::replica::Replica;
 use crate::read::Reading;
-use crate::state::{Answer, Limits};
+use crate::state::Answer;
 use crate::topology::Followers;
-use crate::wal::{NoRoom, WalConfig};
-use crate::watch::{Bounds, Hub};
+use crate::wal::NoRoom;
+use crate::watch::Hub;
 use crate::{attest, connection, leases, raft, read, topology, watch, write};
-
-/// What the operator chose, for one shard. Ranges are checked where the file is read.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// This node.
-    pub node: Member,
-    /// The ring's id.
-    pub ring: u64,
-    /// This shard.
-    pub shard: u32,
-    /// Shards of the ring.
-    pub shards: u32,
-    /// The ring's first members; empty on a node that was added later.
-    pub founders: Vec<Member>,
-    /// The shard's directory below the data directory.
-    pub dir: String,
-    /// Version of the program, for people.
-    pub version: String,
-    /// Longest key, bytes.
-    pub key_bytes_max: usize,
-    /// Longest value, bytes.
-    pub value_bytes_max: usize,
-    /// Bytes of writes that may wait for raft.
-    pub queue_bytes_max: usize,
-    /// Bytes of writes in one raft entry.
-    pub batch_bytes_max: usize,
-    /// The log.
-    pub log: WalConfig,
-    /// A snapshot is due when the log has more bytes than this.
-    pub snapshot_after_bytes: u64,
-    /// Pause after each chunk of a snapshot.
-    pub snapshot_pause: Duration,
-    /// Heartbeats and elections.
-    pub timers: Timers,
-    /// Bounds of the replicated state.
-    pub state: Limits,
-    /// How much of what happened lately is kept for watches.
-    pub history: Bounds,
-}
 
 /// A running shard.
 pub(crate) struct Shard<E: Env> {
@@ -121,11 +83,11 @@ pub async fn run<E: Env>(
     E::spawn(serve_reads(shard.clone()));
     E::spawn(attest::watch_applied(shard.clone()));
     E::spawn(topology::push(shard.clone()));
-    E::spawn(watch_waiting(shard.clone()));
+    E::spawn(care::watch_waiting(shard.clone()));
     E::spawn(watch::pump(shard.clone()));
-    E::spawn(care(shard.clone()));
+    E::spawn(care::care(shard.clone()));
     E::spawn(leases::expire(shard.clone()));
-    E::spawn(leave(shard.clone(), net.clone()));
+    E::spawn(care::leave(shard.clone(), net.clone()));
     while let Some((preamble, reader, writer)) = net.accept().await {
         match Preamble::decode(&preamble).map(|p| p.kind) {
             Ok(Kind::Client) => E::spawn(connection::serve(shard.clone(), reader, writer)),
@@ -199,116 +161,6 @@ async fn serve_reads<E: Env>(shard: Rc<Shard<E>>) {
         read::round(&shard).await;
         shard.confirming.set(false);
     }
-}
-
-/// Answers those who need not wait longer: their deadline has passed, or this node cannot bring their writes to an end.
-async fn watch_waiting<E: Env>(shard: Rc<Shard<E>>) {
-    let mut futile_since = None;
-    loop {
-        E::sleep(DEADLINE_SWEEP).await;
-        let now = E::now();
-        match shard.futile() {
-            None => futile_since = None,
-            Some(reason) => {
-                let refusal = shard.explain(reason);
-                shard.refuse_queue(&refusal);
-                if now.since(*futile_since.get_or_insert(now)) > FUTILE_MAX {
-                    for batch in shard.in_flight.borrow().iter() {
-                        batch.answer_all(|_, _| {
-                            ReplyBody::Refused(Refusal { unknown: !planted!(UnknownSaidAsRefused), ..refusal.clone() })
-                        });
-                    }
-                }
-            }
-        }
-        attest::settle(&shard, false);
-        for waiter in shard.batcher.borrow_mut().take_expired(now) {
-            waiter.answer(&ReplyBody::Refused(deadline_exceeded()));
-        }
-        for batch in shard.in_flight.borrow().iter() {
-            for waiter in batch.take_expired(now) {
-                waiter.answer(&ReplyBody::Refused(deadline_unknown()));
-            }
-        }
-    }
-}
-
-async fn care<E: Env>(shard: Rc<Shard<E>>) {
-    let mut spread = Spread::default();
-    let mut was_full = false;
-    loop {
-        E::sleep(CARE_INTERVAL).await;
-        if let Some(why) = shard.replica.fault() {
-            if shard.fault.borrow().is_none() && !shard.stopping.get() {
-                tracing::error!(shard = shard.settings.shard, "the shard has stopped: {why}");
-                *shard.fault.borrow_mut() = Some(why);
-                // Peers see their connections close and elect another leader at once.
-                shard.replica.shutdown().await;
-            }
-            continue;
-        }
-        let full = shard.replica.wal().has_room().err();
-        if full.is_some() != std::mem::replace(&mut was_full, full.is_some()) {
-            match &full {
-                Some(why) => tracing::error!(shard = shard.settings.shard, "the disk is full, no writes are taken: {why}"),
-                None => tracing::info!(shard = shard.settings.shard, "the disk has room again; writes go on"),
-            }
-        }
-        shard.replica.give_way_if_full().await;
-        shard.replica.note_settled();
-        shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
-        shard.replica.rest_if_removed();
-        shard.replica.finish_change().await;
-        shard.replica.tie_break().await;
-        spread.look(&shard).await;
-    }
-}
-
-/// Leaders of the shards spread over the nodes: each shard has a preferred leader, and a leader that was elected (not one that
-/// leadership was handed to) gives way to it once it is caught up and has been for a while.
-#[derive(Default)]
-struct Spread {
-    since: Option<Instant>,
-}
-
-/// The preferred leader must be in reach and caught up this long before it is given the shard.
-const SPREAD_AFTER: Duration = Duration::from_secs(3);
-
-impl Spread {
-    async fn look<E: Env>(&mut self, shard: &Shard<E>) {
-        let replica = &shard.replica;
-        let wanted = (shard.settings.shards > 1 && replica.leads() && !replica.led_by_transfer.get())
-            .then(|| replica.preferred_leader(shard.settings.shard))
-            .flatten()
-            .filter(|preferred| !replica.is_full(*preferred))
-            .filter(|preferred| replica.heirs().iter().any(|(id, lag)| id == preferred && *lag <= 1024));
-        let Some(preferred) = wanted else {
-            self.since = None;
-            return;
-        };
-        if E::now().since(*self.since.get_or_insert(E::now())) > SPREAD_AFTER {
-            self.since = None;
-            if let Err(why) = replica.transfer(preferred, PEER_TIMEOUT).await {
-                tracing::info!(shard = shard.settings.shard, "leadership stays here: {why}");
-            }
-        }
-    }
-}
-
-/// The way out, while peers can still reach this node: the heir may need its vote, and its first append is how this node hears
-/// that it leads. Then nothing is accepted any more, which ends [`run`].
-async fn leave<E: Env>(shard: Rc<Shard<E>>, net: E::Net) {
-    net.stopping().await;
-    if shard.replica.leads()
-        && let Some(heir) = shard.replica.best_heir()
-    {
-        match shard.replica.transfer(heir, HAND_OVER_PATIENCE).await {
-            Ok(()) => tracing::info!(shard = shard.settings.shard, to = heir, "leadership handed over"),
-            Err(why) => tracing::warn!(shard = shard.settings.shard, "leadership not handed over: {why}"),
-        }
-    }
-    shard.stopping.set(true);
-    net.close();
 }
 
 // ---- what connections ask ----

@@ -15,6 +15,8 @@
 //! - A leader's connection that closes is a hint that the leader is gone: this follower gives up its lease and asks for an
 //!   election. Pre-vote keeps a wrong hint harmless: the others, still led, refuse.
 
+mod asked;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -23,25 +25,22 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use openraft::EntryPayload;
-use openraft::raft::TransferLeaderRequest;
-use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult, VoteRequest};
-use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose, Role, VoteReply};
-use ringbeam_wire::preamble;
+use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult};
+use ringbeam_wire::peer::{self, AppendReply, Encoder, PeerReplyBody, PeerRequestBody, Purpose};
 use ringbeam_wire::refusal::Code;
 
 use super::link::{FrameReader, within};
 use super::replica::Replica;
-use super::snapshot::receive::{answer_chunk, answer_offer};
 use super::{TEntry, Types, entry_in, log_id_in, log_id_out, vote_from_wire, wal_id, wire_id, wire_vote};
 use crate::io::{Env, Net, Writer, channel::mpsc};
-use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, HELLO_TIMEOUT, ROOM_PAUSE, SEND_STALL_MAX};
+use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, ROOM_PAUSE, SEND_STALL_MAX};
 
 type PeerWriter<E> = <<E as Env>::Net as Net>::Writer;
 
 /// Serves one connection from a peer until it ends.
 pub(crate) async fn serve<E: Env>(replica: Rc<Replica<E>>, reader: <E::Net as Net>::Reader, mut writer: PeerWriter<E>) {
     let mut frames = FrameReader::<E>::new(reader, replica.context.frame_bytes_max);
-    let hello = match greet(&replica, &mut frames, &mut writer).await {
+    let hello = match asked::greet(&replica, &mut frames, &mut writer).await {
         Ok(Some(hello)) => hello,
         Ok(None) => return,
         Err(e) => {
@@ -80,44 +79,6 @@ fn parse(frame: &Bytes) -> io::Result<peer::PeerRequest<'_>> {
     peer::parse_request(frame).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
 }
 
-/// Answers questions that need no hello, until the hello. `None`: the peer left, or was refused.
-async fn greet<E: Env>(
-    replica: &Replica<E>,
-    frames: &mut FrameReader<E>,
-    writer: &mut PeerWriter<E>,
-) -> io::Result<Option<peer::PeerHello>> {
-    loop {
-        let Some(frame) = within::<E, _>(HELLO_TIMEOUT, frames.next()).await? else { return Ok(None) };
-        let request = parse(&frame)?;
-        let context = &replica.context;
-        let answer = match request.body {
-            PeerRequestBody::Hello(hello) => match replica.admit(&hello) {
-                Ok(()) => {
-                    let me = &context.me;
-                    let welcome = peer::PeerWelcome {
-                        version: preamble::VERSION,
-                        node: me.node,
-                        incarnation: me.incarnation,
-                        ring: context.ring,
-                    };
-                    send::<E>(writer, request.id, &PeerReplyBody::Welcome(welcome)).await?;
-                    return Ok(Some(hello));
-                }
-                Err((code, message)) => {
-                    tracing::warn!(shard = context.shard, from = hello.from, "peer refused: {message}");
-                    send::<E>(writer, request.id, &refused(code, message)).await?;
-                    writer.shutdown().await?;
-                    return Ok(None);
-                }
-            },
-            PeerRequestBody::Identify | PeerRequestBody::Found { .. } => PeerReplyBody::Identity(Box::new(replica.identity())),
-            PeerRequestBody::WhoAmI { node, incarnation } => replica.who_is(node, incarnation),
-            _ => refused(Code::HelloFirst, "a peer's first request must be a hello"),
-        };
-        send::<E>(writer, request.id, &answer).await?;
-    }
-}
-
 /// After the hello: appends go through one pipeline, everything else is answered in place.
 async fn session<E: Env>(
     replica: &Rc<Replica<E>>,
@@ -130,16 +91,7 @@ async fn session<E: Env>(
         if matches!(request.body, PeerRequestBody::Append(_)) {
             return appends(replica, frames, writer, frame).await;
         }
-        let reply = match request.body {
-            PeerRequestBody::Vote(vote) => answer_vote(replica, from, vote).await,
-            PeerRequestBody::Transfer(transfer) => answer_transfer(replica, transfer).await,
-            PeerRequestBody::SnapshotOffer(offer) => answer_offer(replica, from, offer).await,
-            PeerRequestBody::SnapshotChunk { offset, data, last } => answer_chunk(replica, from, offset, data, last).await,
-            PeerRequestBody::ReadIndex => Ok(replica.answer_read_index().await),
-            PeerRequestBody::Identify => Ok(PeerReplyBody::Identity(Box::new(replica.identity()))),
-            PeerRequestBody::WhoAmI { node, incarnation } => Ok(replica.who_is(node, incarnation)),
-            _ => Ok(refused(Code::BadRequest, "not a request for an open session")),
-        };
+        let reply = asked::answer(replica, from, request.body).await;
         let reply = reply.unwrap_or_else(|e| refused(Code::ShardFault, e.to_string()));
         send::<E>(&mut writer, request.id, &reply).await?;
     }
@@ -282,43 +234,6 @@ fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>, full
         Err(fatal) => return refused(Code::ShardFault, fatal.to_string()),
     };
     PeerReplyBody::Append { reply, full }
-}
-
-async fn answer_vote<E: Env>(replica: &Replica<E>, from: u64, request: peer::RequestVote) -> io::Result<PeerReplyBody> {
-    if let Some(why) = replica.left_behind(from, request.last) {
-        return Ok(refused(Code::Membership, why));
-    }
-    let mut rpc =
-        VoteRequest::<Types<E>>::new(vote_from_wire::<E>(request.vote), request.last.map(|id| log_id_in::<E>(wal_id(id))));
-    rpc.leadership_transfer = request.transfer;
-    let answer = if request.pre { replica.raft.pre_vote(rpc).await } else { replica.raft.vote(rpc).await };
-    let reply = answer.map_err(|e| io::Error::other(e.to_string()))?;
-    Ok(PeerReplyBody::Vote(VoteReply {
-        vote: if planted!(VoteGrantedUnasked) { request.vote } else { wire_vote::<E>(&reply.vote) },
-        granted: reply.vote_granted || planted!(VoteGrantedUnasked),
-        last: reply.last_log_id.as_ref().map(|id| wire_id(log_id_out::<E>(id))),
-    }))
-}
-
-async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLeader) -> io::Result<PeerReplyBody> {
-    // One tie-breaker may have to lead in the place of another (`Replica::tie_break`).
-    let by_tie_breaker = replica.member(request.from.node).is_some_and(|leader| leader.role == Role::TieBreaker);
-    if request.to == replica.context.me.node && !replica.may_lead() && !by_tie_breaker {
-        let message = "a tie-breaker does not lead where a voter can".to_string();
-        return Ok(PeerReplyBody::Transfer { accepted: false, message });
-    }
-    let rpc = TransferLeaderRequest::<Types<E>>::new(
-        vote_from_wire::<E>(request.from),
-        request.to,
-        request.last.map(|id| log_id_in::<E>(wal_id(id))),
-    );
-    replica.led_by_transfer.set(request.to == replica.context.me.node);
-    let answer = replica.raft.handle_transfer_leader(rpc).await.map_err(|e| io::Error::other(e.to_string()))?;
-    let (accepted, message) = match answer {
-        Ok(()) => (true, String::new()),
-        Err(e) => (false, e.to_string()),
-    };
-    Ok(PeerReplyBody::Transfer { accepted, message })
 }
 
 #[cfg(test)]

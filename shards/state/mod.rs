@@ -7,14 +7,11 @@
 //!                                                 v  |
 //!                                               snapshot
 //!
-//!   command.rs  the bytes of a batch            freeze.rs   a snapshot in slices while apply goes on
-//!   tables.rs, table.rs  the keys of a namespace      slice.rs    the bytes of a slice
-//!   run.rs      neighbours, searched fast       loader.rs   slices back into a state
+//!   command.rs  the bytes of a batch            freeze.rs   what a snapshot under way still needs
+//!   tables.rs, table.rs  the keys of a namespace      snapshot/   its slices, and back
+//!   run.rs      neighbours, searched fast       ops/        writes that are no put and no delete
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
-//!   leases.rs   leases, and keys whose time comes           owed.rs     what a snapshot owes of sessions and leases
-//!   transaction.rs  compares, then reads and writes, as one      events.rs  each change of a key, for who listens
-//!   counter.rs  values that are numbers         erase.rs    a range of keys that goes
-//!   extend.rs, deltas.rs  a value as a base and what came after it      folds.rs  what reads have folded
+//!   events.rs   each change of a key, for who listens
 //! ```
 //!
 //! Everything here is a function of the log alone: no clock (ring time comes with the batch), no I/O, no randomness, no hasher
@@ -32,44 +29,40 @@
 
 mod answer;
 pub mod command;
-pub mod counter;
-mod deltas;
-mod digest;
-pub mod erase;
 pub mod events;
-pub mod extend;
-mod folds;
 mod freeze;
-mod leases;
 pub mod limits;
-mod loader;
-mod owed;
+mod look;
+mod ops;
 mod reader;
 mod record;
 mod run;
 mod sessions;
-mod slice;
+mod snapshot;
 mod table;
 mod tables;
-pub mod transaction;
 
 #[cfg(test)]
 mod tests;
 
 pub use answer::{Answer, Denied, Revision};
 use command::{Batch, Op, Write};
-use deltas::{Deltas, canonical};
-use digest::Digest;
 use events::{Change, ChangeKind, Sink};
-use folds::Folds;
 use freeze::Frozen;
-pub use leases::Leased;
-use leases::Leases;
 pub use limits::Limits;
-pub use loader::Loader;
+pub use look::Stats;
+use ops::deltas::{Deltas, canonical};
+use ops::folds::Folds;
+pub use ops::leases::Leased;
+use ops::leases::Leases;
+pub use ops::{counter, erase, extend, transaction};
+use ops::{deltas, leases};
 pub use reader::Malformed;
 use record::{Extras, Record};
 use sessions::{Admission, Moment, Sessions};
+use snapshot::digest::Digest;
+pub use snapshot::loader::Loader;
+use snapshot::{digest, slice};
 use table::{Before, FETCH_KEYS};
 use tables::Tables;
 
@@ -105,27 +98,6 @@ pub struct Found<'a> {
 
 /// Keys with what they have.
 pub type Range<'a, 'b> = Box<dyn Iterator<Item = (&'a [u8], Found<'a>)> + 'b>;
-
-/// How much there is; for status and metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Keys in all namespaces.
-    pub keys: u64,
-    /// Bytes of all records: key, value, 14 bytes each, and up to 17 for what ends its life.
-    pub bytes: u64,
-    /// Namespaces with keys.
-    pub namespaces: u64,
-    /// Sessions, including those whose time is up but which no batch has removed yet.
-    pub sessions: u64,
-    /// Answers that sessions keep.
-    pub answers: u64,
-    /// Leases, those included whose time is up but which no `Expire` has taken yet.
-    pub leases: u64,
-    /// Keys that have a time of their own.
-    pub timed_keys: u64,
-    /// Records, sessions and leases kept only for the snapshot under way.
-    pub kept_for_snapshot: u64,
-}
 
 /// A snapshot is under way; `thaw` ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,23 +195,7 @@ impl State {
     pub fn get(&self, namespace: &str, key: &[u8]) -> Option<Found<'_>> {
         self.contents.get(namespace, key)
     }
-    /// The keys of a namespace from `from` on (empty: the first) and before `until` (empty: to the last), in order, or `backward`.
-    pub fn range<'a: 'b, 'b>(&'a self, namespace: &str, from: &'b [u8], until: &'b [u8], backward: bool) -> Range<'a, 'b> {
-        let Some(table) = self.contents.tables.get(namespace) else { return Box::new(std::iter::empty()) };
-        let found = |record: &'a Record| (record.key(), self.contents.found(record));
-        if backward {
-            let down = table.before(until).take_while(move |record| record.key() >= from);
-            return Box::new(down.map(found));
-        }
-        let up = table.starting(from).take_while(move |record| until.is_empty() || record.key() < until);
-        Box::new(up.map(found))
-    }
 
-    /// The answer that a session's write got, as long as it is kept. `None`: not applied (yet), or acknowledged, or the
-    /// session is gone.
-    pub fn outcome(&self, session: u64, sequence: u64) -> Option<Answer> {
-        self.sessions.outcome(session, sequence)
-    }
     /// Log index of the last entry applied; 0 before the first.
     pub fn applied(&self) -> u64 {
         self.applied
@@ -247,89 +203,6 @@ impl State {
     /// Ring time reached, in milliseconds.
     pub fn ring_time_ms(&self) -> u64 {
         self.ring_time_ms
-    }
-    /// Keys in all namespaces.
-    pub fn keys(&self) -> u64 {
-        self.contents.keys
-    }
-    /// Bytes of all records: key, value, 14 bytes each, and up to 17 for what ends its life.
-    pub fn bytes(&self) -> u64 {
-        self.contents.bytes
-    }
-    /// Sessions, including those whose time is up but which no batch has removed yet.
-    pub fn sessions(&self) -> u64 {
-        self.sessions.len() as u64
-    }
-    /// Leases, those included whose time is up but which no `Expire` has taken yet.
-    pub fn leases(&self) -> u64 {
-        self.contents.leases.len() as u64
-    }
-    /// A lease that has not ended at this ring time, or at the one reached, if that is later.
-    pub fn lease(&self, id: u64, ring_time_ms: u64) -> Option<Leased> {
-        self.contents.leases.get(id, ring_time_ms.max(self.ring_time_ms))
-    }
-    /// Ring time from which on an `Expire` takes something, in milliseconds; `None`: nothing here ever goes by itself.
-    pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.contents.leases.next_expiry_ms()
-    }
-    /// The bounds it was made with.
-    pub fn limits(&self) -> Limits {
-        self.limits
-    }
-    /// How much there is.
-    pub fn stats(&self) -> Stats {
-        Stats {
-            keys: self.contents.keys,
-            bytes: self.contents.bytes,
-            namespaces: self.contents.tables.len() as u64,
-            sessions: self.sessions(),
-            answers: self.sessions.answers(),
-            leases: self.leases(),
-            timed_keys: self.contents.leases.timed_keys() as u64,
-            kept_for_snapshot: self.frozen.as_ref().map_or(0, Frozen::kept),
-        }
-    }
-
-    /// A digest of everything replicated. Takes time in proportion to the state: about 0.2 to 0.4 s for 1 million keys.
-    pub fn hash(&self) -> u64 {
-        let mut digest = Digest::new();
-        digest_moment(&mut digest, self.applied, self.ring_time_ms);
-        for (id, session) in self.sessions.after(0) {
-            session.digest(id, &mut digest);
-        }
-        for (id, lease) in self.contents.leases.after(0) {
-            lease.digest(id, &mut digest);
-        }
-        for (namespace, table) in self.contents.tables.iter() {
-            digest.bytes(namespace.as_bytes());
-            for record in table.iter() {
-                digest.bytes(record.as_bytes());
-            }
-        }
-        digest.finish()
-    }
-
-    /// Fixes this moment for a snapshot. Costs nothing now; until [`State::thaw`], the first change of each key and session
-    /// that the slices have not reached keeps what was there before.
-    pub fn freeze(&mut self) -> Result<(), AlreadyFrozen> {
-        if self.frozen.is_some() {
-            return Err(AlreadyFrozen);
-        }
-        self.frozen = Some(Frozen::new(self));
-        Ok(())
-    }
-
-    /// The next slice of the snapshot, or `None` after the last one or when nothing is frozen.
-    ///
-    /// Does about `bytes_about` bytes of work (bounded to 4 KiB..4 MiB) plus at most one large record or session, and always
-    /// comes nearer to the end. A slice may carry nothing but progress. 64 KiB hold the core for about 0.1 ms.
-    pub fn slice(&mut self, bytes_about: usize) -> Option<Vec<u8>> {
-        self.frozen.as_mut()?.slice(bytes_about, &self.contents, &self.sessions)
-    }
-
-    /// Ends the snapshot, finished or not, and drops what was kept for it.
-    pub fn thaw(&mut self) {
-        self.frozen = None;
     }
 }
 

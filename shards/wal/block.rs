@@ -23,9 +23,9 @@
 //!   what a recycled file still holds can never pass for something written since.
 //! - All blocks of a flush but the last are full.
 //!
-//! **Not here**: what damage means (`recovery.rs`), what the payload says (`record.rs`).
+//! **Not here**: what is read back (`recovery/class.rs`, `segments/header.rs`), what damage means (`recovery.rs`), what the payload says
+//! (`record.rs`).
 
-use super::Owner;
 use crate::io::BLOCK_BYTES;
 
 /// Bytes of a block's own header.
@@ -35,8 +35,8 @@ pub(super) const PAYLOAD_BYTES: usize = BLOCK_BYTES - HEADER_BYTES;
 /// The version of the whole on-disk format of the log.
 pub(super) const FORMAT_VERSION: u16 = 1;
 
-const SEGMENT_MAGIC: [u8; 4] = *b"RBWS";
-const BLOCK_MAGIC: [u8; 4] = [b'R', b'B', b'B', 1];
+pub(super) const SEGMENT_MAGIC: [u8; 4] = *b"RBWS";
+pub(super) const BLOCK_MAGIC: [u8; 4] = [b'R', b'B', b'B', 1];
 
 // A block's `used` is 16 bits wide.
 const _: () = assert!(PAYLOAD_BYTES <= u16::MAX as usize);
@@ -49,137 +49,14 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+/// See [`u64_at`].
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
 }
 
 /// How many blocks a flush of `payload_bytes` takes.
 pub(super) fn blocks_for(payload_bytes: usize) -> usize {
     payload_bytes.div_ceil(PAYLOAD_BYTES)
-}
-
-/// What block 0 of a segment says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SegmentHeader {
-    pub number: u64,
-    pub id: u64,
-    pub owner: Owner,
-    pub bytes: u64,
-}
-
-/// Why block 0 is not a segment header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadHeader {
-    Checksum,
-    Magic,
-    Version(u16),
-}
-
-impl SegmentHeader {
-    /// Fills `block`, which is one block long.
-    pub fn encode(&self, block: &mut [u8]) {
-        assert_eq!(block.len(), BLOCK_BYTES);
-        block.fill(0);
-        block[4..8].copy_from_slice(&SEGMENT_MAGIC);
-        block[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        block[12..16].copy_from_slice(&self.owner.shard.to_le_bytes());
-        for (at, value) in [
-            (16, self.number),
-            (24, self.id),
-            (32, self.owner.ring),
-            (40, self.owner.node),
-            (48, self.owner.incarnation),
-            (56, self.bytes),
-        ] {
-            block[at..at + 8].copy_from_slice(&value.to_le_bytes());
-        }
-        let crc = crc32fast::hash(&block[4..]);
-        block[..4].copy_from_slice(&crc.to_le_bytes());
-    }
-
-    /// Reads block 0. A wrong version is told apart from damage, so that an old binary does not call a newer log rotten.
-    pub fn decode(block: &[u8]) -> Result<SegmentHeader, BadHeader> {
-        if block.len() != BLOCK_BYTES || crc32fast::hash(&block[4..]) != u32_at(block, 0) {
-            return Err(BadHeader::Checksum);
-        }
-        if block[4..8] != SEGMENT_MAGIC {
-            return Err(BadHeader::Magic);
-        }
-        let version = u16_at(block, 8);
-        if version != FORMAT_VERSION && !planted!(VersionIgnored) {
-            return Err(BadHeader::Version(version));
-        }
-        Ok(SegmentHeader {
-            number: u64_at(block, 16),
-            id: u64_at(block, 24),
-            owner: Owner {
-                ring: u64_at(block, 32),
-                node: u64_at(block, 40),
-                incarnation: u64_at(block, 48),
-                shard: u32_at(block, 12),
-            },
-            bytes: u64_at(block, 56),
-        })
-    }
-}
-
-/// What a whole block of this segment says about its place in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BlockHeader {
-    pub sequence: u64,
-    pub number: u16,
-    pub blocks: u16,
-    pub used: u16,
-}
-
-/// What a block of a segment is, seen alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Zeros, or whole and written under another segment id: no flush of this segment has reached it.
-    Unwritten,
-    /// Neither: there are bytes and their checksum is wrong.
-    Rotten,
-    /// Whole, and written under this segment id.
-    Own(BlockHeader),
-}
-
-/// Looks at one block of the segment with this id.
-pub(super) fn classify(block: &[u8], segment_id: u64) -> Class {
-    if block.len() != BLOCK_BYTES {
-        return Class::Rotten;
-    }
-    if u32_at(block, 0) == 0 && block.iter().all(|&byte| byte == 0) {
-        return Class::Unwritten;
-    }
-    if crc32fast::hash(&block[4..]) != u32_at(block, 0) && !planted!(ChecksumIgnored) {
-        return Class::Rotten;
-    }
-    if block[4..8] == SEGMENT_MAGIC {
-        // A header that was written over another file's block: only a misdirected write puts it here.
-        return Class::Rotten;
-    }
-    if block[4..8] != BLOCK_MAGIC {
-        return Class::Rotten;
-    }
-    if u64_at(block, 8) != segment_id {
-        return Class::Unwritten;
-    }
-    let header = BlockHeader {
-        sequence: u64_at(block, 16),
-        number: u16_at(block, 24),
-        blocks: u16_at(block, 26),
-        used: u16_at(block, 28),
-    };
-    let full = usize::from(header.used) == PAYLOAD_BYTES;
-    let last = header.number.checked_add(1) == Some(header.blocks);
-    let shaped =
-        header.number < header.blocks && header.used > 0 && usize::from(header.used) <= PAYLOAD_BYTES && (full || last);
-    if shaped { Class::Own(header) } else { Class::Rotten }
-}
-
-/// The used payload of a block that [`classify`] has called `Own`.
-pub(super) fn payload<'a>(block: &'a [u8], header: &BlockHeader) -> &'a [u8] {
-    &block[HEADER_BYTES..HEADER_BYTES + usize::from(header.used)]
 }
 
 /// Fills the blocks of one flush: payload bytes are put one after the other, `finish` adds the headers.
@@ -236,6 +113,7 @@ impl<'a> FlushWriter<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::recovery::class::{Class, classify, payload};
 
     fn flush_of(payload: &[u8], id: u64, sequence: u64) -> Vec<u8> {
         let mut buffer = vec![0xAA; blocks_for(payload.len()) * BLOCK_BYTES];
@@ -281,19 +159,5 @@ mod tests {
         let mut almost = [0; BLOCK_BYTES];
         almost[4095] = 1;
         assert_eq!(classify(&almost, 7), Class::Rotten);
-    }
-
-    #[test]
-    fn segment_header_comes_back_and_every_flip_is_seen() {
-        let owner = Owner { ring: 1, node: 2, incarnation: 3, shard: 4 };
-        let header = SegmentHeader { number: 5, id: 6, owner, bytes: 1 << 20 };
-        let mut block = [0xAA; BLOCK_BYTES];
-        header.encode(&mut block);
-        assert_eq!(SegmentHeader::decode(&block), Ok(header));
-        for bit in 0..BLOCK_BYTES * 8 {
-            let mut damaged = block;
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::decode(&damaged), Err(BadHeader::Checksum), "bit {bit}");
-        }
     }
 }

@@ -36,8 +36,6 @@
 //! **Not here**: snapshots, the meaning of entries, locking the directory against a second process (the node does it).
 
 mod block;
-mod chores;
-mod error;
 mod index;
 mod log;
 mod read;
@@ -45,15 +43,17 @@ mod record;
 mod recovery;
 mod replay;
 mod room;
-mod segment;
+mod segments;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use error::{Full, OpenError};
+pub use recovery::error::{Full, OpenError};
 pub use room::{Claim, NoRoom};
+pub use segments::config::WalConfig;
+use segments::{chores, segment};
 
-use crate::io::{self, Env, Instant};
+use crate::io::{Env, Instant};
 use bytes::Bytes;
 use std::io::Result;
 use std::ops::Range;
@@ -109,71 +109,6 @@ pub struct Owner {
     pub incarnation: u64,
     /// Shard id.
     pub shard: u32,
-}
-
-/// Sizes of a log. They may change from one opening to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalConfig {
-    /// Length of a segment file; a multiple of 4096, at least twice the largest flush.
-    pub segment_bytes: u64,
-    /// Newest entries kept in memory.
-    pub cache_bytes: usize,
-    /// Purged segments kept for recycling; more than these are removed.
-    pub spare_segments: u32,
-    /// Make spares ahead, when the log is opened, until it has `spare_segments` beside the one in use.
-    pub stock_ahead: bool,
-    /// Largest payload of an entry that `append` takes.
-    pub entry_bytes_max: usize,
-}
-
-impl Default for WalConfig {
-    /// 64 MiB segments, 32 MiB cached, 6 spares made ahead, entries up to 17 MiB (a batch of one largest value).
-    fn default() -> Self {
-        WalConfig {
-            segment_bytes: 64 << 20,
-            cache_bytes: 32 << 20,
-            spare_segments: 6,
-            stock_ahead: true,
-            entry_bytes_max: 17 << 20,
-        }
-    }
-}
-
-impl WalConfig {
-    /// Bytes on disk of the largest flush: the largest record, or a full gathering, with what rides along.
-    fn largest_flush_bytes(&self) -> u64 {
-        let riders = record::STATE_RECORD_BYTES + record::RECORD_HEADER_BYTES;
-        let record = self.entry_bytes_max + record::RECORD_HEADER_BYTES;
-        let payload = record.max(self.gather_bytes_max()) + riders;
-        (block::blocks_for(payload) * io::BLOCK_BYTES) as u64
-    }
-
-    /// Records gathered into one flush, at most. Small segments, as in tests, gather less.
-    fn gather_bytes_max(&self) -> usize {
-        FLUSH_BYTES_MAX.min(self.segment_bytes as usize / 4)
-    }
-
-    fn check(&self) -> std::result::Result<(), OpenError> {
-        let refuse = |message: String| Err(OpenError::Config(message));
-        let (bytes, least) = (self.segment_bytes, 2 * self.largest_flush_bytes() + io::BLOCK_BYTES as u64);
-        if self.entry_bytes_max > ENTRY_BYTES_HARD_MAX {
-            return refuse(format!(
-                "entry_bytes_max is {}, the largest possible is {ENTRY_BYTES_HARD_MAX}",
-                self.entry_bytes_max
-            ));
-        }
-        if !bytes.is_multiple_of(io::BLOCK_BYTES as u64) || bytes > u64::from(u32::MAX) {
-            return refuse(format!("segment_bytes is {bytes}, it must be a multiple of 4096 below 4 GiB"));
-        }
-        if bytes < least {
-            return refuse(format!(
-                "segment_bytes is {bytes}, it must be at least {least}: a segment holds two of the largest flushes \
-                 (entry_bytes_max is {})",
-                self.entry_bytes_max
-            ));
-        }
-        Ok(())
-    }
 }
 
 /// The log of one shard. Clones are handles to one log.

@@ -35,7 +35,12 @@
 //!
 //! **Not here**: reading files (`replay.rs`), what records say (`record.rs`).
 
-use super::block::{BlockHeader, Class, PAYLOAD_BYTES, classify, payload};
+pub(super) mod class;
+pub(super) mod error;
+
+use class::{BlockHeader, Class, classify, payload};
+
+use super::block::PAYLOAD_BYTES;
 use std::fmt;
 
 /// What is wrong with the log at some place.

@@ -13,13 +13,14 @@
 //! - A purge that covers the oldest entries must be found behind them: if the first segment says that entries before it
 //!   exist and nothing purges them, older segments are missing.
 
-use super::block::{BadHeader, FORMAT_VERSION, SegmentHeader};
-use super::error::OpenError;
+use super::OpenError;
+use super::block::FORMAT_VERSION;
 use super::index::{Index, Place};
 use super::read::READ_BYTES_MAX;
 use super::record::{LogState, Record};
 use super::recovery::{Chain, End, Flush, Spot, Walk, Walked, Why};
 use super::segment::{self, Name, Segment};
+use super::segments::header::{BadHeader, SegmentHeader};
 use super::{Owner, WalConfig};
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
 use std::collections::VecDeque;

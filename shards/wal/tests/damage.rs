@@ -1,7 +1,9 @@
 //! Damage of every kind at every kind of place: cut, refused with its place, or harmless with the reason.
 
-use super::super::block::{Class, FlushWriter, SegmentHeader, blocks_for, classify};
+use super::super::block::{FlushWriter, blocks_for};
 use super::super::record::Record;
+use super::super::recovery::class::{Class, classify};
+use super::super::segments::header::SegmentHeader;
 use super::*;
 
 const BLOCK: usize = 4096;
@@ -224,7 +226,7 @@ fn rewrite(scratch: &Scratch, name: &str, (first, blocks): (usize, usize), chang
     let mut sequence = 0;
     for block in bytes[first * BLOCK..(first + blocks) * BLOCK].chunks(BLOCK) {
         let Class::Own(header) = classify(block, id) else { panic!("a whole flush") };
-        payload.extend_from_slice(super::super::block::payload(block, &header));
+        payload.extend_from_slice(super::super::recovery::class::payload(block, &header));
         sequence = header.sequence;
     }
     change(&mut payload);

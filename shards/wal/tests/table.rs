@@ -1,6 +1,7 @@
 //! The truth table of `recovery.rs`, row by row.
 
-use super::super::block::{BlockHeader, Class, PAYLOAD_BYTES};
+use super::super::block::PAYLOAD_BYTES;
+use super::super::recovery::class::{BlockHeader, Class};
 use super::super::recovery::*;
 
 const S: u64 = 10;

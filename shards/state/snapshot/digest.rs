@@ -9,7 +9,7 @@ const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Fields in, 64 bits out. The order of the fields counts, and so does the length of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Digest(u64);
+pub(in crate::state) struct Digest(u64);
 
 impl Digest {
     pub fn new() -> Digest {

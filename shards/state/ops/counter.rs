@@ -17,12 +17,12 @@ use std::io::Write as _;
 
 use ringbeam_wire::client::Add;
 
-use super::answer::{Answer, Denied};
-use super::events::Sink;
-use super::freeze::Frozen;
-use super::reader::{Malformed, Reader};
-use super::record::{Extras, Record};
-use super::{Contents, Found, transaction};
+use crate::state::answer::{Answer, Denied};
+use crate::state::events::Sink;
+use crate::state::freeze::Frozen;
+use crate::state::reader::{Malformed, Reader};
+use crate::state::record::{Extras, Record};
+use crate::state::{Contents, Found, transaction};
 
 /// Bytes of an addition in the log.
 pub const ADDITION_BYTES: usize = 24;
@@ -56,7 +56,7 @@ impl<'a> Addition<'a> {
         Ok(addition)
     }
 
-    pub(super) fn bytes(self) -> &'a [u8] {
+    pub(in crate::state) fn bytes(self) -> &'a [u8] {
         self.0
     }
 
@@ -67,7 +67,7 @@ impl<'a> Addition<'a> {
     }
 
     /// Runs it at the revision of the answer, and says in there what came of it.
-    pub(super) fn run<S: Sink>(
+    pub(in crate::state) fn run<S: Sink>(
         self,
         contents: &mut Contents,
         namespace: &str,

@@ -8,7 +8,7 @@ use std::cell::OnceCell;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Folds(OnceCell<Box<Fold>>);
+pub(in crate::state) struct Folds(OnceCell<Box<Fold>>);
 
 #[derive(Debug)]
 struct Fold {

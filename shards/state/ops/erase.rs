@@ -17,16 +17,16 @@ use std::io::Write as _;
 use ringbeam_wire::client::DeleteRange;
 use ringbeam_wire::limits::DELETE_RANGE_KEYS_MAX;
 
-use super::answer::{Answer, Revision};
-use super::events::{ChangeKind, Sink};
-use super::freeze::Frozen;
-use super::limits::{ERASED_BYTES_MAX, KEY_BYTES_MAX};
-use super::reader::{Malformed, Reader};
-use super::{Contents, Found, transaction};
+use crate::state::answer::{Answer, Revision};
+use crate::state::events::{ChangeKind, Sink};
+use crate::state::freeze::Frozen;
+use crate::state::limits::{ERASED_BYTES_MAX, KEY_BYTES_MAX};
+use crate::state::reader::{Malformed, Reader};
+use crate::state::{Contents, Found, transaction};
 
 const HEAD_BYTES: usize = 4;
 /// Longest bound of a range: what comes right behind the longest key.
-pub(super) const BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
+pub(in crate::state) const BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 
 /// The value of a range delete, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl<'a> Erasure<'a> {
         Ok(Erasure(bytes))
     }
 
-    pub(super) fn bytes(self) -> &'a [u8] {
+    pub(in crate::state) fn bytes(self) -> &'a [u8] {
         self.0
     }
 
@@ -71,7 +71,7 @@ impl<'a> Erasure<'a> {
     }
 
     /// Runs it at the revision of the answer, and says in there what came of it.
-    pub(super) fn run<S: Sink>(
+    pub(in crate::state) fn run<S: Sink>(
         self,
         contents: &mut Contents,
         namespace: &str,
@@ -117,7 +117,7 @@ fn note(keys: usize, more: bool, revision: Revision) -> Vec<u8> {
 }
 
 /// Keys that went, and whether the range has more, out of an answer.
-pub(super) fn noted(answer: &Answer) -> Option<(u32, bool)> {
+pub(in crate::state) fn noted(answer: &Answer) -> Option<(u32, bool)> {
     let mut found = answer.found();
     let keys = std::str::from_utf8(found.next()??.value).ok()?.parse().ok()?;
     Some((keys, found.next()?.is_some()))

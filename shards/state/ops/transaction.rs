@@ -25,16 +25,16 @@
 use ringbeam_wire::client::{Compare, Life, Relation, Revision as WireRevision, Step, Target, Transact, written_twice};
 use ringbeam_wire::limits::{TRANSACTION_PARTS_MAX, TRANSACTION_RESULT_BYTES_MAX};
 
-use super::answer::{Answer, Denied, Revision};
-use super::command::{Front, LIFE_BYTES, split_life};
-use super::events::{ChangeKind, Sink};
-use super::freeze::Frozen;
-use super::limits::{KEY_BYTES_MAX, VALUE_BYTES_HARD_MAX};
-use super::reader::{Malformed, Reader};
-use super::{Contents, Found};
+use crate::state::answer::{Answer, Denied, Revision};
+use crate::state::command::{Front, LIFE_BYTES, split_life};
+use crate::state::events::{ChangeKind, Sink};
+use crate::state::freeze::Frozen;
+use crate::state::limits::{KEY_BYTES_MAX, VALUE_BYTES_HARD_MAX};
+use crate::state::reader::{Malformed, Reader};
+use crate::state::{Contents, Found};
 
 /// Bytes before the first part.
-pub(super) const HEAD_BYTES: usize = 8;
+pub(in crate::state) const HEAD_BYTES: usize = 8;
 
 /// Bytes of a transaction that have been checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl<'a> Transaction<'a> {
         Ok(transaction)
     }
 
-    pub(super) fn bytes(self) -> &'a [u8] {
+    pub(in crate::state) fn bytes(self) -> &'a [u8] {
         self.0
     }
 
@@ -159,12 +159,12 @@ impl<'a> Transaction<'a> {
     }
 
     /// Whether its answer may hold values.
-    pub(super) fn reads(self) -> bool {
+    pub(in crate::state) fn reads(self) -> bool {
         self.parts().any(|part| matches!(part, Part::Step(Step::Get { .. })))
     }
 
     /// Runs it at the revision of its answer, and says in there what came of it.
-    pub(super) fn run<S: Sink>(
+    pub(in crate::state) fn run<S: Sink>(
         self,
         contents: &mut Contents,
         namespace: &str,
@@ -263,7 +263,7 @@ fn part<'a>(reader: &mut Reader<'a>) -> Result<Part<'a>, Malformed> {
     }
 }
 
-pub(super) fn note(gets: &mut Vec<u8>, found: Option<Found<'_>>) {
+pub(in crate::state) fn note(gets: &mut Vec<u8>, found: Option<Found<'_>>) {
     match found {
         None => gets.extend_from_slice(&[0; 4]),
         Some(Found { value, revision }) => {
@@ -276,13 +276,13 @@ pub(super) fn note(gets: &mut Vec<u8>, found: Option<Found<'_>>) {
 }
 
 /// What a transaction's gets found, in their order; ends at bytes that are none of ours.
-pub(super) fn found(gets: &[u8]) -> impl Iterator<Item = Option<Found<'_>>> {
+pub(in crate::state) fn found(gets: &[u8]) -> impl Iterator<Item = Option<Found<'_>>> {
     let mut reader = Reader::new(gets);
     std::iter::from_fn(move || if reader.is_empty() { None } else { one_found(&mut reader).ok() })
 }
 
 /// Checks bytes that are said to be what gets found.
-pub(super) fn check_found(gets: &[u8]) -> Result<(), Malformed> {
+pub(in crate::state) fn check_found(gets: &[u8]) -> Result<(), Malformed> {
     let mut reader = Reader::new(gets);
     while !reader.is_empty() {
         one_found(&mut reader)?;

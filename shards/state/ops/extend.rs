@@ -22,17 +22,17 @@
 
 use ringbeam_wire::client::{Extend, Fold};
 
-use super::Contents;
-use super::answer::{Answer, Denied};
-use super::deltas::{Deltas, canonical, json, of_base};
-use super::events::{Change, ChangeKind, Sink};
-use super::freeze::Frozen;
-use super::limits::{DELTAS_BYTES_MAX, DELTAS_MAX, MERGED_BYTES_MAX};
-use super::reader::{Malformed, Reader};
-use super::record::Extras;
+use crate::state::Contents;
+use crate::state::answer::{Answer, Denied};
+use crate::state::deltas::{Deltas, canonical, json, of_base};
+use crate::state::events::{Change, ChangeKind, Sink};
+use crate::state::freeze::Frozen;
+use crate::state::limits::{DELTAS_BYTES_MAX, DELTAS_MAX, MERGED_BYTES_MAX};
+use crate::state::reader::{Malformed, Reader};
+use crate::state::record::Extras;
 
 /// Bytes before the delta.
-pub(super) const HEAD_BYTES: usize = 8;
+pub(in crate::state) const HEAD_BYTES: usize = 8;
 
 /// A delta in the log, checked as far as its form goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl<'a> Extension<'a> {
         Ok(Extension(bytes))
     }
 
-    pub(super) fn bytes(self) -> &'a [u8] {
+    pub(in crate::state) fn bytes(self) -> &'a [u8] {
         self.0
     }
 
@@ -87,7 +87,7 @@ impl<'a> Extension<'a> {
     }
 
     /// Runs it at the revision of the answer, and says in there what came of it.
-    pub(super) fn run<S: Sink>(
+    pub(in crate::state) fn run<S: Sink>(
         self,
         contents: &mut Contents,
         namespace: &str,

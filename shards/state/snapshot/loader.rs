@@ -9,21 +9,21 @@
 
 use ringbeam_wire::limits::TRANSACTION_RESULT_BYTES_MAX;
 
-use super::answer::Revision;
-use super::deltas::Deltas;
-use super::digest::Digest;
-use super::leases::Lease;
-use super::limits::{
+use crate::state::answer::Revision;
+use crate::state::deltas::Deltas;
+use crate::state::digest::Digest;
+use crate::state::leases::Lease;
+use crate::state::limits::{
     INDEX_MAX, KEY_BYTES_MAX, LEASES_MAX, Limits, NAMESPACE_BYTES_MAX, POSITION_BITS, POSITIONS_MAX, SESSION_PLACES_MAX,
     VALUE_BYTES_HARD_MAX,
 };
-use super::reader::{Malformed, Reader};
-use super::record::{self, Extras, HAS_EXTRAS};
-use super::sessions::{HAS_GETS, Kept, POSITION_AND_BITS_MAX, Session};
-use super::slice::{First, HEAD_BYTES, Kind, Parsed, parse, parse_first, slice_bytes};
-use super::table::Table;
-use super::transaction::check_found;
-use super::{State, digest_moment};
+use crate::state::reader::{Malformed, Reader};
+use crate::state::record::{self, Extras, HAS_EXTRAS};
+use crate::state::sessions::{HAS_GETS, Kept, POSITION_AND_BITS_MAX, Session};
+use crate::state::slice::{First, HEAD_BYTES, Kind, Parsed, parse, parse_first, slice_bytes};
+use crate::state::table::Table;
+use crate::state::transaction::check_found;
+use crate::state::{State, digest_moment};
 
 /// See the module.
 #[derive(Debug)]

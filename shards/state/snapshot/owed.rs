@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use super::freeze::Budget;
-use super::limits::VISIT_COST_BYTES;
+use crate::state::freeze::Budget;
+use crate::state::limits::VISIT_COST_BYTES;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Owed<T> {
+pub(in crate::state) struct Owed<T> {
     left: u64,
     kept: BTreeMap<u64, T>,
 }

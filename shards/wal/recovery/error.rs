@@ -1,6 +1,6 @@
 //! Why a log cannot be opened, and why it cannot take more.
 
-use super::Owner;
+use crate::wal::Owner;
 use std::fmt;
 use std::io;
 
@@ -49,7 +49,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn io(file: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
+    pub(in crate::wal) fn io(file: impl Into<String>) -> impl FnOnce(io::Error) -> OpenError {
         let file = file.into();
         move |error| OpenError::Io { file, error }
     }

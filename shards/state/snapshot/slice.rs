@@ -27,21 +27,21 @@
 //!
 //! **Not here**: what goes into a slice when (`freeze.rs`), what is checked of its contents (`loader.rs`).
 
-use super::leases::Lease;
-use super::limits::{Limits, SLICE_PAYLOAD_BYTES_MAX};
-use super::reader::{Malformed, Reader};
-use super::record::{HAS_EXTRAS, Record};
-use super::sessions::Session;
+use crate::state::leases::Lease;
+use crate::state::limits::{Limits, SLICE_PAYLOAD_BYTES_MAX};
+use crate::state::reader::{Malformed, Reader};
+use crate::state::record::{HAS_EXTRAS, Record};
+use crate::state::sessions::Session;
 
 const MAGIC: [u8; 4] = *b"rbsl";
 const VERSION: u16 = 1;
 const CRC_AT: usize = 24;
 /// Bytes before the payload.
-pub(super) const HEAD_BYTES: usize = 32;
+pub(in crate::state) const HEAD_BYTES: usize = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
+pub(in crate::state) enum Kind {
     First = 1,
     Sessions = 2,
     Records = 3,
@@ -51,7 +51,7 @@ pub(super) enum Kind {
 
 /// Contents of the first slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct First {
+pub(in crate::state) struct First {
     pub ring_time_ms: u64,
     pub keys: u64,
     pub sessions: u64,
@@ -61,7 +61,7 @@ pub(super) struct First {
 }
 
 /// A slice being written.
-pub(super) struct Slice(Vec<u8>);
+pub(in crate::state) struct Slice(Vec<u8>);
 
 impl Slice {
     pub fn new(kind: Kind, number: u32, applied: u64, bytes_about: usize) -> Slice {
@@ -138,7 +138,7 @@ impl Slice {
 }
 
 /// A slice whose checksum is right.
-pub(super) struct Parsed<'a> {
+pub(in crate::state) struct Parsed<'a> {
     pub kind: Kind,
     pub number: u32,
     pub applied: u64,
@@ -146,7 +146,7 @@ pub(super) struct Parsed<'a> {
 }
 
 /// Bytes of the whole slice that begins here, once that can be told.
-pub(super) fn slice_bytes(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
+pub(in crate::state) fn slice_bytes(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
     let Some(head) = bytes.first_chunk::<HEAD_BYTES>() else {
         return Ok(None);
     };
@@ -168,7 +168,7 @@ pub(super) fn slice_bytes(bytes: &[u8]) -> Result<Option<usize>, Malformed> {
 }
 
 /// Checks a whole slice, but not its payload.
-pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Malformed> {
+pub(in crate::state) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Malformed> {
     if slice_bytes(bytes)? != Some(bytes.len()) {
         return Err(Malformed::new(12, "another length than the slice has"));
     }
@@ -202,7 +202,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed<'_>, Malformed> {
 }
 
 /// Contents of the first slice.
-pub(super) fn parse_first(payload: &mut Reader<'_>) -> Result<First, Malformed> {
+pub(in crate::state) fn parse_first(payload: &mut Reader<'_>) -> Result<First, Malformed> {
     let (ring_time_ms, keys, sessions) = (payload.u64()?, payload.u64()?, payload.u64()?);
     let (sessions_max, session_window, answers_max) = (payload.u32()?, payload.u32()?, payload.u32()?);
     let leases = payload.u32()?;

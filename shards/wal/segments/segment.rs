@@ -16,14 +16,14 @@
 //!
 //! If we stop between the header and the rename, the file is still a spare, and the next promotion draws another id.
 
-use super::Owner;
-use super::block::SegmentHeader;
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
+use crate::wal::Owner;
+use crate::wal::segments::header::SegmentHeader;
 use std::io;
 
 /// An open segment.
 #[derive(Clone, Debug)]
-pub(super) struct Segment<F> {
+pub(in crate::wal) struct Segment<F> {
     pub number: u64,
     pub id: u64,
     pub file: F,
@@ -42,7 +42,7 @@ impl<F: File> Segment<F> {
 
 /// What a file in the log's directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Name {
+pub(in crate::wal) enum Name {
     Segment(u64),
     Spare(u64),
     Unfinished(u64),
@@ -80,7 +80,7 @@ impl std::fmt::Display for Name {
 }
 
 /// Makes segment `number`, from a spare if one fits. A spare that does not fit is removed.
-pub(super) async fn prepare<E: Env>(
+pub(in crate::wal) async fn prepare<E: Env>(
     disk: &E::Disk,
     dir: &str,
     owner: Owner,
@@ -123,10 +123,10 @@ pub(super) async fn prepare<E: Env>(
 }
 
 /// The first number of the spares that never were segments.
-pub(super) const FIRST_STOCKED: u64 = 1 << 63;
+pub(in crate::wal) const FIRST_STOCKED: u64 = 1 << 63;
 
 /// Makes a spare.
-pub(super) async fn stock<D: Disk>(disk: &D, dir: &str, number: u64, bytes: u64) -> io::Result<()> {
+pub(in crate::wal) async fn stock<D: Disk>(disk: &D, dir: &str, number: u64, bytes: u64) -> io::Result<()> {
     let path = Name::Unfinished(number).path(dir);
     if let Err(error) = disk.create(&path, bytes).await {
         let _ = disk.remove(&path).await;
@@ -137,7 +137,7 @@ pub(super) async fn stock<D: Disk>(disk: &D, dir: &str, number: u64, bytes: u64)
 }
 
 /// Frees a purged segment: makes it a spare, or removes it.
-pub(super) async fn free<D: Disk>(disk: &D, dir: &str, number: u64, keep: bool) -> io::Result<()> {
+pub(in crate::wal) async fn free<D: Disk>(disk: &D, dir: &str, number: u64, keep: bool) -> io::Result<()> {
     let path = Name::Segment(number).path(dir);
     if keep {
         disk.rename(&path, &Name::Spare(number).path(dir)).await?;

@@ -22,19 +22,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringbeam_wire::client::Life;
 
-use super::Contents;
-use super::answer::{Answer, Denied, Revision};
-use super::command::{Op, Write};
-use super::digest::Digest;
-use super::events::{ChangeKind, Sink};
-use super::freeze::Frozen;
-use super::limits::LEASES_MAX;
-use super::record::Extras;
-use super::sessions::Moment;
+use crate::state::Contents;
+use crate::state::answer::{Answer, Denied, Revision};
+use crate::state::command::{Op, Write};
+use crate::state::digest::Digest;
+use crate::state::events::{ChangeKind, Sink};
+use crate::state::freeze::Frozen;
+use crate::state::limits::LEASES_MAX;
+use crate::state::record::Extras;
+use crate::state::sessions::Moment;
 
 /// One lease. `changed_at` and `keys` are not replicated state: the one is 0 for what a snapshot brought, the other is counted anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lease {
+pub(in crate::state) struct Lease {
     pub ttl_ms: u64,
     pub ends_at_ms: u64,
     pub changed_at: u64,
@@ -54,7 +54,7 @@ pub struct Leased {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Leases {
+pub(in crate::state) struct Leases {
     by_id: BTreeMap<u64, Lease>,
     by_end: BTreeSet<(u64, u64)>,
     by_expiry: Order,
@@ -223,7 +223,7 @@ fn name_of(entry: &[u8]) -> (&str, &[u8]) {
 
 impl Contents {
     /// Runs a write of leases, or a put with a life, at the revision of its answer, and says in there what came of it.
-    pub(super) fn run_of_leases<S: Sink>(
+    pub(in crate::state) fn run_of_leases<S: Sink>(
         &mut self,
         write: &Write<'_>,
         mut frozen: Option<&mut Frozen>,

@@ -6,12 +6,12 @@
 //!
 //! If we stop anywhere in here, nothing of the log is lost: see the crash stories in `segment.rs`.
 
-use super::Full;
-use super::log::Log;
-use super::segment;
-use super::writer::Shared;
 use crate::io::Env;
 use crate::io::channel::Notify;
+use crate::wal::Full;
+use crate::wal::log::Log;
+use crate::wal::segment;
+use crate::wal::writer::Shared;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl<E: Env> Shared<E> {
     }
 }
 
-pub(super) async fn run_chores<E: Env>(shared: Weak<Shared<E>>, chores: Rc<Notify>) {
+pub(in crate::wal) async fn run_chores<E: Env>(shared: Weak<Shared<E>>, chores: Rc<Notify>) {
     loop {
         chores.notified().await;
         let Some(shared) = shared.upgrade() else {

@@ -20,31 +20,31 @@
 
 use serde_json::Value;
 
-use super::reader::{Malformed, Reader};
+use crate::state::reader::{Malformed, Reader};
 
 /// Bytes before the base, and before each delta.
 const LENGTH_BYTES: usize = 4;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Deltas<'a> {
+pub(in crate::state) struct Deltas<'a> {
     base: &'a [u8],
     /// Deltas with their lengths.
     rest: &'a [u8],
 }
 
 /// The JSON of these bytes; `None`: they are none, or nested too deep.
-pub(super) fn json(bytes: &[u8]) -> Option<Value> {
+pub(in crate::state) fn json(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).ok()
 }
 
 /// JSON as it is stored.
-pub(super) fn canonical(value: &Value) -> Vec<u8> {
+pub(in crate::state) fn canonical(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a value without maps of other keys than text is written to memory")
 }
 
 /// The stored form of a base without deltas.
-pub(super) fn of_base(base: &[u8]) -> Vec<u8> {
+pub(in crate::state) fn of_base(base: &[u8]) -> Vec<u8> {
     [&(base.len() as u32).to_le_bytes(), base].concat()
 }
 
