@@ -1,7 +1,7 @@
 //! One client's connection: frames in, requests dispatched, answers out in the order in which they are ready.
 //!
 //! ```text
-//! reader task: bytes ─▶ Decoder ─▶ parse ─▶ write::offer | read::arrive | at once
+//! reader task: bytes ─▶ Decoder ─▶ parse ─▶ write::offer | what is neither put nor delete: connection/others.rs
 //! writer task: Outbox ─▶ one send for all that is ready
 //! ```
 //!

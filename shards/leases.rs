@@ -13,7 +13,7 @@
 //! - Nothing goes before its time: an `Expire` is judged by its batch's ring time, and between two batches no more ring time passes than time did.
 //! - Only what leads proposes; what two leaders propose at once only takes out more of what is due.
 //!
-//! **Not here**: what a life does to a key (`state/leases.rs`).
+//! **Not here**: what a life does to a key (`state/ops/leases.rs`).
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -49,6 +49,8 @@ bugs! {
     RottenSnapshotKept "rotten-snapshot-kept",
     /// A snapshot that was being written while a newer one was installed takes its place.
     OldSnapshotPublished "old-snapshot-published",
+    /// A snapshot that is found when a node starts is relied on, though its name may not be durable.
+    FoundSnapshotNotSynced "found-snapshot-not-synced",
     /// A voter is removed whoever else has what is acknowledged.
     CopiesNotCounted "copies-not-counted",
     /// Recovery does not look at checksums.

@@ -5,10 +5,10 @@
 //!          │                          └▶ read::arrive ─▶ readings ─▶ [reads] ──▶ read::round
 //!          │                                         └▶ waiting ──▶ [applied] ─▶ attest::settle
 //!          └─ peer ───▶ raft/peers.rs
-//!  [care]  snapshots due, leadership, membership changes left half done, room on the disk
+//!  [care]  snapshots due, leadership, membership changes left half done, room on the disk: shard/care.rs
 //!  [pump]  what happens, to those who watch (watch/)
 //!  [expire]  keys and leases whose time is up: leases.rs
-//!  [waiting]  who has stopped waiting, or waits for nothing
+//!  [waiting]  who has stopped waiting, or waits for nothing: shard/care.rs
 //! ```
 //! Loops are in brackets; all run on the shard's one executor, so nothing here is locked.
 //!

@@ -79,6 +79,8 @@ impl DataDirectory {
                 identity.shards
             ));
         }
+        // It may be of a process that was killed before it had synced the directory.
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(|e| format!("{}: {e}", path.display()))?;
         identity.shards = shards;
         identity.member = Member { incarnation: identity.incarnation, ..me.clone() };
         Ok(DataDirectory { path: path.to_path_buf(), identity })

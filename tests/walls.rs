@@ -21,9 +21,9 @@ const FILE_LINES_MAX: usize = 600;
 /// Longer files, each with its reason.
 const LONG_FILES: [(&str, &str); 1] = [("wire/schema_generated.rs", "flatc writes it, nobody reads it")];
 
-/// Lines of code of the hot path in formatted sources, counted as in [`hot_path_lines`]: what they were when the first version
-/// was done, and room for mending. The budget is 2,500; docs/architecture.md says what stands between the two.
-const HOT_PATH_LINES_MAX: usize = 7_560;
+/// Lines of code of the hot path in formatted sources: whole files, counted as in [`hot_path_lines`], and room for mending. The budget is
+/// 2,500; docs/architecture.md says what stands between the two, and how many lines a put runs.
+const HOT_PATH_LINES_MAX: usize = 5_600;
 
 /// What a file of `shards` may name, of `shards`: a room, or a file at its top, and its neighbours.
 const MAY_IMPORT: [(&str, &[&str]); 21] = [

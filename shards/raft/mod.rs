@@ -11,12 +11,14 @@
 //! |---|---|---|
 //! | `runtime.rs` | tasks, clock, channels | `io` |
 //! | `log.rs` | vote and log storage | `wal` |
-//! | `machine.rs`, `snapshot.rs` | state machine, snapshots | `state`, files |
+//! | `machine.rs`, `machine/`, `snapshot.rs` | state machine, snapshots | `state`, files |
 //! | `snapshot/` | snapshots to and from peers | files, `wire::peer` |
 //! | `network.rs`, `link.rs` | requests to peers | `io` connections, `wire::peer` |
 //! | `peers.rs` | requests from peers | the same, the other way |
 //! | `read_index.rs` | nothing: asks the leader how far it has committed, and answers | `wire::peer` |
-//! | `replica.rs` | one raft group as the rest of the shard sees it | all of them |
+//! | `replica.rs`, `replica/` | one raft group as the rest of the shard sees it; its opening, elections, members | all of them |
+//!
+//! What is no append to or from a peer is in folders: `network/`, `peers/`, `link/`.
 //!
 //! **Invariants**
 //! - An entry counts for the quorum only after this node's log has made it durable (`IOFlushed` is completed by the flush).

@@ -285,9 +285,15 @@ impl<E: Env> Reader<E> {
     }
 }
 
-/// The newest whole snapshot in `dir`; older ones and unfinished files are removed.
+/// The newest whole snapshot in `dir`, and its name durable; older ones and unfinished files are removed.
+///
+/// A process that was killed between the rename and the sync of the directory leaves a name that the next one sees and a power loss
+/// takes. By then the log may have been purged up to it.
 pub(crate) async fn newest<E: Env>(disk: &E::Disk, dir: &str) -> io::Result<Option<String>> {
     let mut newest: Option<String> = None;
+    if !planted!(FoundSnapshotNotSynced) {
+        disk.sync_dir(dir).await?;
+    }
     for name in disk.list(dir).await? {
         let path = format!("{dir}/{name}");
         if name.starts_with("snapshot-") && name.ends_with(".snap") {

@@ -13,7 +13,7 @@ use openraft::{EntryPayload, RaftSnapshotBuilder};
 use super::check::read_through;
 use super::{BUILDING, INCOMING, Meta, SnapshotFile, Writer, newest};
 use crate::io::BLOCK_BYTES;
-use crate::io::sim::{Settings, Sim, SimDisk, World};
+use crate::io::sim::{Crash, Settings, Sim, SimDisk, World};
 use crate::io::{Disk, Env, Instant};
 use crate::planted::{Bug, plant};
 use crate::raft::machine::{Machine, MachineSettings, meta_in};
@@ -239,4 +239,31 @@ fn a_build_that_ends_after_an_install_does_not_take_its_place() {
     let lost = (0..2_000).step_by(25).filter(|delay_us| newest_after(*delay_us, true) != Some(at(20))).count();
     plant(None);
     assert!(lost > 0, "the test does not come at the moment that it is about");
+}
+
+/// A process was killed when its snapshot had its name, and the directory was not synced. The next one relied on it and removed the older
+/// one, and its log was purged. Then power was lost, and with it that name.
+#[test]
+fn a_snapshot_that_was_found_is_there_after_a_power_loss() {
+    let newest_after = |seed: u64| {
+        let world = World::new(seed, Settings::default());
+        let host = world.add_host("one");
+        let disk = world.disk(host);
+        world.block_on(host, async {
+            build(&machine_at(&disk, 10, true).await).await;
+            let (path, _) = written(&disk, BUILDING, 20, &slices_of(&mut state_as_of(20)), true).await;
+            disk.rename(&path, &super::name_of(DIR, Some(at(20)))).await.expect("the disk is well");
+        });
+        world.crash(host, Crash::Kill);
+        let found = world.block_on(host, async { newest::<Sim>(&disk, DIR).await.expect("the disk is well") });
+        assert_eq!(found, Some(super::name_of(DIR, Some(at(20)))));
+        world.crash(host, Crash::PowerLoss);
+        world.block_on(host, async { newest::<Sim>(&disk, DIR).await.expect("the disk is well") })
+    };
+    let expected = Some(super::name_of(DIR, Some(at(20))));
+    assert!((0..100).all(|seed| newest_after(seed) == expected));
+    plant(Some(Bug::FoundSnapshotNotSynced));
+    let lost = (0..100).filter(|seed| newest_after(*seed) != expected).count();
+    plant(None);
+    assert!(lost > 0, "the test does not come to what it is about");
 }

@@ -10,7 +10,7 @@
 //! | `client_request` | `wire/client`, the state's batches | what parses encodes to what parses to the same; a valid write is in its batch as it was |
 //! | `peer_request` | `wire/peer`, raft's own types | likewise; every entry of an append arrives |
 //! | `batch` | `state/command.rs`, `State::apply` | one encoding only; one answer a write; equal batches, equal states |
-//! | `snapshot` | `state/loader.rs` | the same verdict however it was cut; what loads is what was frozen |
+//! | `snapshot` | `state/snapshot/loader.rs` | the same verdict however it was cut; what loads is what was frozen |
 //! | `snapshot_file` | `raft/snapshot.rs`, `raft/machine.rs` | damage is refused with the file's name; what is accepted is what was frozen |
 //! | `wal_damage` | `wal/recovery.rs`, `wal/replay.rs` | a log by the real writer, damaged: refused by name, or a beginning of what was written |
 //! | `wal_forge` | the same | any records with right checksums: refused by name, or a log that is contiguous and stays what it is |
