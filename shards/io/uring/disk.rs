@@ -187,7 +187,8 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| named(e, "sync directory", path))
 }
 
-/// Makes `root` and then each directory down to `path`; syncs the parent of every one that was not there.
+/// Makes `root` and then each directory down to `path`; syncs the parent of every one that was not there, or lies below the root: a
+/// process that was killed may have made it, and not have synced its parent.
 fn create_dir_durably(root: &Path, path: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     let mut at = path;
@@ -204,6 +205,9 @@ fn create_dir_durably(root: &Path, path: &Path) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(named(e, "create directory", dir)),
         }
+        sync_directory(dir.parent().unwrap_or(root))?;
+    }
+    for dir in path.ancestors().take_while(|dir| *dir != root && dir.starts_with(root)) {
         sync_directory(dir.parent().unwrap_or(root))?;
     }
     Ok(())
