@@ -75,7 +75,7 @@ pub struct SnapshotOffer<'a> {
     pub last: Option<LogId>,
     /// Where the membership was logged.
     pub membership_at: Option<LogId>,
-    /// The encoded [`Membership`].
+    /// The encoded [`Membership`](super::Membership).
     pub membership: &'a [u8],
     /// The snapshot's name: equal names have equal bytes.
     pub snapshot: &'a str,
