@@ -33,6 +33,9 @@ const LEASE: u8 = 1;
 const EXPIRES: u8 = 2;
 const DELTAS: u8 = 4;
 const EXTRAS_BYTES_MAX: usize = 17;
+const LINE_BYTES: usize = 64;
+/// See [`Record::touch`].
+const TOUCHED_BYTES_MAX: usize = 8 * LINE_BYTES;
 
 const _: () = assert!(KEY_BYTES_MAX < HAS_EXTRAS as usize);
 
@@ -168,10 +171,12 @@ impl Record {
             position: u32::from_le_bytes(position.try_into().expect("four bytes")),
         }
     }
-    /// Reads a byte of each line of cache that it is in; their sum, so that they are read.
+    /// Reads a byte of each of its first lines of cache; their sum, so that they are read. The rest of a long one is better read as it is
+    /// overwritten: it would drive others out of the cache.
     #[inline]
     pub fn touch(&self) -> u8 {
-        self.0.iter().step_by(64).chain(self.0.last()).fold(0, |sum, byte| sum ^ byte)
+        let head = &self.0[..self.0.len().min(TOUCHED_BYTES_MAX)];
+        head.iter().step_by(LINE_BYTES).chain(head.last()).fold(0, |sum, byte| sum ^ byte)
     }
     /// Bytes of head, key, extras and value.
     pub fn bytes(&self) -> u64 {
