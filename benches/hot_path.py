@@ -69,7 +69,11 @@ def main():
                               stderr=subprocess.DEVNULL)
     finally:
         ring.send_signal(signal.SIGTERM)
-        ring.wait()
+        try:
+            ring.wait(60)
+        except subprocess.TimeoutExpired:
+            ring.kill()
+            raise
     pids = {node["pid"] for node in nodes["nodes"]}
     profiles = [os.path.join(options.dir, f"node-{pid}.profraw") for pid in pids]
     merged = os.path.join(options.dir, "all.profdata")

@@ -8,6 +8,7 @@ use ringbeam_wire::limits;
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::batcher::{Form, Waiter};
+use crate::error::internal;
 use crate::io::Env;
 use crate::shard::Shard;
 use crate::state::command::{Op, Write};
@@ -55,8 +56,10 @@ pub(super) fn carry_out<E: Env>(
             // Rare and slow: a task of its own, which parses its frame again.
             E::spawn(admin::change_ring(shard.clone(), frame.clone(), waiter(Form::Written)));
         }
-        // Handled before.
-        RequestBody::Hello(_) | RequestBody::Delete(_) => {}
+        // `connection.rs` has those.
+        RequestBody::Hello(_) | RequestBody::Delete(_) => {
+            waiter(Form::Written).answer(&ReplyBody::Refused(internal("a request came to the wrong room")))
+        }
     }
 }
 

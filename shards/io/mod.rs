@@ -106,7 +106,8 @@ pub trait Disk: Clone + 'static {
     type File: File;
     /// Makes a directory and its parents, durably. Not an error when it is there.
     async fn create_dir(&self, dir: &str) -> io::Result<()>;
-    /// Names of the files directly in `dir`, sorted.
+    /// Names of the files directly in `dir`, sorted. One that a process made which was killed need not be durable: [`Disk::sync_dir`] before
+    /// anything relies on it.
     async fn list(&self, dir: &str) -> io::Result<Vec<String>>;
     /// Makes a file of exactly `bytes` zero bytes (a multiple of [`BLOCK_BYTES`]), all blocks written and synced.
     /// `StorageFull` when there is no room, and then nothing is left behind; `AlreadyExists` when the name is taken;

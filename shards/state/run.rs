@@ -6,8 +6,8 @@
 //! of the "poor man's normalised keys" of B-tree implementations.)
 //!
 //! The empty key, the fence of a table's very first leaf, has no part in the prefix: with it all heads would be of the first four bytes,
-//! which keys like `user:00001` share. Nor is it compared: `memcmp` of nothing costs 0.1 us on some processors, where its masked load
-//! of the address that an empty box has is an exception that the processor must undo.
+//! which keys like `user:00001` share. Nor is it compared: glibc's `memcmp` of an empty box takes 74 ns on an EPYC, of an empty slice of a
+//! buffer 1.4: its masked load of an address that nobody has is an exception that the processor must undo.
 //!
 //! **Invariants**: items are strictly ascending by key. `heads[i]` is the head of `items[i]`. All keys but the empty one share their
 //! first `prefix_bytes` bytes.
@@ -221,8 +221,14 @@ mod tests {
         // Every choice of some of them, and all as what is looked for.
         for choice in 0..1 << keys.len() {
             let some: Vec<&str> = (0..keys.len()).filter(|at| choice >> at & 1 == 1).map(|at| keys[at]).collect();
-            let run = Run::of(some.clone());
-            for key in keys {
+            // At once; one by one, from the last to the first; and what is left of more.
+            let (at_once, mut grown, mut shrunk) = (Run::of(some.clone()), Run::of(Vec::new()), Run::of(keys.to_vec()));
+            some.iter().rev().for_each(|key| grown.insert(0, *key));
+            for gone in keys.iter().filter(|key| !some.contains(key)) {
+                let at = shrunk.find(gone.as_bytes()).expect("it is there");
+                shrunk.remove(at);
+            }
+            for (run, key) in [&at_once, &grown, &shrunk].into_iter().flat_map(|run| keys.map(|key| (run, key))) {
                 assert_eq!(run.find(key.as_bytes()), some.binary_search(&key), "{key:?} in {some:?}");
             }
         }

@@ -10,8 +10,8 @@
 //! rates rarely gets deep into what one kind alone does. One seed in thirty-two has no faults: what fails there is the
 //! workload.
 //!
-//! **Long days**: one seed in four goes slowly, up to half an hour and more a round, with pauses and gaps that are as much longer. What a
-//! minute never reaches is in there: sessions and histories that age, leases of minutes, a log that grows on an idle ring.
+//! **Long days**: one seed in four goes slowly, up to an hour a round, with pauses and gaps that are as much longer. What a minute never
+//! reaches is in there: a history that is dropped by age, leases of minutes, ring time on a ring that is mostly idle.
 //!
 //! **Who carries it out** does each event at its time, and does nothing when it does not fit (a node to resume is down).
 //! Membership changes and hand-overs are asked for and may fail. The heal is not optional: links, disks and clocks are mended,

@@ -67,11 +67,7 @@ pub(super) async fn greet<E: Env>(
     }
 }
 
-pub(super) async fn answer_vote<E: Env>(
-    replica: &Replica<E>,
-    from: u64,
-    request: peer::RequestVote,
-) -> io::Result<PeerReplyBody> {
+async fn answer_vote<E: Env>(replica: &Replica<E>, from: u64, request: peer::RequestVote) -> io::Result<PeerReplyBody> {
     if let Some(why) = replica.left_behind(from, request.last) {
         return Ok(refused(Code::Membership, why));
     }
@@ -87,7 +83,7 @@ pub(super) async fn answer_vote<E: Env>(
     }))
 }
 
-pub(super) async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLeader) -> io::Result<PeerReplyBody> {
+async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLeader) -> io::Result<PeerReplyBody> {
     // One tie-breaker may have to lead in the place of another (`Replica::tie_break`).
     let by_tie_breaker = replica.member(request.from.node).is_some_and(|leader| leader.role == Role::TieBreaker);
     if request.to == replica.context.me.node && !replica.may_lead() && !by_tie_breaker {

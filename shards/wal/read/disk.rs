@@ -48,7 +48,7 @@ pub(super) fn plan<E: Env>(
 }
 
 /// The blocks that a record touches.
-pub(super) fn blocks_of(place: &Place) -> Range<u32> {
+fn blocks_of(place: &Place) -> Range<u32> {
     let first = place.block.get() + place.at / PAYLOAD_BYTES as u32;
     let last = place.block.get() + (place.at + place.bytes - 1) / PAYLOAD_BYTES as u32;
     first..last + 1

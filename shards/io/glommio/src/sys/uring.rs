@@ -1102,7 +1102,6 @@ impl UringCommon for SleepableRing {
 }
 
 pub(crate) struct Reactor {
-    // FIXME: it is starting to feel we should clean this up to a Inner pattern
     main_ring: RefCell<SleepableRing>,
     poll_ring: RefCell<PollRing>,
 
