@@ -6,7 +6,7 @@
 use ringbeam_wire::refusal::Code;
 use ringbeam_wire::slots;
 
-use crate::state::command::{Op, Write};
+use crate::state::command::{HEAD_BYTES, Op, Write};
 
 /// The shard's standing, as far as admission cares.
 pub(crate) struct Standing<'a> {
@@ -60,7 +60,8 @@ pub(crate) fn admit(standing: &Standing<'_>, write: &Write<'_>) -> Result<(), Re
         return Err(Reason::DiskFull(why.to_string()));
     }
     let (queue_bytes, queue_bytes_max) = (standing.queue_bytes, standing.queue_bytes_max);
-    if queue_bytes + write.encoded_bytes() > queue_bytes_max {
+    // It may be the first of its batch, whose head waits with it.
+    if queue_bytes + HEAD_BYTES + write.encoded_bytes() > queue_bytes_max {
         return Err(Reason::Overloaded { queue_bytes, queue_bytes_max });
     }
     Ok(())
@@ -151,8 +152,12 @@ mod tests {
 
     #[test]
     fn write_refused_when_queue_full_or_not_leading_or_disk_full() {
-        let full = Standing { queue_bytes: 990, ..standing() };
-        assert!(matches!(admit(&full, &put(b"k", &[0; 50])), Err(Reason::Overloaded { .. })));
+        let write = put(b"k", &[0; 50]);
+        let first_of_its_batch = HEAD_BYTES + write.encoded_bytes();
+        let room = Standing { queue_bytes: 1000 - first_of_its_batch, ..standing() };
+        assert_eq!(admit(&room, &write), Ok(()));
+        let full = Standing { queue_bytes: room.queue_bytes + 1, ..standing() };
+        assert!(matches!(admit(&full, &write), Err(Reason::Overloaded { .. })));
         let follower = Standing { leads: false, ..full };
         assert_eq!(admit(&follower, &put(b"k", b"v")), Err(Reason::NotLeader));
         let no_room = Standing { disk_full: Some("no space"), ..standing() };

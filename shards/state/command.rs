@@ -39,7 +39,8 @@ use super::reader::{Malformed, Reader};
 use super::transaction::{self, Transaction};
 
 const VERSION: u8 = 1;
-const HEAD_BYTES: usize = 16;
+/// Bytes of a batch before its first write.
+pub(crate) const HEAD_BYTES: usize = 16;
 /// Set aside for a batch before its first write, at most.
 const RESERVE_BYTES_MAX: usize = 64 << 10;
 const WRITE_HEAD_BYTES: usize = 8;

@@ -156,7 +156,7 @@ fn check_limits(limits: &Limits) -> Result<(), String> {
     within("limits.sessions_max", limits.sessions_max.into(), 1, 16 << 20)?;
     within("limits.session_window_count", limits.session_window_count.into(), 1, SESSION_WINDOW_HARD_MAX.into())?;
     within("limits.session_lifetime_ms", limits.session_lifetime_ms, 1_000, 365 * 24 * 3_600_000)?;
-    let least = u64::from(limits.batch_bytes_max).max(write_bytes_max(limits));
+    let least = entry_bytes(limits);
     if limits.queue_bytes_max < least {
         return Err(format!(
             "limits.queue_bytes_max = {}: it must be at least {least}, so that a whole batch and the largest write fit",
@@ -166,8 +166,10 @@ fn check_limits(limits: &Limits) -> Result<(), String> {
     within("limits.queue_bytes_max", limits.queue_bytes_max, least, 16 << 30)
 }
 
-fn write_bytes_max(limits: &Limits) -> u64 {
-    u64::from(limits.value_bytes_max) + u64::from(limits.key_bytes_max) + u64::from(NAMESPACE_BYTES_MAX)
+/// Bytes of the largest entry: a whole batch, or the largest write alone in one.
+fn entry_bytes(limits: &Limits) -> u64 {
+    let write = u64::from(limits.value_bytes_max) + u64::from(limits.key_bytes_max) + u64::from(NAMESPACE_BYTES_MAX);
+    write.max(limits.batch_bytes_max.into()) + ENTRY_OVERHEAD_BYTES
 }
 
 fn check_log(log: &Log, limits: &Limits) -> Result<(), String> {
@@ -175,7 +177,7 @@ fn check_log(log: &Log, limits: &Limits) -> Result<(), String> {
     if !bytes.is_multiple_of(BLOCK_BYTES) || bytes > u64::from(u32::MAX) {
         return Err(format!("log.segment_bytes = {bytes}: it must be a multiple of {BLOCK_BYTES} below 4 GiB"));
     }
-    let entry = write_bytes_max(limits).max(limits.batch_bytes_max.into()) + ENTRY_OVERHEAD_BYTES;
+    let entry = entry_bytes(limits);
     if entry_bytes_max(bytes) < entry {
         return Err(format!(
             "log.segment_bytes = {bytes}: it must be at least {}, a segment holds two of the largest flushes \

@@ -109,7 +109,7 @@ fn bad_values_are_refused_with_key_value_and_what_would_be_right() {
         (|c| c.limits.value_bytes_max = (16 << 20) + 1, "limits.value_bytes_max = 16777217: it must be from 1 to 16777216"),
         (|c| c.limits.connections_max = 0, "limits.connections_max = 0: it must be from 16"),
         (|c| c.limits.batch_bytes_max = 1, "limits.batch_bytes_max = 1: it must be from 4096 to 16777216"),
-        (|c| c.limits.queue_bytes_max = 1 << 20, "limits.queue_bytes_max = 1048576: it must be at least 1052736"),
+        (|c| c.limits.queue_bytes_max = 1 << 20, "limits.queue_bytes_max = 1048576: it must be at least 1118272"),
         (|c| c.limits.sessions_max = 0, "limits.sessions_max = 0"),
         (|c| c.limits.session_window_count = 65_537, "limits.session_window_count = 65537: it must be from 1 to 65536"),
         (|c| c.limits.session_lifetime_ms = 0, "limits.session_lifetime_ms = 0: it must be from 1000"),
