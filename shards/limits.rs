@@ -88,10 +88,16 @@ pub const COMMIT_UPDATE_WAIT: Duration = Duration::from_millis(1);
 /// a healthy disk, shorter than a human's patience.
 pub const APPEND_STALL_MAX: Duration = Duration::from_secs(5);
 
-/// Bytes of one snapshot slice: about 200 microseconds of work at 1 GB/s of copying and checksumming.
-pub const SNAPSHOT_SLICE_BYTES: usize = 128 << 10;
+/// Bytes of one snapshot slice: about 50 microseconds of work, which writes wait for.
+pub const SNAPSHOT_SLICE_BYTES: usize = 32 << 10;
 
-/// Bytes of one snapshot chunk on disk and between peers.
+/// After a slice the core is the writes' for so many times as long as the slice took, while the log leaves time for that.
+pub const SNAPSHOT_REST_TIMES: u32 = 32;
+
+/// Bytes of a snapshot that are written at once: the next flush of the log waits for what the disk holds of them.
+pub const SNAPSHOT_WRITE_BYTES: usize = 64 << 10;
+
+/// Bytes of a snapshot that are read at once, and sent at once to a peer.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 
 /// Pause before a snapshot that reads back well here, but was refused, is sent once more to the same peer: the fault is on its side
@@ -152,4 +158,5 @@ const _: () = assert!(BATCH_WRITES_MAX < 1 << 20, "session ids keep 20 bits for 
 const _: () = assert!(CLOCK_DRIFT_PER_MILLE_MAX < 1000);
 const _: () = assert!(EXPIRE_KEYS_MAX <= crate::state::limits::EXPIRE_HARD_MAX);
 const _: () = assert!(SNAPSHOT_CHUNK_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
+const _: () = assert!(SNAPSHOT_WRITE_BYTES.is_multiple_of(crate::io::BLOCK_BYTES));
 const _: () = assert!(APPENDS_IN_FLIGHT_MAX <= 64, "openraft's follower queues 64 appends of a stream");

@@ -146,7 +146,7 @@ pub struct Log {
     /// adaptive, dsync or fdatasync: how a write becomes durable. Both are equally safe.
     #[serde(with = "names::durable_writes")]
     pub durable_writes: DurableWrites,
-    /// Pause after each chunk of a snapshot, microseconds: room for writes.
+    /// Least pause after each 32 KiB of a snapshot, microseconds. It is longer while the log leaves time; 0: never any.
     pub snapshot_pause_us: u64,
 }
 
@@ -237,7 +237,7 @@ impl Default for Log {
             cache_bytes: 32 << 20,
             spare_segments_count: 6,
             durable_writes: DurableWrites::Adaptive,
-            snapshot_pause_us: 2_000,
+            snapshot_pause_us: 250,
         }
     }
 }

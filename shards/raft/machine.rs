@@ -50,8 +50,10 @@ pub struct MachineSettings {
     pub keeps_state: bool,
     /// Bounds of sessions.
     pub limits: crate::state::Limits,
-    /// Pause after each snapshot chunk, so that the log's flushes go first on a shared disk.
+    /// Least pause after each slice of a snapshot; zero: never any pause.
     pub snapshot_pause: Duration,
+    /// A snapshot is written by the time that half of this has come to the log since it began.
+    pub snapshot_after_bytes: u64,
     /// How much of what happened lately is kept for watches.
     pub history: Bounds,
 }
@@ -66,6 +68,8 @@ struct Inner<E: Env> {
     /// Counts replacements of the state by an installed snapshot: a builder notices that its frozen state is gone.
     generation: Cell<u64>,
     applied: RefCell<Option<TLogId<E>>>,
+    /// Bytes of the batches applied since the process began.
+    applied_bytes: Cell<u64>,
     membership: RefCell<StoredMembershipOf<Types<E>>>,
     snapshot: RefCell<Option<SnapshotOf<Types<E>, SnapshotFile>>>,
     /// Held while a finished file gets its name and the older one goes: a build that ends late must not remove what was installed.
@@ -182,6 +186,7 @@ impl<E: Env> Machine<E> {
     fn apply_batch(&self, index: u64, payload: &[u8]) -> io::Result<Applied> {
         let began = E::now();
         let mut answers = Vec::new();
+        self.0.applied_bytes.set(self.0.applied_bytes.get() + payload.len() as u64);
         if self.0.settings.keeps_state {
             let batch = command::parse(payload).map_err(|why| {
                 // It passed two checksums and was made by our own builder: this binary does not understand the log.

@@ -25,18 +25,16 @@ mod doubt;
 pub(super) mod receive;
 mod send;
 
-use std::cell::Cell;
-use std::fmt;
-use std::io;
-use std::rc::Rc;
-use std::time::Duration;
-
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
-use crate::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_WRITE_BYTES};
 use crate::state::limits::SLICE_PAYLOAD_BYTES_MAX;
 use crate::wal::LogId;
 use check::Checked;
 pub(crate) use doubt::Doubts;
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
 
 const FORMAT: u16 = 1;
 const FLAG_STATE: u8 = 1;
@@ -152,20 +150,18 @@ pub(crate) struct Writer<E: Env> {
     written: u64,
     reserved: u64,
     crcs: crc32fast::Hasher,
-    pause: Duration,
 }
 
 impl<E: Env> Writer<E> {
-    /// A new file at `path`, begun with `meta`. `pause` is slept after each chunk: the log's flushes go first on this disk.
-    pub async fn create(disk: &E::Disk, path: &str, meta: &Meta, pause: Duration) -> io::Result<Self> {
+    /// A new file at `path`, begun with `meta`.
+    pub async fn create(disk: &E::Disk, path: &str, meta: &Meta) -> io::Result<Self> {
         let file = disk.reserve(path, RESERVE_STEP_BYTES).await?;
         let mut writer = Writer {
             file,
-            pending: Vec::with_capacity(2 * SNAPSHOT_CHUNK_BYTES),
+            pending: Vec::with_capacity(2 * SNAPSHOT_WRITE_BYTES),
             written: 0,
             reserved: RESERVE_STEP_BYTES,
             crcs: crc32fast::Hasher::new(),
-            pause,
         };
         writer.frame(&meta.encode()).await?;
         Ok(writer)
@@ -178,8 +174,8 @@ impl<E: Env> Writer<E> {
         self.pending.extend((body.len() as u32).to_le_bytes());
         self.pending.extend(crc.to_le_bytes());
         self.pending.extend(body);
-        while self.pending.len() >= SNAPSHOT_CHUNK_BYTES {
-            self.chunk(SNAPSHOT_CHUNK_BYTES).await?;
+        while self.pending.len() >= SNAPSHOT_WRITE_BYTES {
+            self.chunk(SNAPSHOT_WRITE_BYTES).await?;
         }
         Ok(())
     }
@@ -196,9 +192,6 @@ impl<E: Env> Writer<E> {
         self.file.write_at(self.written, buffer).await?;
         self.pending.drain(..bytes);
         self.written += padded as u64;
-        if !self.pause.is_zero() {
-            E::sleep(self.pause).await;
-        }
         Ok(())
     }
 
@@ -208,7 +201,7 @@ impl<E: Env> Writer<E> {
         self.pending.extend(0u32.to_le_bytes());
         self.pending.extend(crcs.to_le_bytes());
         while !self.pending.is_empty() {
-            let bytes = self.pending.len().min(SNAPSHOT_CHUNK_BYTES);
+            let bytes = self.pending.len().min(SNAPSHOT_WRITE_BYTES);
             self.chunk(bytes).await?;
         }
         if planted!(SnapshotNotSynced) {

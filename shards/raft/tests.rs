@@ -25,7 +25,14 @@ const WAL: WalConfig =
 
 fn machine_in(dir: &str) -> MachineSettings {
     let (limits, history) = Default::default();
-    MachineSettings { dir: dir.to_string(), keeps_state: true, limits, snapshot_pause: Duration::ZERO, history }
+    MachineSettings {
+        dir: dir.to_string(),
+        keeps_state: true,
+        limits,
+        snapshot_pause: Duration::ZERO,
+        snapshot_after_bytes: 1 << 20,
+        history,
+    }
 }
 
 /// A directory that goes away with its test.

@@ -111,6 +111,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         keeps_state: settings.node.role != Role::TieBreaker,
         limits: settings.state,
         snapshot_pause: settings.snapshot_pause,
+        snapshot_after_bytes: settings.snapshot_after_bytes,
         history: settings.history,
     };
     let founders = settings.founders.clone();

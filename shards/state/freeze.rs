@@ -82,6 +82,11 @@ impl Budget {
 }
 
 impl Frozen {
+    /// Keys that the slices still owe.
+    pub fn keys_left(&self) -> u64 {
+        self.keys_left
+    }
+
     /// If the slices have not reached this key: the index up to which an old record is still needed.
     #[inline]
     pub fn keep_through(&self, namespace: &str, key: &[u8]) -> Option<u64> {

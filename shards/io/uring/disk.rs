@@ -36,7 +36,7 @@ use std::time::Instant;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 
 use super::adaptive::{Adaptive, Way};
-use super::blocking;
+use super::{blocking, removal};
 use crate::io::{BLOCK_BYTES, Disk, File};
 
 /// Bytes zeroed in one piece by `create`: small enough that a log flush beside it waits well under a millisecond.
@@ -173,7 +173,7 @@ impl Disk for UringDisk {
 
     async fn remove(&self, path: &str) -> io::Result<()> {
         let path = self.path(path)?;
-        blocking(move || fs::remove_file(&path).map_err(|e| named(e, "remove", &path))).await
+        removal::remove(&path).await.map_err(|e| named(e, "remove", &path))
     }
 
     async fn sync_dir(&self, dir: &str) -> io::Result<()> {

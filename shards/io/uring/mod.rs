@@ -26,6 +26,7 @@ mod executors;
 mod host;
 mod listeners;
 mod net;
+mod removal;
 mod stop;
 
 #[cfg(test)]

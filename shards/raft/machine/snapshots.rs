@@ -11,7 +11,7 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use super::{Inner, Machine, MachineSettings};
 use crate::io::channel::Notify;
 use crate::io::{Disk, Env, channel};
-use crate::limits::SNAPSHOT_SLICE_BYTES;
+use crate::limits::{SNAPSHOT_REST_TIMES, SNAPSHOT_SLICE_BYTES};
 use crate::raft;
 use crate::raft::snapshot::check::read_through;
 use crate::raft::snapshot::{self, BUILDING, Meta, SnapshotFile};
@@ -40,6 +40,7 @@ impl<E: Env> Machine<E> {
             settings,
             generation: Cell::new(0),
             applied: RefCell::new(None),
+            applied_bytes: Cell::new(0),
             membership: RefCell::new(Default::default()),
             snapshot: RefCell::new(found),
             publishing: channel::Mutex::new(()),
@@ -85,6 +86,24 @@ impl<E: Env> Machine<E> {
 /// Writes one snapshot.
 pub struct Builder<E: Env> {
     pub(super) machine: Machine<E>,
+}
+
+/// How fast a snapshot is written: in a small part of the core's time, unless the log grows faster than that.
+struct Pace {
+    least: Duration,
+    /// That the snapshot has.
+    keys: u64,
+    /// By the time that so much has come to the log, all of them are to be written.
+    log_bytes_max: u64,
+}
+
+impl Pace {
+    /// The pause after a slice that took so long, when so many keys are left, and so much has come to the log since the beginning.
+    fn pause(&self, took: Duration, keys_left: u64, log_bytes: u64) -> Duration {
+        let (left, log_left) = (u128::from(keys_left), u128::from(self.log_bytes_max.saturating_sub(log_bytes)));
+        let late = left * u128::from(self.log_bytes_max) > u128::from(self.keys) * log_left;
+        if late || self.least.is_zero() { self.least } else { self.least.max(took * SNAPSHOT_REST_TIMES) }
+    }
 }
 
 enum Attempt<T> {
@@ -166,18 +185,30 @@ impl<E: Env> Builder<E> {
             has_state: inner.settings.keeps_state,
         };
         let path = format!("{}/{BUILDING}", inner.settings.dir);
-        let mut writer = snapshot::Writer::<E>::create(&inner.disk, &path, &meta, inner.settings.snapshot_pause).await?;
+        let mut writer = snapshot::Writer::<E>::create(&inner.disk, &path, &meta).await?;
+        let began_at_bytes = inner.applied_bytes.get();
+        let pace = Pace {
+            least: inner.settings.snapshot_pause,
+            keys: inner.state.borrow().keys_owed(),
+            log_bytes_max: inner.settings.snapshot_after_bytes / 2,
+        };
         // A tie-breaker has nothing frozen: its first slice is the end.
         loop {
             if inner.generation.get() != generation {
                 return Ok(None);
             }
+            let began = E::now();
             let slice = inner.state.borrow_mut().slice(SNAPSHOT_SLICE_BYTES);
+            let took = E::now().since(began);
             let Some(slice) = slice else { break };
             if !slice.is_empty() {
                 writer.frame(&slice).await?;
             }
-            E::yield_now().await;
+            let (owed, log_bytes) = (inner.state.borrow().keys_owed(), inner.applied_bytes.get() - began_at_bytes);
+            match pace.pause(took, owed, log_bytes) {
+                Duration::ZERO => E::yield_now().await,
+                pause => E::sleep(pause).await,
+            }
         }
         writer.finish().await.map(Some)
     }
@@ -190,4 +221,29 @@ pub(in crate::raft) fn meta_in<E: Env>(meta: &Meta) -> Result<SnapshotMetaOf<Typ
         last_log_id: meta.last.map(raft::log_id_in::<E>),
         last_membership: openraft::StoredMembership::new(meta.membership_at.map(raft::log_id_in::<E>), membership),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: Duration = Duration::from_micros(250);
+    const TOOK: Duration = Duration::from_micros(50);
+
+    #[test]
+    fn snapshot_takes_its_time_while_it_is_ahead_of_the_log_and_hurries_behind_it() {
+        let pace = Pace { least: LEAST, keys: 1000, log_bytes_max: 1 << 20 };
+        assert_eq!(pace.pause(TOOK, 1000, 0), TOOK * SNAPSHOT_REST_TIMES);
+        assert_eq!(pace.pause(Duration::ZERO, 1000, 0), LEAST);
+        assert_eq!(pace.pause(TOOK, 500, 1 << 19), TOOK * SNAPSHOT_REST_TIMES);
+        assert_eq!(pace.pause(TOOK, 501, 1 << 19), LEAST);
+        assert_eq!(pace.pause(TOOK, 1, u64::MAX), LEAST);
+        assert_eq!(pace.pause(TOOK, 0, u64::MAX), TOOK * SNAPSHOT_REST_TIMES, "its last slices carry no keys");
+    }
+
+    #[test]
+    fn snapshot_without_a_pause_never_waits() {
+        let pace = Pace { least: Duration::ZERO, keys: 1000, log_bytes_max: 1 << 20 };
+        assert_eq!(pace.pause(TOOK, 1000, 0), Duration::ZERO);
+    }
 }

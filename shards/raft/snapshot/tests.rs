@@ -58,7 +58,7 @@ async fn written(disk: &SimDisk, name: &str, says: u64, frames: &[Vec<u8>], has_
     let path = format!("{DIR}/{name}");
     let membership = ringbeam_wire::peer::Membership::default().encode();
     let meta = Meta { last: Some(at(says)), membership_at: None, membership, has_state };
-    let mut writer = Writer::<Sim>::create(disk, &path, &meta, Duration::ZERO).await.expect("there is room");
+    let mut writer = Writer::<Sim>::create(disk, &path, &meta).await.expect("there is room");
     for frame in frames {
         writer.frame(frame).await.expect("there is room");
     }
@@ -69,7 +69,14 @@ async fn written(disk: &SimDisk, name: &str, says: u64, frames: &[Vec<u8>], has_
 /// A machine that has applied so much.
 async fn machine_at(disk: &SimDisk, index: u64, keeps_state: bool) -> Machine<Sim> {
     let history = Default::default();
-    let settings = MachineSettings { dir: DIR.into(), keeps_state, limits: LIMITS, snapshot_pause: Duration::ZERO, history };
+    let settings = MachineSettings {
+        dir: DIR.into(),
+        keeps_state,
+        limits: LIMITS,
+        snapshot_pause: Duration::ZERO,
+        snapshot_after_bytes: 1 << 20,
+        history,
+    };
     let mut machine = Machine::<Sim>::open(disk.clone(), settings).await.expect("an empty directory opens");
     let entry = |index: u64| {
         let payload = EntryPayload::Normal(Batch { payload: put(index), room: None });

@@ -131,6 +131,11 @@ impl State {
         self.frozen.as_mut()?.slice(bytes_about, &self.contents, &self.sessions)
     }
 
+    /// Keys that the slices still owe; 0 when nothing is frozen.
+    pub fn keys_owed(&self) -> u64 {
+        self.frozen.as_ref().map_or(0, Frozen::keys_left)
+    }
+
     /// Ends the snapshot, finished or not, and drops what was kept for it.
     pub fn thaw(&mut self) {
         self.frozen = None;
