@@ -98,6 +98,7 @@ fn install(files: &Files, keeps_state: bool) -> Result<(u64, u64), String> {
         keeps_state,
         limits: LIMITS,
         snapshot_pause: Duration::from_millis(2),
+        snapshot_after_bytes: 64 << 20,
         history: Default::default(),
     };
     let installed = world.block_on(host, async {
