@@ -38,7 +38,7 @@ pub struct Settings {
     pub log: WalConfig,
     /// A snapshot is due when the log has more bytes than this.
     pub snapshot_after_bytes: u64,
-    /// Pause after each chunk of a snapshot.
+    /// Least pause after each slice of a snapshot; zero: never any.
     pub snapshot_pause: Duration,
     /// Heartbeats and elections.
     pub timers: Timers,
