@@ -94,6 +94,9 @@ pub const SNAPSHOT_SLICE_BYTES: usize = 32 << 10;
 /// After a slice the core is the writes' for so many times as long as the slice took, while the log leaves time for that.
 pub const SNAPSHOT_REST_TIMES: u32 = 32;
 
+/// But no longer than this: what took long was a core that somebody else had, or a process that was stopped for an hour.
+pub const SNAPSHOT_REST_MAX: Duration = Duration::from_millis(20);
+
 /// Bytes of a snapshot that are written at once: the next flush of the log waits for what the disk holds of them.
 pub const SNAPSHOT_WRITE_BYTES: usize = 64 << 10;
 

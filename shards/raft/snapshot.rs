@@ -25,16 +25,17 @@ mod doubt;
 pub(super) mod receive;
 mod send;
 
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
 use crate::limits::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_WRITE_BYTES};
 use crate::state::limits::SLICE_PAYLOAD_BYTES_MAX;
 use crate::wal::LogId;
 use check::Checked;
 pub(crate) use doubt::Doubts;
-use std::cell::Cell;
-use std::fmt;
-use std::io;
-use std::rc::Rc;
 
 const FORMAT: u16 = 1;
 const FLAG_STATE: u8 = 1;

@@ -11,7 +11,7 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use super::{Inner, Machine, MachineSettings};
 use crate::io::channel::Notify;
 use crate::io::{Disk, Env, channel};
-use crate::limits::{SNAPSHOT_REST_TIMES, SNAPSHOT_SLICE_BYTES};
+use crate::limits::{SNAPSHOT_REST_MAX, SNAPSHOT_REST_TIMES, SNAPSHOT_SLICE_BYTES};
 use crate::raft;
 use crate::raft::snapshot::check::read_through;
 use crate::raft::snapshot::{self, BUILDING, Meta, SnapshotFile};
@@ -102,7 +102,10 @@ impl Pace {
     fn pause(&self, took: Duration, keys_left: u64, log_bytes: u64) -> Duration {
         let (left, log_left) = (u128::from(keys_left), u128::from(self.log_bytes_max.saturating_sub(log_bytes)));
         let late = left * u128::from(self.log_bytes_max) > u128::from(self.keys) * log_left;
-        if late || self.least.is_zero() { self.least } else { self.least.max(took * SNAPSHOT_REST_TIMES) }
+        if late || self.least.is_zero() {
+            return self.least;
+        }
+        self.least.max(took.saturating_mul(SNAPSHOT_REST_TIMES).min(SNAPSHOT_REST_MAX))
     }
 }
 
@@ -235,6 +238,7 @@ mod tests {
         let pace = Pace { least: LEAST, keys: 1000, log_bytes_max: 1 << 20 };
         assert_eq!(pace.pause(TOOK, 1000, 0), TOOK * SNAPSHOT_REST_TIMES);
         assert_eq!(pace.pause(Duration::ZERO, 1000, 0), LEAST);
+        assert_eq!(pace.pause(Duration::MAX, 1000, 0), SNAPSHOT_REST_MAX, "a process that was stopped meanwhile");
         assert_eq!(pace.pause(TOOK, 500, 1 << 19), TOOK * SNAPSHOT_REST_TIMES);
         assert_eq!(pace.pause(TOOK, 501, 1 << 19), LEAST);
         assert_eq!(pace.pause(TOOK, 1, u64::MAX), LEAST);
