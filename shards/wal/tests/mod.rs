@@ -32,7 +32,7 @@ pub(super) const SMALL: WalConfig = WalConfig {
     entry_bytes_max: 24 << 10,
 };
 
-/// A directory that goes when the test has passed, and stays for a look when it has not.
+/// A directory that goes away with its test.
 pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -89,9 +89,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
