@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ring::raw::Raw;
 use ring::{Plan, Ring, SMALL_LOG, ringbeam_at};
 use ringbeam_sdk::{
-    Batch, Bytes, CacheOptions, Client, Code, EventKind, PutOptions, Range, Revision, Watch, WatchError, WatchOptions,
+    Batch, Bytes, CacheOptions, Client, Code, EventKind, PutOptions, Range, Revision, Token, Watch, WatchError, WatchOptions,
 };
 use ringbeam_wire::client::{self as wire, ReplyBody, RequestBody};
 
@@ -175,6 +175,31 @@ async fn a_watch_misses_and_repeats_nothing_whoever_is_killed() {
     let begun = (0..2).map(|shard| parts.iter().find(|batch| batch.shard == shard).map(|batch| batch.events[0].revision));
     let begun: Vec<Revision> = begun.map(|revision| revision.unwrap_or(first)).collect();
     check(&parts, &ledger, Some(&begun));
+}
+
+/// A node that lags behind the session has what the session has seen still to come: that is no change to a watch that begins now.
+#[tokio::test]
+async fn what_the_session_has_seen_is_no_change() {
+    let (_ring, client) = start("watch-ahead", 1, "").await;
+    let first = client.put("w/first", "v").await.expect("a write").revision;
+    // Whoever is asked lags behind: the session has seen two log entries more than there are. docs/format.md draws the token.
+    let mut token = client.session_token().to_bytes();
+    let checked = token.len() - 4;
+    token[checked - 8..checked].copy_from_slice(&(first.index + 2).to_le_bytes());
+    let checksum = crc32fast::hash(&token[..checked]);
+    token[checked..].copy_from_slice(&checksum.to_le_bytes());
+    let ahead = client.with_token(&Token::from_bytes(&token).expect("a token")).expect("of this ring");
+    let mut watch = ahead.watch(&Range::prefix("w/"), &WatchOptions::default()).await.expect("a watch");
+    let mut written = Vec::new();
+    for n in 0..5 {
+        written.push(client.put(format!("w/{n}"), "v").await.expect("a write").revision);
+    }
+    let mut told = Vec::new();
+    while told.last() != written.last() {
+        told.extend(next(&mut watch).await.events.iter().map(|event| event.revision));
+    }
+    written.retain(|revision| revision.index > first.index + 2);
+    assert!(!written.is_empty() && told == written, "{told:?} told, {written:?} are new");
 }
 
 /// Ascending, all that was acknowledged (behind `begun`, in each shard), and nothing that nobody wrote.

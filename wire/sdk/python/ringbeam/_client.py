@@ -513,7 +513,7 @@ class Client:
             progress_ms=milliseconds(pause),
         )
         idle = progress is not None
-        return Watch(self._core, what, shards, places, bool(restart), idle, self._timeout_of(timeout))
+        return Watch(self._core, what, shards, places, self._seen, bool(restart), idle, self._timeout_of(timeout))
 
     def lease(self, ttl: float) -> Lease:
         """A lease of this time, seconds, at least one, that is kept alive until it is revoked or let go:

@@ -11,6 +11,7 @@ full socket, and pauses the watch.
 Invariants
 - Each change of the range behind where the watch began is given out, in the order of its shard, or the watch ends with
   an error, or a copy begins anew (`Batch.copy_begins`): never a gap in silence.
+- A watch that begins now, also at a node that lags behind, begins behind all that the client's session has seen.
 - `token` covers exactly what was given out, up to whole batches: whoever goes on with it gets what came after it, and
   perhaps the last batch again.
 
@@ -30,6 +31,7 @@ from typing import Final
 from ringbeam._answers import ABSENT, Revision
 from ringbeam._call import Core, odd
 from ringbeam._connection import Connection
+from ringbeam._consistency import Marks
 from ringbeam._errors import Compacted, ConnectError, Error, ProtocolError, Refused, Timeout
 from ringbeam._events import Event, EventKind, Events, WatchEnded, WatchStarted
 from ringbeam._limits import WATCH_EVENTS_MAX
@@ -76,6 +78,7 @@ class _Lane:
         "over",
         "received",
         "restart",
+        "seen",
         "shard",
         "started",
         "taken",
@@ -87,6 +90,8 @@ class _Lane:
     def __init__(self, shard: int, ask: Ask, place: Revision | None, restart: bool, wake: asyncio.Event) -> None:
         self.shard = shard
         self.ask = ask
+        self.seen = 0
+        """Changes up to this log index were seen before it began: a node that lags behind has them still to come."""
         self.restart = restart
         """When changes are lost, begin anew with a copy."""
         self.received = place
@@ -122,7 +127,7 @@ class _Lane:
             case WatchStarted():
                 self.compacted.clear()
                 if self.received is None:
-                    self.received = Revision(answer.index, POSITION_MAX)
+                    self.received = Revision(max(answer.index, self.seen), POSITION_MAX)
                     self.taken = None if self.copy_due else self.received
                 self.started.set()
             case Events():
@@ -139,8 +144,11 @@ class _Lane:
         changes = [event.revision for event in events.events if event.kind is not EventKind.SNAPSHOT]
         self.received = max([Revision(events.index, POSITION_MAX), *changes, self.received or ABSENT])
         told = (events.index, events.ring_time_ms, begins, events.snapshot_ends)
-        self.waiting.append((Batch(self.shard, events.events, *told), None if self.copy_due else self.received))
-        self._size += len(events.events) + 1
+        new = events.events
+        if changes and min(changes).index <= self.seen:
+            new = tuple(event for event in new if event.kind is EventKind.SNAPSHOT or event.revision.index > self.seen)
+        self.waiting.append((Batch(self.shard, new, *told), None if self.copy_due else self.received))
+        self._size += len(new) + 1
         self.wake.set()
         if self.connection is not None and self._size > WATCH_EVENTS_MAX:
             self.connection.hold(True)
@@ -162,7 +170,7 @@ class Watch:
     client is closed.
     """
 
-    __slots__ = ("__weakref__", "_batch", "_core", "_given", "_idle", "_lanes", "_timeout", "_wake")
+    __slots__ = ("__weakref__", "_batch", "_core", "_given", "_idle", "_lanes", "_seen", "_timeout", "_wake")
 
     def __init__(
         self,
@@ -170,12 +178,14 @@ class Watch:
         ask: Ask,
         shards: Sequence[int],
         places: Mapping[int, Place],
+        seen: Marks,
         restart: bool,
         idle: bool,
         timeout: float,
     ) -> None:
-        """`places`: where shards go on; those that are not in it begin as `ask` says."""
+        """`places`: where shards go on; those that are not in it begin as `ask` says. `seen`: by the session."""
         self._core = core
+        self._seen = seen
         self._timeout = timeout
         # Whether batches without events are given out.
         self._idle = idle
@@ -210,6 +220,8 @@ class Watch:
         deadline = loop.time() + self._timeout
         for lane in self._lanes:
             if lane.task is None:
+                if lane.received is None and not lane.copy_due:
+                    lane.seen = self._seen.at[lane.shard]
                 lane.task = loop.create_task(_follow(self._core, lane))
         for lane in self._lanes:
             assert lane.task is not None

@@ -12,7 +12,7 @@ import pytest
 from fake import RING, Act, At, Close, Ring, Silence
 
 import ringbeam
-from ringbeam import ABSENT, Batch, Code, Event, EventKind, Revision
+from ringbeam import ABSENT, Batch, Code, Event, EventKind, Revision, Token
 from ringbeam._events import Events, WatchEnded, WatchStarted
 from ringbeam._limits import WATCH_EVENTS_MAX
 from ringbeam._refusal import Refusal
@@ -61,6 +61,17 @@ async def test_changes_of_the_range_come_from_the_beginning_of_the_watch_on() ->
         assert short(events) == [("PUT", b"a/1", b"one"), ("DELETE", b"a/1", b"")]
         assert [event.revision for event in events] == [put.revision, gone.revision]
         assert {at.shard for at, body in ring.asked if isinstance(body, Watch)} == {0, 1, 2, 3}
+
+
+async def test_what_the_session_has_seen_is_no_change_at_a_node_that_lags_behind() -> None:
+    async with Ring(3, 1) as ring, await ringbeam.connect(ring.address(1)) as client:
+        first = await client.put("a/first", "v")
+        # As if the session had seen two writes more than the node that is going to be asked.
+        ahead = client.with_token(Token(client.ring, {0: first.revision.index + 2}))
+        async with ahead.watch(prefix="a/") as watch:
+            seen = [await client.put(f"a/{n}", "v") for n in range(4)]
+            events = await take(aiter(watch), 2)
+        assert [event.revision for event in events] == [put.revision for put in seen[2:]]
 
 
 async def test_one_key_is_watched_on_its_shard_only() -> None:

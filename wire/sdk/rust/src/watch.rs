@@ -24,7 +24,8 @@
 //! **What is promised.** In each shard, changes come in the order of their revisions, each once, whatever connections and nodes come
 //! and go: a lane goes on, at any node, behind the last event that it has queued. A transaction is never divided. Between shards there
 //! is no order. What a node does not keep any more is asked of the others; if none has it, `next` says [`WatchError::Compacted`], or,
-//! with [`WatchOptions::restart`], a batch that [begins a copy](Batch::copy_begins).
+//! with [`WatchOptions::restart`], a batch that [begins a copy](Batch::copy_begins). A watch that begins now, also at a node that lags
+//! behind, begins behind all that the client's session has seen: what it wrote before is not told as if it came after.
 //!
 //! **Backpressure.** A caller who does not call `next` fills the queue, then nothing is read from the sockets, then the nodes pause the
 //! watch: nothing grows. One who stays away for longer than the nodes keep history finds a gap, said as above.
@@ -208,7 +209,9 @@ impl Client {
             };
             let (client, namespace, options) = (self.clone(), namespace.clone(), options.clone());
             let (from, until) = range.ends();
-            let lane = Lane { client, shard, namespace, from, until, options, after, copying: copy, announced: false };
+            // What begins now, at whichever node, does not go back behind what the caller has seen.
+            let seen = if after.is_none() && !copy { self.seen.at(shard) } else { 0 };
+            let lane = Lane { client, shard, namespace, from, until, options, after, seen, copying: copy, announced: false };
             lanes.spawn(lane.run(queued.clone()));
             starting += 1;
         }

@@ -53,6 +53,8 @@ pub(crate) struct Lane {
     pub(crate) options: WatchOptions,
     /// Behind which it goes on; `None`: it has not begun.
     pub(crate) after: Option<Revision>,
+    /// Changes up to this log index were seen before it began: a node that lags behind has them still to come.
+    pub(crate) seen: u64,
     /// It is to begin with a copy, or is in the middle of one.
     pub(crate) copying: bool,
     /// The caller knows that it has begun.
@@ -148,7 +150,7 @@ impl Lane {
             let said = match reply.body {
                 ReplyBody::WatchStarted(started) => {
                     if self.after.is_none() || self.copying {
-                        self.after = Some(Revision { index: started.index, position: u32::MAX });
+                        self.after = Some(Revision { index: started.index.max(self.seen), position: u32::MAX });
                     }
                     if std::mem::replace(&mut self.announced, true) {
                         continue;
@@ -178,7 +180,8 @@ impl Lane {
             // Conflated: the node did not keep what this watch had still to get.
             (self.copying, *begins) = (true, true);
         }
-        let kept = events.events.iter().map(|event| Event {
+        let new = events.events.iter().filter(|event| event.kind == EventKind::Snapshot || event.revision.index > self.seen);
+        let kept = new.map(|event| Event {
             kind: event.kind,
             key: keep(event.key),
             value: keep(event.value),
