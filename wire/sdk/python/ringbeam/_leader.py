@@ -100,11 +100,11 @@ class Finder:
             while shard.open_leader() is None and shard.sought:
                 shard.news.clear()
                 deadline = loop.time() + PROBE_TIMEOUT + CONNECT_TIMEOUT
-                if (named := shard.take_named()) is not None and await self._lead(shard, named, deadline):
+                if (named := shard.take_named()) is not None and await self._lead(shard, named, rounds, deadline):
                     break
                 poll = await self._ask_everyone(number, deadline, doubted)
                 try:
-                    shard.lead_by(await self._go_to_leader(number, poll, deadline), loop.time())
+                    shard.lead_by(await self._go_to_leader(number, poll, deadline), rounds == 0, loop.time())
                     break
                 except NotFound as nobody:
                     nobody.lasting = poll.hopeless()
@@ -125,20 +125,20 @@ class Finder:
         finally:
             shard.finding = None
 
-    async def _lead(self, shard: Shard, address: str, deadline: float) -> bool:
+    async def _lead(self, shard: Shard, address: str, rounds: int, deadline: float) -> bool:
         """Takes the node at this address for the leader, if it can be reached."""
         try:
             connection = await self._pool.open(address, shard.number, deadline)
         except OpenError:
             return False
-        shard.lead_by(connection, asyncio.get_running_loop().time())
+        shard.lead_by(connection, rounds == 0, asyncio.get_running_loop().time())
         return True
 
     async def _guess(self, shard: Shard, rounds: int, deadline: float) -> bool:
         """Nobody who was asked has answered, so their control may be cut, and nothing else: the next one is taken for
         the leader. If it is not, it refuses, and says who is."""
         askable = self._routes.askable()
-        return await self._lead(shard, askable[rounds % len(askable)], deadline)
+        return await self._lead(shard, askable[rounds % len(askable)], rounds, deadline)
 
     async def reader(self, shard: Shard, deadline: float) -> Connection:
         """A node for reads that any may answer. Raises NotFound.

@@ -7,7 +7,7 @@
 W calls wait after an outage of D, at a shard that this client called r times a second. Let go evenly within W / r they
 are r a second, and those that come meanwhile are at most r again: twice the steady rate. Within D they are at most that
 as well, as no more than r * D have come. The shorter of the two is taken: a pipeline of 64 writes that takes 2 ms is
-let go within 2 ms.
+let go within 2 ms. Who finds a leader at the first look waits for nothing: that call came when the outage was over.
 
 Not here: clocks (`now` is an argument), waiting (`_leader.py`).
 """

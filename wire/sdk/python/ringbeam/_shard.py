@@ -88,12 +88,13 @@ class Shard:
         """The leader's connection if it is open."""
         return self.leader if self.leader is not None and self.leader.is_open else None
 
-    def lead_by(self, connection: Connection, now: float) -> None:
-        """The leader is found. Those that waited for it are let go by and by: see `_pace.py`."""
+    def lead_by(self, connection: Connection, at_once: bool, now: float) -> None:
+        """The leader is found. Those that waited for it are let go by and by: see `_pace.py`. `at_once`: by a search
+        that did not have to wait for there to be one; then nobody has waited for longer than this one look."""
         if self._leaderless is not None:
             since, per_second = self._leaderless
             self._leaderless = None
-            self._found = (now, spread(self._searching, per_second, now - since))
+            self._found = (now, 0.0 if at_once else spread(self._searching, per_second, now - since))
         if self.denied == connection.welcome.node:
             self.denied = 0
         self.leader = connection
@@ -133,6 +134,9 @@ class Shard:
         if self.leader is None or self.leader.welcome.node != leader:
             if self.leader is not None:
                 self.not_leader(self.leader, address, now)
+            if not self.sought:
+                # If nobody has waited for it, who calls next is not to wait for what passed until then.
+                self._leaderless = None
             self._named = address
             self.news.set()
 

@@ -35,6 +35,21 @@ async def test_a_redirect_with_an_address_is_followed() -> None:
         assert ring.count(GetTopology) == asked, "a redirect that names its leader needs no asking around"
 
 
+async def test_who_calls_when_there_is_a_leader_waits_for_nothing_that_was_before() -> None:
+    async with Ring(3, 1) as ring:
+        clients = [await ringbeam.connect(ring.address(2)) for _ in range(8)]
+        loop = asyncio.get_running_loop()
+        for leader in (1, 3, 2):
+            ring.lead(leader, tell=True)
+            await asyncio.sleep(0.4)
+            for client in clients:
+                began = loop.time()
+                await client.put("k", "v")
+                assert loop.time() - began < 0.1
+        for client in clients:
+            await client.close()
+
+
 async def test_no_leader_yet_is_waited_for_with_backoff() -> None:
     async with Ring(3) as ring, await ringbeam.connect(ring.address(1)) as client:
         await client.put("a", "1")

@@ -5,8 +5,9 @@
 //! ```
 //! Opens WATCHERS watches at the first endpoint, a hundred on a connection, each of a key of its own (or, `shared`, all of one prefix);
 //! STOPPED of them are on connections that are never read. Then writes RATE values of 256 bytes a second, at times that are set
-//! beforehand, to random keys that are watched; prints how long a write took from when it was due, and how long after its
-//! acknowledgement (or before it: then 0) its watchers had it.
+//! beforehand, to random keys that are watched; prints how long a write took from when it was due, and from when it was sent (timers are
+//! late by up to 2 ms here), which one took longest, and how long after it was sent, and after its acknowledgement (or before it: then
+//! 0), the last of its watchers had it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +23,8 @@ use tokio::net::TcpStream;
 const ON_A_CONNECTION: usize = 100;
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
-/// When each write was acknowledged, and when its first and last watchers had it, microseconds since the beginning.
-type Times = Arc<Vec<[AtomicU64; 2]>>;
+/// When each write was acknowledged, when its last watcher had it, and when it was sent, microseconds since the beginning.
+type Times = Arc<Vec<[AtomicU64; 3]>>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failed> {
@@ -35,7 +36,7 @@ async fn main() -> Result<(), Failed> {
     let first = endpoints.split(',').next().ok_or("an endpoint")?.to_string();
     let client = Client::connect(endpoints).await?;
     let began = Instant::now();
-    let times: Times = Arc::new((0..seconds * rate).map(|_| [AtomicU64::new(0), AtomicU64::new(0)]).collect());
+    let times: Times = Arc::new((0..seconds * rate).map(|_| [const { AtomicU64::new(0) }; 3]).collect());
     let mut idle = Vec::new();
     for from in (0..watchers).step_by(ON_A_CONNECTION) {
         let count = ON_A_CONNECTION.min(watchers - from);
@@ -78,9 +79,13 @@ async fn main() -> Result<(), Failed> {
         tasks.push(tokio::spawn(async move {
             let mut value = vec![b'.'; 256];
             value[..8].copy_from_slice(&(write as u64).to_le_bytes());
+            let sent = began.elapsed().as_micros() as u64;
+            times[write][2].store(sent, Ordering::Relaxed);
             if client.put(key, value).await.is_ok() {
-                times[write][0].store(began.elapsed().as_micros() as u64, Ordering::Relaxed);
-                latencies.lock().unwrap_or_else(PoisonError::into_inner).push(due.elapsed().as_micros() as u64);
+                let now = began.elapsed().as_micros() as u64;
+                times[write][0].store(now, Ordering::Relaxed);
+                let took = (due.elapsed().as_micros() as u64, now - sent, write);
+                latencies.lock().unwrap_or_else(PoisonError::into_inner).push(took);
             }
         }));
     }
@@ -88,11 +93,19 @@ async fn main() -> Result<(), Failed> {
         task.await?;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut latencies = std::mem::take(&mut *latencies.lock().unwrap_or_else(PoisonError::into_inner));
-    let told = times.iter().map(|pair| (pair[0].load(Ordering::Relaxed), pair[1].load(Ordering::Relaxed)));
-    let mut delays: Vec<u64> = told.filter(|(_, told)| *told > 0).map(|(acked, told)| told.saturating_sub(acked)).collect();
-    println!("{watchers} watchers, {stopped} stopped: {} writes, from due: {}", latencies.len(), percentiles(&mut latencies));
-    println!("  {} told, after their acknowledgement: {}", delays.len(), percentiles(&mut delays));
+    let latencies = std::mem::take(&mut *latencies.lock().unwrap_or_else(PoisonError::into_inner));
+    let slowest = latencies.iter().max_by_key(|(_, took, _)| *took).map_or(0, |(_, _, write)| *write);
+    let told = times.iter().map(|times| times.each_ref().map(|time| time.load(Ordering::Relaxed)));
+    let told: Vec<[u64; 3]> = told.filter(|[_, told, _]| *told > 0).collect();
+    println!("{watchers} watchers, {stopped} stopped: {} writes; the slowest is number {slowest}", latencies.len());
+    println!("  from due:                   {}", percentiles(latencies.iter().map(|(due, _, _)| *due)));
+    println!("  from sent:                  {}", percentiles(latencies.iter().map(|(_, took, _)| *took)));
+    println!(
+        "  {} told, from sent: {}",
+        told.len(),
+        percentiles(told.iter().map(|[_, told, sent]| told.saturating_sub(*sent)))
+    );
+    println!("  told, from acknowledged:    {}", percentiles(told.iter().map(|[acked, told, _]| told.saturating_sub(*acked))));
     drop(idle);
     Ok(())
 }
@@ -128,7 +141,8 @@ async fn open(address: &str, from: usize, count: usize, shared: bool) -> Result<
     Ok(stream)
 }
 
-fn percentiles(times: &mut [u64]) -> String {
+fn percentiles(times: impl Iterator<Item = u64>) -> String {
+    let mut times: Vec<u64> = times.collect();
     times.sort_unstable();
     let at = |part: f64| times.get(((times.len().saturating_sub(1)) as f64 * part) as usize).copied().unwrap_or(0);
     format!("p50 {} us, p99 {} us, most {} us", at(0.5), at(0.99), at(1.0))

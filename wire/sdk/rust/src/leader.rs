@@ -230,11 +230,11 @@ impl UnderWay {
             if let Some(named) = shard.take_named()
                 && let Ok(connection) = client.pool.open(&named, number, deadline).await
             {
-                return shard.lead_by(connection, Instant::now());
+                return shard.lead_by(connection, rounds == 0, Instant::now());
             }
             let mut poll = client.ask_everyone(number, doubted, deadline).await;
             let why = match client.go_to_leader(number, &mut poll, deadline).await {
-                Ok(connection) => return shard.lead_by(connection, Instant::now()),
+                Ok(connection) => return shard.lead_by(connection, rounds == 0, Instant::now()),
                 Err(why) => why,
             };
             if let Some(error) = poll.hopeless() {
@@ -243,7 +243,7 @@ impl UnderWay {
             if poll.claims.is_empty()
                 && let Some(connection) = client.guess_leader(number, deadline).await
             {
-                return shard.lead_by(connection, Instant::now());
+                return shard.lead_by(connection, rounds == 0, Instant::now());
             }
             doubted = believe(&poll.claims).map(|claim| claim.leader);
             shard.search.say(why);

@@ -190,14 +190,16 @@ impl Shard {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The leader is found. Those that waited for it are let go by and by: see `pace.rs`.
-    pub(crate) fn lead_by(&self, connection: Arc<Connection>, now: Instant) {
+    /// The leader is found. Those that waited for it are let go by and by: see `pace.rs`. `at_once`: by a search that did not have to
+    /// wait for there to be one; then nobody has waited for longer than this one look.
+    pub(crate) fn lead_by(&self, connection: Arc<Connection>, at_once: bool, now: Instant) {
         let waiting = self.search.seekers();
         let mut state = self.lock();
-        if let Some((since, per_second)) = state.leaderless.take() {
+        let leaderless = state.leaderless.take();
+        state.found = leaderless.filter(|_| !at_once).map(|(since, per_second)| {
             let window = pace::spread(waiting, per_second, now.saturating_duration_since(since));
-            state.found = Some(Found { at: now, window, waiting, gone: 0 });
-        }
+            Found { at: now, window, waiting, gone: 0 }
+        });
         state.denied = state.denied.filter(|node| *node != connection.welcome.node);
         state.leader = Some(connection);
     }
@@ -232,7 +234,8 @@ impl Shard {
         if state.leader.as_ref().is_none_or(|leader| leader.welcome.node != led.node) {
             let now = Instant::now();
             let per_second = state.flow.per_second(now);
-            state.leaderless.get_or_insert((now, per_second));
+            // If nobody has waited for it, who calls next is not to wait for what passed until then.
+            state.leaderless = self.search.is_wanted().then(|| state.leaderless.unwrap_or((now, per_second)));
             state.leader = None;
             state.named = Some(address);
             drop(state);

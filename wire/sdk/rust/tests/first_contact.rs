@@ -96,3 +96,24 @@ async fn an_endpoint_that_says_nothing_costs_no_more_than_a_connect() {
     assert!(matches!(failed, Err(Error::Connect(_))));
     assert!(started.elapsed() < Duration::from_millis(500));
 }
+
+/// Calls that had to wait for a leader are spread over the time that there was none. Who calls when there is one has waited for nothing,
+/// however long ago the client came, or the leader before went.
+#[tokio::test]
+async fn who_calls_when_there_is_a_leader_does_not_wait() {
+    let ring = Ring::start(3, 1, |_, _, _| None).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(Client::connect(&ring.address(2)).await.unwrap());
+    }
+    for leader in [1, 3, 2] {
+        ring.lead(leader);
+        ring.tell();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        for client in &clients {
+            let started = Instant::now();
+            client.put("k", "v").await.unwrap();
+            assert!(started.elapsed() < Duration::from_millis(100), "node {leader}, a call after {:?}", started.elapsed());
+        }
+    }
+}
