@@ -161,25 +161,42 @@ async fn news_of_another_leader_is_followed_at_once() {
     }
 }
 
+/// `RINGBEAM_CUT_SECONDS=3600` makes it an hour.
 #[tokio::test]
 async fn without_any_control_traffic_calls_go_on_from_the_last_topology() {
     static CUT: AtomicBool = AtomicBool::new(false);
+    let seconds = std::env::var("RINGBEAM_CUT_SECONDS").map_or(3, |seconds| seconds.parse().expect("whole seconds"));
     let ring = Ring::start(3, 1, |ring, at, asked| match asked {
         Asked::Topology | Asked::Follow if CUT.load(Ordering::SeqCst) => Some(Act::Silence),
-        // A node that has gone.
-        Asked::Hello { .. } | Asked::Put { .. } if at.node == 1 && ring.leader.load(Ordering::SeqCst) != 1 => Some(Act::Close),
+        // A node that has gone: the one that led before.
+        Asked::Hello { .. } | Asked::Put { .. } if ring.leader.load(Ordering::SeqCst) == at.node % 3 + 1 => Some(Act::Close),
         _ => None,
     })
     .await;
     let client = Client::connect(&ring.address(1)).await.unwrap().with_timeout(Duration::from_secs(20));
     client.put("a", "1").await.unwrap();
     CUT.store(true, Ordering::SeqCst);
-    client.put("b", "2").await.unwrap();
-    // Its leader dies, and nobody says who is next: whoever is asked for the write itself does.
-    ring.lead(3);
-    client.put("c", "3").await.unwrap();
-    assert_eq!(ring.puts().last().unwrap().0, 3);
-    assert!(
-        client.get("c").await.unwrap().is_some() && client.get_with("c", &options(Consistency::Local)).await.unwrap().is_some()
+    let (began, length) = (Instant::now(), Duration::from_secs(seconds));
+    let (mut calls, mut longest) = (0_u32, Duration::ZERO);
+    while began.elapsed() < length {
+        // Six times its leader dies, and nobody says who is next: whoever is asked for the write itself does.
+        let leader = u64::from((began.elapsed() * 7).div_duration_f32(length) as u32) % 3 + 1;
+        if ring.leader.load(Ordering::SeqCst) != leader {
+            ring.lead(leader);
+        }
+        let called = Instant::now();
+        client.put("b", calls.to_string()).await.unwrap();
+        assert_eq!(ring.puts().last().unwrap().0, leader);
+        let linear = client.get("b").await.unwrap();
+        let local = client.get_with("b", &options(Consistency::Local)).await.unwrap();
+        assert!(linear.is_some() && local.is_some(), "call {calls}");
+        longest = longest.max(called.elapsed());
+        calls += 1;
+        tokio::time::sleep(length / 3_000).await;
+    }
+    let polls = ring.count(|_, asked| matches!(asked, Asked::Topology | Asked::Follow));
+    println!(
+        "{calls} writes and twice as many reads in {length:?} without control traffic, {polls} times asked; longest {longest:?}"
     );
+    assert!(calls > 100);
 }
