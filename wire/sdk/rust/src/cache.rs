@@ -197,7 +197,8 @@ impl Cache {
 
     /// From now on takes out what others change, and keeps the rest for longer than [`CacheOptions::age_max`]: by a watch of the whole
     /// namespace, so for namespaces that are read more than written. Each quarter of the bound it costs a small read of each shard. When
-    /// the watch ends, it begins another; meanwhile the cache is one without. Again: changes nothing.
+    /// the watch ends, it begins another; meanwhile the cache is one without. While the cache is switched off there is none. Again:
+    /// changes nothing.
     pub async fn follow(&self) -> Result<(), WatchError> {
         if self.near.follower.get().is_some() {
             return Ok(());
@@ -206,6 +207,7 @@ impl Cache {
         let watch = follow::begin(&self.client, age_max).await?;
         // What was fetched before the watch began is not covered by it.
         self.near.start_anew();
+        self.near.switch.follow();
         let task = tokio::spawn(follow::follow(self.client.clone(), Arc::downgrade(&self.near), age_max, watch));
         if self.near.follower.set(task.abort_handle()).is_err() {
             // Another call was quicker.

@@ -253,3 +253,43 @@ async fn a_cache_that_does_not_pay_goes_out_of_the_way() {
     assert!(stats.bypassed > 10_000, "{stats:?}");
     assert_eq!(stats.misses + stats.bypassed, 20_000);
 }
+
+/// A cache that answers nothing costs nothing, its watch included, and tries again with one.
+#[tokio::test]
+async fn a_cache_that_is_off_does_not_follow() {
+    let ring = Ring::start(1, 1, |_, _, _| None).await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    client.put("hot", "v").await.unwrap();
+    let cache = client.cached(CacheOptions { age_max: Duration::from_millis(400), ..CacheOptions::default() });
+    cache.follow().await.unwrap();
+    assert_eq!(ring.watches.load(Ordering::SeqCst), 1);
+    // Keys that nobody asks for twice, until it has enough of them, and until it tries again.
+    let next = Arc::new(AtomicU64::new(0));
+    let read = async |until: &dyn Fn() -> bool, key: &dyn Fn(u64) -> String| {
+        let began = Instant::now();
+        while !until() {
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", cache.stats());
+            let reads = (0..256).map(|_| {
+                let (cache, key) = (cache.clone(), key(next.fetch_add(1, Ordering::Relaxed)));
+                tokio::spawn(async move { cache.get(key).await })
+            });
+            for read in reads.collect::<Vec<_>>() {
+                read.await.unwrap().unwrap();
+            }
+        }
+    };
+    let cold = |number: u64| format!("cold/{number}");
+    read(&|| cache.stats().bypassed > 0, &cold).await;
+    let off = Instant::now();
+    while ring.watches.load(Ordering::SeqCst) > 0 {
+        assert!(off.elapsed() < Duration::from_secs(5), "it is off, and follows");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let misses = cache.stats().misses;
+    read(&|| cache.stats().misses > misses, &cold).await;
+    assert_eq!(ring.watches.load(Ordering::SeqCst), 1, "it tries with what it would be");
+    // Now it pays.
+    let hits = cache.stats().hits;
+    read(&|| cache.stats().hits > hits + 10_000, &|_| "hot".into()).await;
+    assert_eq!(ring.watches.load(Ordering::SeqCst), 1);
+}

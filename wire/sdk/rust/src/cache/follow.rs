@@ -11,6 +11,7 @@
 //!
 //! **Invariants**
 //! - When changes may be missed (an error, a gap), nothing is known any more, and everything is taken out, before the watch begins again.
+//! - A cache that has switched itself off has no watch: it costs nothing until it tries again, and tries with one.
 //! - It ends with the cache.
 //!
 //! **Not here**: what an entry's age means without it (`cache.rs`).
@@ -77,33 +78,41 @@ pub(super) async fn begin(client: &Client, age_max: Duration) -> Result<Watch, W
     client.watch(&Range::prefix(""), &options).await
 }
 
-/// Follows for as long as the cache lives.
-pub(super) async fn follow(client: Client, near: Weak<Near>, age_max: Duration, mut watch: Watch) {
+/// Follows for as long as the cache lives, while it is on.
+pub(super) async fn follow(client: Client, near: Weak<Near>, age_max: Duration, first: Watch) {
+    let Some(due) = near.upgrade().map(|near| near.switch.due.clone()) else { return };
+    let mut watch = Some(first);
     loop {
-        until_missed(&client, &near, age_max, &mut watch).await;
+        if let Some(watch) = watch.take() {
+            until_over(&client, &near, age_max, watch).await;
+        }
+        let Some(cache) = near.upgrade() else { return };
+        cache.start_anew();
+        let rests = cache.switch.rests();
+        drop(cache);
+        if rests {
+            due.notified().await;
+        }
         let (lost, mut rounds) = (Instant::now(), 0);
-        loop {
-            let Some(cache) = near.upgrade() else { return };
-            cache.start_anew();
-            drop(cache);
+        while watch.is_none() {
             match begin(&client, age_max).await {
-                Ok(again) => watch = again,
+                Ok(again) => watch = Some(again),
+                Err(_) if near.strong_count() == 0 => return,
                 Err(_) => {
                     rounds += 1;
                     tokio::time::sleep(search_again(rounds, lost.elapsed(), fastrand::u64(..))).await;
-                    continue;
                 }
             }
-            break;
         }
         // What was fetched before the watch began is not covered by it.
         let Some(cache) = near.upgrade() else { return };
         cache.start_anew();
+        cache.switch.resume();
     }
 }
 
-/// Until changes may have been missed, or the cache is gone.
-async fn until_missed(client: &Client, near: &Weak<Near>, age_max: Duration, watch: &mut Watch) {
+/// Until changes may have been missed, or the cache is off or gone.
+async fn until_over(client: &Client, near: &Weak<Near>, age_max: Duration, mut watch: Watch) {
     let shards = client.inner.shards.len();
     let (mut come, mut looks) = (vec![0_u64; shards], vec![Look::None; shards]);
     let mut asking = JoinSet::new();
@@ -112,6 +121,9 @@ async fn until_missed(client: &Client, near: &Weak<Near>, age_max: Duration, wat
     loop {
         tokio::select! {
             _ = tick.tick() => {
+                if near.upgrade().is_none_or(|near| near.switch.rests()) {
+                    return;
+                }
                 for (shard, look) in (0..).zip(&mut looks) {
                     if matches!(look, Look::None) {
                         *look = Look::Asked;
@@ -137,6 +149,8 @@ async fn until_missed(client: &Client, near: &Weak<Near>, age_max: Duration, wat
             }
         }
         let Some(near) = near.upgrade() else { return };
+        // Its time off was over before it was noticed.
+        near.switch.resume();
         for ((shard, look), come) in (0..).zip(&mut looks).zip(&come) {
             if let Look::At(index, as_of) = *look
                 && index <= *come

@@ -3,9 +3,12 @@
 //! **Invariants**
 //! - Off is decided after two windows of [`CACHE_WINDOW`] reads in a row with too few hits, and lasts for a number of reads that doubles from
 //!   time to time, so that of reads that nothing could answer one in 65 goes through the cache, and in the end one in 500.
+//! - A cache that follows is on again only when its follower says so ([`Switch::resume`]): what is tried is what it would be.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::limits::{
     CACHE_DOOR_BITS, CACHE_DOOR_KEYS, CACHE_OFF_WINDOWS_MAX, CACHE_OFF_WINDOWS_MIN, CACHE_PAYS_ONE_IN, CACHE_WINDOW,
@@ -14,8 +17,11 @@ use crate::limits::{
 /// Off when it does not pay.
 #[derive(Debug, Default)]
 pub(super) struct Switch {
-    /// Reads that still go past the cache.
+    /// Reads that still go past the cache, and one; the last of a cache that follows goes on until its follower is there. 0: it is on.
     off: AtomicU64,
+    follows: AtomicBool,
+    /// Told when it is time to follow again.
+    pub(super) due: Arc<Notify>,
     asked: AtomicU64,
     hits: AtomicU64,
     record: Mutex<Record>,
@@ -34,15 +40,37 @@ impl Switch {
     /// A read comes: whether it goes through the cache.
     pub(super) fn ask(&self) -> bool {
         let off = self.off.load(Ordering::Relaxed);
-        if off > 0 {
+        if off > 1 {
             // Two at once may count once too often or too seldom; it is about thousands.
             self.off.store(off - 1, Ordering::Relaxed);
             return false;
+        }
+        if off == 1 {
+            if self.follows.load(Ordering::Relaxed) {
+                self.due.notify_one();
+                return false;
+            }
+            self.resume();
         }
         if (self.asked.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(CACHE_WINDOW) {
             self.judge();
         }
         true
+    }
+
+    /// From now on there is a follower, which looks for [`Switch::rests`] and hears `due`.
+    pub(super) fn follow(&self) {
+        self.follows.store(true, Ordering::Relaxed);
+    }
+
+    /// Off, and for a while: nobody needs to follow.
+    pub(super) fn rests(&self) -> bool {
+        self.off.load(Ordering::Relaxed) > 1
+    }
+
+    /// On, if its time off is over.
+    pub(super) fn resume(&self) {
+        let _ = self.off.compare_exchange(1, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The cache had the answer.
@@ -63,7 +91,7 @@ impl Switch {
         if record.poor >= 2 {
             record.poor = 0;
             record.off_windows = (record.off_windows * 2).clamp(CACHE_OFF_WINDOWS_MIN, CACHE_OFF_WINDOWS_MAX);
-            self.off.store(record.off_windows * CACHE_WINDOW, Ordering::Relaxed);
+            self.off.store(record.off_windows * CACHE_WINDOW + 1, Ordering::Relaxed);
         }
     }
 }
@@ -117,6 +145,17 @@ mod tests {
             }
         }
         assert!(through >= 3 * CACHE_OFF_WINDOWS_MAX * CACHE_WINDOW, "{through}");
+    }
+
+    #[test]
+    fn one_that_follows_waits_for_its_follower() {
+        let switch = Switch::default();
+        switch.follow();
+        let through = (0..2 * CACHE_OFF_WINDOWS_MIN * CACHE_WINDOW).filter(|_| switch.ask()).count() as u64;
+        assert_eq!(through, 2 * CACHE_WINDOW);
+        assert!(!switch.rests() && !switch.ask());
+        switch.resume();
+        assert!(switch.ask());
     }
 
     #[test]

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use ringbeam_sdk::{Code, Refusal, Role, SlotRange};
 use ringbeam_wire::client::{
-    Consistency, Encoder, Member, ReplyBody, RequestBody, Revision, Status, Topology, Value, Welcome, Written, parse_request,
+    Consistency, Encoder, Member, ReplyBody, RequestBody, Revision, Status, Topology, Value, WatchStarted, Welcome, Written,
+    parse_request,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::preamble::Preamble;
@@ -39,6 +40,7 @@ pub enum Asked {
     Follow,
     Status,
     Ping,
+    Watch,
     Ring(String),
 }
 
@@ -54,6 +56,8 @@ pub enum Act {
     Status(Box<Status>),
     Done(String),
     Welcome(Welcome),
+    /// A watch that begins, and of which nothing comes.
+    Watching,
     /// No answer, ever.
     Silence,
     /// The connection ends at once.
@@ -91,6 +95,8 @@ pub struct Ring {
     connections: AtomicU32,
     /// Who follows the topology: shard, request id, and the way there.
     followers: Mutex<Vec<(u32, u64, Replies)>>,
+    /// Watches that have begun and whose connections live.
+    pub watches: AtomicU32,
     script: Box<Script>,
 }
 
@@ -121,6 +127,7 @@ impl Ring {
             sessions: AtomicU64::new(0),
             connections: AtomicU32::new(0),
             followers: Mutex::default(),
+            watches: AtomicU32::new(0),
             script: Box::new(script),
         });
         for (node, listener) in listeners {
@@ -210,6 +217,7 @@ impl Ring {
             Asked::Topology | Asked::Follow => Act::Topology(self.topology(at.shard)),
             Asked::Status => Act::Status(Box::new(Status { node: at.node, shard: at.shard, ..Status::default() })),
             Asked::Ping => Act::Done("here".into()),
+            Asked::Watch => Act::Watching,
             Asked::Get { key, local, .. } if leads || *local => Act::Value(self.store.lock().unwrap().get(key).cloned()),
             _ if !leads => Act::Refuse(self.not_leader()),
             Asked::Get { .. } => Act::Value(None),
@@ -262,6 +270,7 @@ async fn converse(ring: Arc<Ring>, node: u64, connection: u32, stream: TcpStream
         }
     });
     let mut decoder = Decoder::new(32 << 20);
+    let mut watches = 0;
     'conversation: loop {
         let bytes = match reader.read(decoder.space()).await {
             Ok(bytes) if bytes > 0 => bytes,
@@ -292,11 +301,16 @@ async fn converse(ring: Arc<Ring>, node: u64, connection: u32, stream: TcpStream
                     if asked == Asked::Follow {
                         ring.followers.lock().unwrap().push((shard, request.id, replies.clone()));
                     }
+                    if asked == Asked::Watch {
+                        watches += 1;
+                        ring.watches.fetch_add(1, Ordering::SeqCst);
+                    }
                     let _ = replies.send(encode(request.id, act));
                 }
             }
         }
     }
+    ring.watches.fetch_sub(watches, Ordering::SeqCst);
     writing.abort();
 }
 
@@ -321,6 +335,7 @@ fn encode(id: u64, act: Act) -> Vec<u8> {
         Act::Status(status) => ReplyBody::Status(status),
         Act::Done(message) => ReplyBody::Done { message },
         Act::Welcome(welcome) => ReplyBody::Welcome(welcome),
+        Act::Watching => ReplyBody::WatchStarted(WatchStarted { index: 1, oldest: Revision::default() }),
         Act::Silence | Act::Close | Act::Later(..) | Act::ApplyAndClose => {
             unreachable!("these send nothing")
         }
@@ -352,6 +367,7 @@ fn owned(body: &RequestBody<'_>) -> Asked {
         RequestBody::FollowTopology => Asked::Follow,
         RequestBody::GetStatus => Asked::Status,
         RequestBody::Ping => Asked::Ping,
+        RequestBody::Watch(_) => Asked::Watch,
         other => Asked::Ring(format!("{other:?}")),
     }
 }
