@@ -67,10 +67,14 @@ fn round(heal_ms: u64, events: Vec<(u64, Fault)>, voters: [u64; 3]) -> Round {
     Round { calm_us: 1_000_000, heal_us: heal_ms * 1_000, events: events.collect(), replacements: Vec::new(), after }
 }
 
-/// A leader alone fills its log's room with what it can only propose; then another one leads, and has something to send.
+/// A leader alone fills its log's room with what it can only propose; then another one leads, and has something to send. Often, and for
+/// times of different length: where the next leader looks for what both have, it may hit what is to go.
 fn deposed_leader() -> Vec<Round> {
-    let alone = |node: u64, at: u64| [(at, Fault::Partition { island: vec![node] }), (at + 6_000, Fault::MendLinks)];
-    vec![round(25_000, [alone(1, 2_000), alone(2, 9_000), alone(3, 16_000)].concat(), [1, 2, 3])]
+    let alone = |turn: u64| {
+        let (node, at) = (1 + turn % 3, 2_000 + 7_000 * turn);
+        [(at, Fault::Partition { island: vec![node] }), (at + 3_000 + 500 * (turn % 7), Fault::MendLinks)]
+    };
+    vec![round(130_000, (0..18).flat_map(alone).collect(), [1, 2, 3])]
 }
 
 /// It is told of the ring, and has no room for its first segment.
