@@ -39,8 +39,6 @@ bugs! {
     SyncErrorIgnored "sync-error-ignored",
     /// A new segment is used before its name is durable.
     SegmentNameNotSynced "segment-name-not-synced",
-    /// A tie-breaker that leads sends its snapshot to nodes that keep state.
-    StatelessSnapshotSent "stateless-snapshot-sent",
     /// A snapshot stands in for log entries before its bytes are durable.
     SnapshotNotSynced "snapshot-not-synced",
     /// What a peer has sent is given to raft as a snapshot without being read.

@@ -43,7 +43,7 @@ pub(in crate::raft) async fn answer_offer<E: Env>(
     from: u64,
     offer: peer::SnapshotOffer<'_>,
 ) -> io::Result<PeerReplyBody> {
-    let stateless = replica.member(from).is_some_and(|m| m.role == Role::TieBreaker) && !planted!(StatelessSnapshotSent);
+    let stateless = replica.member(from).is_some_and(|m| m.role == Role::TieBreaker);
     if stateless && replica.context.me.role != Role::TieBreaker {
         return Ok(refused(Code::BadRequest, format!("node {from} is a tie-breaker: its snapshot holds no state")));
     }

@@ -205,6 +205,10 @@ fn a_snapshot_is_distrusted_when_it_is_damaged_or_refused_twice_and_trusted_when
         assert!(!machine.distrusts_snapshot(), "what was held against the first is forgotten");
 
         assert!(disk.flip_bit(&path, 1, 77));
+        plant(Some(Bug::RottenSnapshotKept));
+        machine.doubt_snapshot(&path, "a wrong checksum").await;
+        assert!(!machine.distrusts_snapshot(), "it would be sent for ever");
+        plant(None);
         machine.doubt_snapshot(&path, "a wrong checksum").await;
         assert!(machine.distrusts_snapshot(), "its own file is damaged");
         build(&machine).await;

@@ -222,6 +222,21 @@ fn a_lost_write_that_did_not_happen_never_will_however_late_its_copy() {
     assert_eq!(value(&loaded, "k"), None);
 }
 
+/// What the fence is for: without it, a late copy is a write that was said never to happen. No simulated client has come there.
+#[cfg(feature = "sim")]
+#[test]
+fn without_the_fence_a_late_copy_happens() {
+    use crate::planted::{Bug, plant};
+
+    let mut state = State::new(Limits::default());
+    let session = open(&mut state, 0);
+    let lost = Owned::put("k", "1").by(session, 3, 1);
+    plant(Some(Bug::NeverWithoutFence));
+    assert!(one(&mut state, 10, Owned::resolve(&lost)).never);
+    assert_eq!(one(&mut state, 20, lost).outcome, Ok(()));
+    plant(None);
+}
+
 #[test]
 fn what_cannot_be_known_any_more_is_said_to_be_so() {
     let mut state = State::new(small_limits());

@@ -11,7 +11,7 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 7] = [
+const ALL: [Scenario; 8] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
@@ -19,6 +19,7 @@ const ALL: [Scenario; 7] = [
     ("leader and tie-breaker go on without the third; then the leader's disk is gone", heavy, leader_lost),
     ("the leader's snapshot rots, and who needs it goes on", steady, rotten_snapshot),
     ("the tie-breaker is replaced while a voter lags; then the leader's disk is gone", steady, tie_breaker_replaced),
+    ("all nodes die in the middle of a change of the voters", steady, change_half_done),
 ];
 
 /// How many there are.
@@ -141,4 +142,17 @@ fn tie_breaker_replaced() -> Vec<Round> {
     round.replacements = vec![(1, 5)];
     round.after.tie_breaker = Some(4);
     vec![round]
+}
+
+/// A voter is replaced on slow disks, and everybody dies at another moment of it in each round: whoever leads next finds it half done, and
+/// who asked for it has given up.
+fn change_half_done() -> Vec<Round> {
+    let step = |turn: u64| {
+        let (old, new) = (3 + turn, 4 + turn);
+        let slow = [1, 2, old, new].map(|node| (1_000, Fault::SlowDisk { node, factor: 1_000 }));
+        let die = 2_000 + 200 * turn;
+        let change = [(1_010, Fault::Replace { old, new }), (die, Fault::CrashAll { how: Crash::Kill })];
+        round(die + 12_000, [&slow[..], &change[..]].concat(), [1, 2, new])
+    };
+    (0..16).map(step).collect()
 }
