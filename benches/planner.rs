@@ -67,8 +67,13 @@ async fn run(sessions: usize, operations: usize, rounds: usize) -> Result<(), Er
 
 async fn measure(way: Way, client: &Client, sessions: usize, operations: usize) -> Result<Took, Error> {
     let mut planners: Vec<Planner> = (0..sessions).map(|number| Planner::new(way, number)).collect();
-    for planner in &planners {
+    for (number, planner) in planners.iter_mut().enumerate() {
         client.put(&planner.key, planner.state.to_string()).await?;
+        // Each is at another place, so that they are not all folded at once.
+        for _ in 0..number % 16 {
+            let patch = planner.operate();
+            client.merge_patch(&planner.key, patch.to_string()).await?;
+        }
     }
     let before = log_bytes(client).await?;
     let began = Instant::now();
