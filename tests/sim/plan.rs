@@ -92,6 +92,11 @@ pub enum Fault {
     Partition {
         island: Vec<u64>,
     },
+    /// These nodes are refused by the others, and refuse them: connections end, and who knocks is told so. Only in plans that are written.
+    Reject {
+        /// Who.
+        island: Vec<u64>,
+    },
     /// Nothing passes this way.
     Cut {
         from: u64,

@@ -300,7 +300,7 @@ impl Run {
             | Fault::HandOver { .. }
             | Fault::AddObserver { .. }
             | Fault::RotLeadersSnapshot { .. } => true,
-            Fault::Partition { island } => island.iter().all(has),
+            Fault::Partition { island } | Fault::Reject { island } => island.iter().all(has),
             Fault::Cut { from, to } | Fault::Clog { from, to } => has(from) && has(to),
             Fault::Reset { a, b } => has(a) && has(b),
             Fault::Replace { old, .. } => has(old),
@@ -352,6 +352,7 @@ impl Run {
             }
             Fault::Resume { node } => ring.resume(node),
             Fault::Partition { ref island } => ring.partition(island),
+            Fault::Reject { ref island } => ring.reject(island),
             Fault::Cut { from, to } => ring.cut_one_way(from, to),
             Fault::Clog { from, to } => ring.clog(from, to, clogged),
             Fault::MendLinks => ring.heal_all(),

@@ -11,7 +11,7 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 8] = [
+const ALL: [Scenario; 9] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
@@ -20,6 +20,7 @@ const ALL: [Scenario; 8] = [
     ("the leader's snapshot rots, and who needs it goes on", steady, rotten_snapshot),
     ("the tie-breaker is replaced while a voter lags; then the leader's disk is gone", steady, tie_breaker_replaced),
     ("all nodes die in the middle of a change of the voters", steady, change_half_done),
+    ("a leader's door is shut to its peers, and not to its clients", patient, shut_door),
 ];
 
 /// How many there are.
@@ -155,4 +156,13 @@ fn change_half_done() -> Vec<Round> {
         round(die + 12_000, [&slow[..], &change[..]].concat(), [1, 2, new])
     };
     (0..16).map(step).collect()
+}
+
+/// Followers whose leader's door is shut elect another one at once, whatever lease the old one believes in, which still hears its clients.
+fn shut_door() -> Vec<Round> {
+    let shut = |turn: u64| {
+        let at = 2_000 + 2_500 * turn;
+        [(at, Fault::Reject { island: vec![1 + turn % 3] }), (at + 1_500, Fault::MendLinks)]
+    };
+    vec![round(2_000 + 2_500 * 48, (0..48).flat_map(shut).collect(), [1, 2, 3])]
 }

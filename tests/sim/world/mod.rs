@@ -313,6 +313,13 @@ impl Ring {
         }
     }
 
+    /// As a partition whose edge says so: connections end, and new ones are refused.
+    pub fn reject(&self, side: &[u64]) {
+        for (a, b) in self.pairs_across(side) {
+            self.world.links().refuse_both_ways(a, b);
+        }
+    }
+
     fn pairs_across(&self, side: &[u64]) -> Vec<(HostId, HostId)> {
         let others: Vec<u64> = self.ids().into_iter().filter(|id| !side.contains(id)).collect();
         side.iter().flat_map(|a| others.iter().map(|b| (self.host(*a), self.host(*b)))).collect()

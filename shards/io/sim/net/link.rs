@@ -31,12 +31,14 @@ impl Default for Settings {
 pub(super) struct Link {
     pub latency_ns: (u64, u64),
     pub cut: bool,
+    /// A connection that is asked for is refused, as by a packet filter that says so.
+    pub refused: bool,
     pub clogged_until: u64,
 }
 
 impl Link {
     pub fn new(latency_ns: (u64, u64)) -> Link {
-        Link { latency_ns, cut: false, clogged_until: 0 }
+        Link { latency_ns, cut: false, refused: false, clogged_until: 0 }
     }
 }
 
@@ -86,6 +88,13 @@ impl Links<'_> {
         self.cut(b, a);
     }
 
+    /// What connects the two ends, and nothing connects them any more: each is told so at once.
+    pub fn refuse_both_ways(&self, a: HostId, b: HostId) {
+        self.change(a, b, |link| link.refused = true);
+        self.change(b, a, |link| link.refused = true);
+        self.reset(a, b);
+    }
+
     fn cut(&self, from: HostId, to: HostId) {
         let network = &self.0.network;
         self.change(from, to, |link| link.cut = true);
@@ -106,6 +115,7 @@ impl Links<'_> {
 
     /// Lets bytes pass again; what was held back arrives after a while.
     pub fn heal(&self, from: HostId, to: HostId) {
+        self.change(from, to, |link| link.refused = false);
         let was_cut = std::mem::replace(&mut self.0.network.links.borrow_mut()[from.0][to.0].cut, false);
         if was_cut {
             self.0.tell(|| format!("healed from {} to {}", self.name_of(from), self.name_of(to)));

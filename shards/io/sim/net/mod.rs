@@ -258,6 +258,9 @@ impl Network {
         let mut resend = RESEND_NS;
         loop {
             if self.travel(world, ours.host, host).await {
+                if self.link(ours.host, host).refused {
+                    return Err(io::Error::new(ErrorKind::ConnectionRefused, "a packet filter refuses it"));
+                }
                 let listener = self.listeners.borrow().get(address).cloned();
                 if self.travel(world, host, ours.host).await {
                     let Some((theirs, route)) = listener.filter(|(theirs, _)| !theirs.is_dead()) else {
