@@ -131,6 +131,9 @@ pub(super) fn judge(rest: &[Class], expected: u64) -> Tail {
     }
 }
 
+/// The oldest flush of a log has no greater number: no disk has lived so long, and so many more could follow.
+pub(super) const FIRST_SEQUENCE_MAX: u64 = 1 << 63;
+
 /// Follows the flushes of one segment, fed with its blocks from block 1 on.
 pub(super) struct Walk {
     segment_id: u64,
@@ -197,9 +200,7 @@ impl Walk {
     }
 
     fn continues(&self, header: &BlockHeader) -> bool {
-        self.expected.is_none_or(|expected| expected == header.sequence)
-            // Behind the last number there is, no flush could follow.
-            && header.sequence < u64::MAX
+        self.expected.map_or(header.sequence <= FIRST_SEQUENCE_MAX, |expected| expected == header.sequence)
             && header.number == self.gathered
             && self.gathering.is_none_or(|first| (first.sequence, first.blocks) == (header.sequence, header.blocks))
     }

@@ -138,6 +138,12 @@ fn a_walk_accepts_flushes_in_order_and_judges_the_rest() {
     assert_eq!(end, Walked { flushes: 3, block: 7, expected: 8, tail: Tail::Clean });
     assert_eq!(walk(&segment, None).1, end, "the oldest segment tells where it begins");
 
+    // A fuzzer's: the number after the last one there is was asked for.
+    for (sequence, good) in [(FIRST_SEQUENCE_MAX, true), (FIRST_SEQUENCE_MAX + 1, false), (u64::MAX - 1, false)] {
+        let (flushes, end) = walk(&[flush(sequence, 100), vec![0; 4096]].concat(), None);
+        assert_eq!((flushes.len() == 1, end.tail == Tail::Clean), (good, good), "{sequence}");
+    }
+
     segment[5 * 4096..6 * 4096].fill(0);
     let (flushes, end) = walk(&segment, Some(5));
     assert_eq!(flushes.len(), 2);
