@@ -76,7 +76,7 @@ fn deposed_leader() -> Vec<Round> {
         let (node, at) = (1 + turn % 3, 2_000 + 7_000 * turn);
         [(at, Fault::Partition { island: vec![node] }), (at + 3_000 + 500 * (turn % 7), Fault::MendLinks)]
     };
-    vec![round(130_000, (0..18).flat_map(alone).collect(), [1, 2, 3])]
+    vec![round(46_000, (0..6).flat_map(alone).collect(), [1, 2, 3])]
 }
 
 /// It is told of the ring, and has no room for its first segment.
@@ -164,5 +164,5 @@ fn shut_door() -> Vec<Round> {
         let at = 2_000 + 2_500 * turn;
         [(at, Fault::Reject { island: vec![1 + turn % 3] }), (at + 1_500, Fault::MendLinks)]
     };
-    vec![round(2_000 + 2_500 * 48, (0..48).flat_map(shut).collect(), [1, 2, 3])]
+    vec![round(2_000 + 2_500 * 24, (0..24).flat_map(shut).collect(), [1, 2, 3])]
 }
