@@ -466,7 +466,8 @@ class Client:
 
         key            of one key; or instead of it a range as in `scan`; nothing: all keys
         after          only what came behind it: a revision, where the range is of one shard, or `Watch.token` of a
-                       watch of the same range, of this or another process; None: from now on
+                       watch of the same range, of this or another process; None: from now on, behind what the
+                       session has seen
         snapshot       first a copy of what there is, then what changes, without a gap between them
         restart        when changes are lost, begin anew with a copy instead of the error `Compacted`
         puts, deletes  whether there are events of puts and deltas, of deletes and expiries
