@@ -199,8 +199,8 @@ impl LogState {
             purged: part(2),
             last: part(3),
         };
-        // `apply` keeps the end behind all else, and there is always a next index.
-        let end = state.last.max_by_index(state.committed).max_by_index(state.purged);
+        // `apply` keeps the end behind all else, what is purged up to the end is the end, and there is always a next index.
+        let end = state.purged.max_by_index(state.last).max_by_index(state.committed);
         if end != state.last || end.is_some_and(|id| id.index == u64::MAX) {
             return Err(format!("a state record is not in order: {state:?}"));
         }
@@ -286,6 +286,11 @@ mod tests {
             let refused = Record::decode(&bytes_of(&Record::State(LogState { last, ..good }))).expect_err("out of order");
             assert!(refused.starts_with("a state record is not in order: LogState"), "{refused}");
         }
+        // And where they meet, the end is what was purged.
+        let met = LogState { purged: good.last, ..good };
+        assert!(Record::decode(&bytes_of(&Record::State(met))).is_ok());
+        let other = LogState { purged: good.last.map(|last| LogId { term: last.term + 1, ..last }), ..good };
+        assert!(Record::decode(&bytes_of(&Record::State(other))).is_err());
     }
 
     #[test]
