@@ -180,7 +180,7 @@ impl Cache {
     /// Reads a key. The head of this module says how old the answer may be.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, Error> {
         let (key, near) = (key.as_ref(), &*self.near);
-        if near.options.switches_off && !near.switch.ask() {
+        if near.options.switches_off && !near.switch.ask(near.follower.get().is_some()) {
             self.count(Cached::Bypassed);
             return self.client.get_with(key, &leaders()).await;
         }
@@ -207,7 +207,6 @@ impl Cache {
         let watch = follow::begin(&self.client, age_max).await?;
         // What was fetched before the watch began is not covered by it.
         self.near.start_anew();
-        self.near.switch.follow();
         let task = tokio::spawn(follow::follow(self.client.clone(), Arc::downgrade(&self.near), age_max, watch));
         if self.near.follower.set(task.abort_handle()).is_err() {
             // Another call was quicker.

@@ -5,7 +5,7 @@
 //!   time to time, so that of reads that nothing could answer one in 65 goes through the cache, and in the end one in 500.
 //! - A cache that follows is on again only when its follower says so ([`Switch::resume`]): what is tried is what it would be.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -19,7 +19,6 @@ use crate::limits::{
 pub(super) struct Switch {
     /// Reads that still go past the cache, and one; the last of a cache that follows goes on until its follower is there. 0: it is on.
     off: AtomicU64,
-    follows: AtomicBool,
     /// Told when it is time to follow again.
     pub(super) due: Arc<Notify>,
     asked: AtomicU64,
@@ -37,8 +36,8 @@ struct Record {
 }
 
 impl Switch {
-    /// A read comes: whether it goes through the cache.
-    pub(super) fn ask(&self) -> bool {
+    /// A read comes: whether it goes through the cache. `follows`: there is a follower, which looks for [`Switch::rests`] and hears `due`.
+    pub(super) fn ask(&self, follows: bool) -> bool {
         let off = self.off.load(Ordering::Relaxed);
         if off > 1 {
             // Two at once may count once too often or too seldom; it is about thousands.
@@ -46,7 +45,7 @@ impl Switch {
             return false;
         }
         if off == 1 {
-            if self.follows.load(Ordering::Relaxed) {
+            if follows {
                 self.due.notify_one();
                 return false;
             }
@@ -56,11 +55,6 @@ impl Switch {
             self.judge();
         }
         true
-    }
-
-    /// From now on there is a follower, which looks for [`Switch::rests`] and hears `due`.
-    pub(super) fn follow(&self) {
-        self.follows.store(true, Ordering::Relaxed);
     }
 
     /// Off, and for a while: nobody needs to follow.
@@ -134,12 +128,12 @@ mod tests {
     fn it_goes_off_when_nothing_hits_and_comes_back_to_try() {
         let switch = Switch::default();
         let reads = 1_900 * CACHE_WINDOW;
-        let through = (0..reads).filter(|_| switch.ask()).count() as u64;
+        let through = (0..reads).filter(|_| switch.ask(false)).count() as u64;
         assert!(through >= 2 * CACHE_WINDOW && through <= reads / 200, "{through} of {reads}");
         // Now every read that comes through is a hit: it stays on.
         let mut through = 0;
         for _ in 0..4 * CACHE_OFF_WINDOWS_MAX * CACHE_WINDOW {
-            if switch.ask() {
+            if switch.ask(false) {
                 switch.hit();
                 through += 1;
             }
@@ -150,19 +144,18 @@ mod tests {
     #[test]
     fn one_that_follows_waits_for_its_follower() {
         let switch = Switch::default();
-        switch.follow();
-        let through = (0..2 * CACHE_OFF_WINDOWS_MIN * CACHE_WINDOW).filter(|_| switch.ask()).count() as u64;
+        let through = (0..2 * CACHE_OFF_WINDOWS_MIN * CACHE_WINDOW).filter(|_| switch.ask(true)).count() as u64;
         assert_eq!(through, 2 * CACHE_WINDOW);
-        assert!(!switch.rests() && !switch.ask());
+        assert!(!switch.rests() && !switch.ask(true));
         switch.resume();
-        assert!(switch.ask());
+        assert!(switch.ask(true));
     }
 
     #[test]
     fn one_hit_in_twenty_keeps_it_on_and_one_poor_window_does_not_end_it() {
         let switch = Switch::default();
         for read in 0..20 * CACHE_WINDOW {
-            assert!(switch.ask(), "read {read}");
+            assert!(switch.ask(false), "read {read}");
             let poor_window = (read / CACHE_WINDOW).is_multiple_of(2);
             if !poor_window && read.is_multiple_of(CACHE_PAYS_ONE_IN - 1) {
                 switch.hit();
