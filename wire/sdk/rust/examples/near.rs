@@ -44,7 +44,8 @@ async fn main() -> Result<(), Failed> {
         tasks.push(tokio::spawn(async move {
             let mut turns = 0_u32;
             while !stop.load(Ordering::Relaxed) {
-                let rank = weights.partition_point(|weight| *weight < fastrand::f64() * sum) as u64;
+                let drawn = fastrand::f64() * sum;
+                let rank = weights.partition_point(|weight| *weight < drawn) as u64;
                 let key = format!("key{:013x}", rank * 7_919 % weights.len() as u64);
                 let read = if bare { client.get(&key).await } else { cache.get(&key).await };
                 read?;
