@@ -15,6 +15,7 @@
 //! slept is in no age that spans it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::io::Instant;
 use crate::limits::{CLOCK_DRIFT_PER_MILLE_MAX, FRESHNESS_PAIRS_MAX};
@@ -54,15 +55,19 @@ impl Freshness {
             self.ahead.pop_front();
             self.shown = self.shown.max(Some(asked));
         }
-        let measured = now.since(self.shown?).as_nanos();
-        let lengthened = measured * 1000 / u128::from(1000 - CLOCK_DRIFT_PER_MILLE_MAX);
-        u32::try_from(lengthened / 1_000_000 + 1).ok().filter(|ms| *ms < u32::MAX)
+        lengthened_ms(now.since(self.shown?))
     }
 
     /// The next index that makes the state known to be fresher, once it is applied.
     pub fn next_index(&self) -> Option<u64> {
         self.ahead.front().map(|(_, needs)| *needs)
     }
+}
+
+/// Whole milliseconds that are no less than what truly passed while this clock measured so much; `None`: beyond all numbers.
+pub(crate) fn lengthened_ms(measured: Duration) -> Option<u32> {
+    let lengthened = measured.as_nanos() * 1000 / u128::from(1000 - CLOCK_DRIFT_PER_MILLE_MAX);
+    u32::try_from(lengthened / 1_000_000 + 1).ok().filter(|ms| *ms < u32::MAX)
 }
 
 #[cfg(test)]

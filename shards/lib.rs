@@ -42,6 +42,7 @@ pub mod planted;
 pub mod probe;
 pub mod raft;
 mod read;
+mod scan;
 pub mod shard;
 pub mod state;
 mod topology;

@@ -65,6 +65,24 @@ pub const CLOCK_DRIFT_PER_MILLE_MAX: u64 = 60;
 /// Questions for the commit index that wait for one round: one a member, as each asks once at a time.
 pub const READ_INDEX_QUESTIONS_MAX: usize = ringbeam_wire::limits::MEMBERS_MAX as usize;
 
+/// Scans of one moment under way in a shard on a node. Each change compares its key with the range of each, some nanoseconds.
+pub const PINS_MAX: usize = 128;
+
+/// A pinned moment that no page was asked for so long is given up: its client takes its time with a page, or is gone.
+pub const PIN_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// One that has rested so long goes earlier, when another scan has no room.
+pub const PIN_RESTED: Duration = Duration::from_secs(5);
+
+/// Records that a page of a pinned moment passes by because they are newer, before other tasks run: about 200 us.
+pub const STEPS_MAX: usize = 4096;
+
+/// Records that nobody needs any more which are freed before other tasks run: about 100 us.
+pub const SHED_FREED_MAX: usize = 1024;
+
+/// And for so long; what is left waits for the next look.
+pub const SHED_PATIENCE: Duration = Duration::from_millis(50);
+
 /// Connections of a shard that follow the topology: each client keeps one. A change is sent to all of them at once.
 pub const TOPOLOGY_FOLLOWERS_MAX: usize = 16_384;
 

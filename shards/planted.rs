@@ -97,6 +97,8 @@ bugs! {
     SnapshotWithoutSessions "snapshot-without-sessions",
     /// A frozen state does not keep what is overwritten.
     FreezeKeepsNothing "freeze-keeps-nothing",
+    /// A pinned moment does not keep what is overwritten.
+    PinKeepsNothing "pin-keeps-nothing",
     /// A snapshot's index is read after its state was frozen: it says more than it holds.
     SnapshotSaysMore "snapshot-says-more",
     /// A snapshot's index is read before its state was frozen: it holds more than it says.

@@ -25,8 +25,8 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Consistency, Get, GetMany, Item, Items, ReplyBody, RequestBody, Scan, Value};
-use ringbeam_wire::limits::{ITEMS_BYTES_MAX, SCAN_ITEMS_MAX};
+use ringbeam_wire::client::{self, Consistency, Get, GetMany, Item, Items, Moment, ReplyBody, RequestBody, Scan, Value};
+use ringbeam_wire::limits::ITEMS_BYTES_MAX;
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::admission::Reason;
@@ -37,6 +37,7 @@ use crate::io::{Env, Instant};
 use crate::leases;
 use crate::limits::{FRESH_WAITING_MAX, READS_WAITING_MAX};
 use crate::raft::replica::NotApplied;
+use crate::scan;
 use crate::shard::Shard;
 use crate::state::{Found, State};
 
@@ -55,6 +56,9 @@ pub(crate) struct Reading {
 pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame: &Bytes, waiter: Waiter) {
     if let Err(refusal) = may_read(shard, body) {
         return waiter.answer(&ReplyBody::Refused(refusal));
+    }
+    if let RequestBody::Scan(Scan { moment: Moment::Pinned { .. }, .. }) = body {
+        return E::spawn(scan::pinned(shard.clone(), frame.clone(), waiter));
     }
     // Not when it arrived: it may have waited for room on its connection, and an age is one of this moment.
     let (consistency, now) = (consistency(body), E::now());
@@ -125,6 +129,8 @@ pub(crate) fn refuse(reading: Reading, refusal: Refusal) {
 fn consistency(body: &RequestBody<'_>) -> Consistency {
     match body {
         RequestBody::Get(get) => get.consistency,
+        // Of a moment that was fresh enough.
+        RequestBody::Scan(Scan { moment: Moment::Pinned { .. }, .. }) => Consistency::Local,
         RequestBody::Scan(scan) => scan.consistency,
         RequestBody::GetMany(many) => many.consistency,
         _ => Consistency::Linearizable,
@@ -172,13 +178,15 @@ fn within(what: &str, waiting: usize, limit: usize) -> Result<(), Refusal> {
 
 /// Answers from the state as it is. `now`: a moment ago at most, so that an age may be a moment too great.
 fn answer<E: Env>(shard: &Shard<E>, body: &RequestBody<'_>, waiter: Waiter, now: Instant) {
+    if let RequestBody::Scan(scan) = body {
+        return scan::answer(shard, scan, waiter, now);
+    }
     shard.replica.machine().with_state(|state| {
         let age_ms = shard.attest.age_ms(state.applied(), now);
         let stale = attest::is_stale(consistency(body), age_ms);
         let body = match body {
             RequestBody::Get(get) => ReplyBody::Value(Value { age_ms, stale, ..value(state, get) }),
             RequestBody::GetMany(many) => ReplyBody::Items(Items { age_ms, stale, ..many_items(state, many) }),
-            RequestBody::Scan(scan) => ReplyBody::Items(Items { age_ms, stale, ..page(state, scan) }),
             RequestBody::GetLease { lease } => leases::found(state, *lease, shard.replica.ring_time_ms(now)),
             _ => ReplyBody::Refused(internal("not a read")),
         };
@@ -194,32 +202,24 @@ fn value<'a>(state: &'a State, get: &Get<'_>) -> Value<'a> {
     }
 }
 
-fn item<'a>(key: &'a [u8], found: Option<Found<'a>>) -> Item<'a> {
+pub(crate) fn item<'a>(key: &'a [u8], found: Option<Found<'a>>, key_only: bool) -> Item<'a> {
     match found {
-        Some(Found { value, revision }) => Item { key, found: true, value, revision: revision.into() },
+        Some(Found { value, revision }) => {
+            let value = if key_only { &[] } else { value };
+            Item { key, found: true, value, revision: revision.into() }
+        }
         None => Item { key, ..Item::default() },
     }
 }
 
 /// As many of the keys as an answer may hold; `more` when that is not all.
 fn many_items<'a>(state: &'a State, many: &GetMany<'_>) -> Items<'a> {
-    let found = many.keys.iter().map(|key| item(&[], state.get(many.namespace, key)));
+    let found = many.keys.iter().map(|key| item(&[], state.get(many.namespace, key), false));
     bounded(state, found, many.keys.len())
 }
 
-fn page<'a>(state: &'a State, scan: &Scan<'_>) -> Items<'a> {
-    let limit = match scan.limit {
-        0 => SCAN_ITEMS_MAX,
-        limit => limit.min(SCAN_ITEMS_MAX),
-    };
-    let range = state.range(scan.namespace, scan.from, scan.until, scan.backward);
-    let items = range.map(|(key, found)| item(key, Some(found)));
-    let items = items.map(|item| if scan.keys_only { Item { value: &[], ..item } } else { item });
-    bounded(state, items, limit as usize)
-}
-
 /// The first items, up to `limit` and to the bytes that an answer may have.
-fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: usize) -> Items<'a> {
+pub(crate) fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: usize) -> Items<'a> {
     let (mut page, mut bytes) = (Vec::new(), 0);
     while page.len() < limit && bytes < ITEMS_BYTES_MAX as usize {
         let Some(item) = items.next() else {

@@ -41,6 +41,7 @@ use crate::io::{Env, Instant, Net};
 use crate::limits::{BATCHES_IN_FLIGHT_MAX, COMPANY_WAIT, ROOM_PAUSE};
 use crate::raft::replica::Replica;
 use crate::read::Reading;
+use crate::scan::Scans;
 use crate::state::Answer;
 use crate::topology::Followers;
 use crate::wal::NoRoom;
@@ -61,6 +62,7 @@ pub(crate) struct Shard<E: Env> {
     pub confirming: Cell<bool>,
     pub connections: Cell<usize>,
     pub watches: Hub,
+    pub scans: Scans,
     pub started: Instant,
     pub in_flight: RefCell<Vec<Rc<Batch>>>,
     stopping: Cell<bool>,

@@ -46,6 +46,8 @@ pub struct Config {
     pub timers: Timers,
     /// What is kept for watches.
     pub watch: Watch,
+    /// What is kept for scans.
+    pub scan: Scan,
     /// Log lines for people.
     pub logging: Logging,
 }
@@ -172,6 +174,14 @@ pub struct Watch {
     pub history_ms_max: u64,
 }
 
+/// `[scan]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scan {
+    /// Bytes of what changes that each shard keeps for scans under way, so that they go on as of the moment when they began.
+    pub pinned_bytes_max: u64,
+}
+
 /// `[logging]`
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -246,6 +256,12 @@ impl Default for Watch {
     fn default() -> Watch {
         let Bounds { bytes_max, age_ms_max } = Bounds::default();
         Watch { history_bytes_max: bytes_max, history_ms_max: age_ms_max }
+    }
+}
+
+impl Default for Scan {
+    fn default() -> Scan {
+        Scan { pinned_bytes_max: 64 << 20 }
     }
 }
 

@@ -137,6 +137,7 @@ fn settings(config: &Config, directory: &DataDirectory) -> Settings {
         },
         state: config.state_limits(),
         history: config.history(),
+        pinned_bytes_max: config.scan.pinned_bytes_max,
     }
 }
 

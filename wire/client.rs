@@ -19,7 +19,7 @@ pub use crate::member::{Member, Role};
 use crate::refusal::Refusal;
 pub use build::Encoder;
 pub use data::{Add, Counted, DeleteRange, Extend, Fold, Lease, Life, Place, RangeDeleted, Resolved, check_ttl};
-pub use items::{GetMany, Item, Items, Scan};
+pub use items::{GetMany, Item, Items, Moment, Scan};
 pub use parse::{parse_reply, parse_request};
 pub use read::{Consistency, Get, Value};
 pub use ring::{Hello, Progress, SlotRange, Status, Topology, Welcome};
@@ -132,6 +132,11 @@ pub enum RequestBody<'a> {
     },
     /// Asks for the topology, now and whenever it changes.
     FollowTopology,
+    /// Gives up a pinned moment.
+    Unpin {
+        /// From [`Items::pinned`].
+        pin: u64,
+    },
 }
 
 /// Sets a key to a value.

@@ -126,7 +126,7 @@ mod tests {
     fn an_unknown_kind_of_request_is_named_and_can_be_answered() {
         let payload = request(schema::RequestBody(99), |b| schema::Ping::create(b, &schema::PingArgs {}).value());
         let malformed = client::parse_request(&payload).expect_err("99 is no request");
-        assert_eq!((malformed.id, malformed.message.as_str()), (Some(77), "request.body is of type 99, known are 1 to 27"));
+        assert_eq!((malformed.id, malformed.message.as_str()), (Some(77), "request.body is of type 99, known are 1 to 28"));
     }
 
     #[test]

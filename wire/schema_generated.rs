@@ -541,10 +541,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for Fold {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REQUEST_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REQUEST_BODY: u8 = 27;
+pub const ENUM_MAX_REQUEST_BODY: u8 = 28;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 28] = [
+pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 29] = [
   RequestBody::NONE,
   RequestBody::Hello,
   RequestBody::Put,
@@ -573,6 +573,7 @@ pub const ENUM_VALUES_REQUEST_BODY: [RequestBody; 28] = [
   RequestBody::Watch,
   RequestBody::Unwatch,
   RequestBody::FollowTopology,
+  RequestBody::Unpin,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -608,9 +609,10 @@ impl RequestBody {
   pub const Watch: Self = Self(25);
   pub const Unwatch: Self = Self(26);
   pub const FollowTopology: Self = Self(27);
+  pub const Unpin: Self = Self(28);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 27;
+  pub const ENUM_MAX: u8 = 28;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Hello,
@@ -640,6 +642,7 @@ impl RequestBody {
     Self::Watch,
     Self::Unwatch,
     Self::FollowTopology,
+    Self::Unpin,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -672,6 +675,7 @@ impl RequestBody {
       Self::Watch => Some("Watch"),
       Self::Unwatch => Some("Unwatch"),
       Self::FollowTopology => Some("FollowTopology"),
+      Self::Unpin => Some("Unpin"),
       _ => None,
     }
   }
@@ -4589,6 +4593,9 @@ impl<'a> Scan<'a> {
   pub const VT_INDEX_MIN: ::flatbuffers::VOffsetT = 18;
   pub const VT_AGE_MS_MAX: ::flatbuffers::VOffsetT = 20;
   pub const VT_STALE_OK: ::flatbuffers::VOffsetT = 22;
+  pub const VT_PIN: ::flatbuffers::VOffsetT = 24;
+  pub const VT_PINNED: ::flatbuffers::VOffsetT = 26;
+  pub const VT_PINNED_INDEX: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4600,7 +4607,10 @@ impl<'a> Scan<'a> {
     args: &'args ScanArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Scan<'bldr>> {
     let mut builder = ScanBuilder::new(_fbb);
+    builder.add_pinned_index(args.pinned_index);
+    builder.add_pinned(args.pinned);
     builder.add_index_min(args.index_min);
+    builder.add_pin(args.pin);
     builder.add_age_ms_max(args.age_ms_max);
     builder.add_limit(args.limit);
     if let Some(x) = args.until { builder.add_until(x); }
@@ -4684,6 +4694,27 @@ impl<'a> Scan<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(Scan::VT_STALE_OK, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn pin(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(Scan::VT_PIN, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn pinned(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Scan::VT_PINNED, Some(0)).unwrap()}
+  }
+  #[inline]
+  pub fn pinned_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Scan::VT_PINNED_INDEX, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Scan<'_> {
@@ -4702,6 +4733,9 @@ impl ::flatbuffers::Verifiable for Scan<'_> {
      .visit_field::<u64>("index_min", Self::VT_INDEX_MIN, false)?
      .visit_field::<u32>("age_ms_max", Self::VT_AGE_MS_MAX, false)?
      .visit_field::<bool>("stale_ok", Self::VT_STALE_OK, false)?
+     .visit_field::<u32>("pin", Self::VT_PIN, false)?
+     .visit_field::<u64>("pinned", Self::VT_PINNED, false)?
+     .visit_field::<u64>("pinned_index", Self::VT_PINNED_INDEX, false)?
      .finish();
     Ok(())
   }
@@ -4717,6 +4751,9 @@ pub struct ScanArgs<'a> {
     pub index_min: u64,
     pub age_ms_max: u32,
     pub stale_ok: bool,
+    pub pin: u32,
+    pub pinned: u64,
+    pub pinned_index: u64,
 }
 impl<'a> Default for ScanArgs<'a> {
   #[inline]
@@ -4732,6 +4769,9 @@ impl<'a> Default for ScanArgs<'a> {
       index_min: 0,
       age_ms_max: 0,
       stale_ok: false,
+      pin: 0,
+      pinned: 0,
+      pinned_index: 0,
     }
   }
 }
@@ -4782,6 +4822,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScanBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<bool>(Scan::VT_STALE_OK, stale_ok, false);
   }
   #[inline]
+  pub fn add_pin(&mut self, pin: u32) {
+    self.fbb_.push_slot::<u32>(Scan::VT_PIN, pin, 0);
+  }
+  #[inline]
+  pub fn add_pinned(&mut self, pinned: u64) {
+    self.fbb_.push_slot::<u64>(Scan::VT_PINNED, pinned, 0);
+  }
+  #[inline]
+  pub fn add_pinned_index(&mut self, pinned_index: u64) {
+    self.fbb_.push_slot::<u64>(Scan::VT_PINNED_INDEX, pinned_index, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScanBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ScanBuilder {
@@ -4809,6 +4861,9 @@ impl ::core::fmt::Debug for Scan<'_> {
       ds.field("index_min", &self.index_min());
       ds.field("age_ms_max", &self.age_ms_max());
       ds.field("stale_ok", &self.stale_ok());
+      ds.field("pin", &self.pin());
+      ds.field("pinned", &self.pinned());
+      ds.field("pinned_index", &self.pinned_index());
       ds.finish()
   }
 }
@@ -6739,6 +6794,102 @@ impl ::core::fmt::Debug for FollowTopology<'_> {
       ds.finish()
   }
 }
+pub enum UnpinOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+pub struct Unpin<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Unpin<'a> {
+  type Inner = Unpin<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Unpin<'a> {
+  pub const VT_PINNED: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Unpin { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args UnpinArgs
+  ) -> ::flatbuffers::WIPOffset<Unpin<'bldr>> {
+    let mut builder = UnpinBuilder::new(_fbb);
+    builder.add_pinned(args.pinned);
+    builder.finish()
+  }
+
+
+  #[inline]
+  pub fn pinned(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Unpin::VT_PINNED, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Unpin<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("pinned", Self::VT_PINNED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct UnpinArgs {
+    pub pinned: u64,
+}
+impl<'a> Default for UnpinArgs {
+  #[inline]
+  fn default() -> Self {
+    UnpinArgs {
+      pinned: 0,
+    }
+  }
+}
+
+pub struct UnpinBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> UnpinBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_pinned(&mut self, pinned: u64) {
+    self.fbb_.push_slot::<u64>(Unpin::VT_PINNED, pinned, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> UnpinBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    UnpinBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Unpin<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Unpin<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Unpin");
+      ds.field("pinned", &self.pinned());
+      ds.finish()
+  }
+}
 pub enum RequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -7184,6 +7335,20 @@ impl<'a> Request<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_unpin(&self) -> Option<Unpin<'a>> {
+    if self.body_type() == RequestBody::Unpin {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Unpin::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for Request<'_> {
@@ -7223,6 +7388,7 @@ impl ::flatbuffers::Verifiable for Request<'_> {
           RequestBody::Watch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Watch>>("RequestBody::Watch", pos),
           RequestBody::Unwatch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Unwatch>>("RequestBody::Unwatch", pos),
           RequestBody::FollowTopology => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<FollowTopology>>("RequestBody::FollowTopology", pos),
+          RequestBody::Unpin => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Unpin>>("RequestBody::Unpin", pos),
           _ => Ok(()),
         }
      })?
@@ -7476,6 +7642,13 @@ impl ::core::fmt::Debug for Request<'_> {
         },
         RequestBody::FollowTopology => {
           if let Some(x) = self.body_as_follow_topology() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RequestBody::Unpin => {
+          if let Some(x) = self.body_as_unpin() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -9671,6 +9844,7 @@ impl<'a> Items<'a> {
   pub const VT_MORE: ::flatbuffers::VOffsetT = 8;
   pub const VT_AGE_MS: ::flatbuffers::VOffsetT = 10;
   pub const VT_STALE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_PINNED: ::flatbuffers::VOffsetT = 14;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -9682,6 +9856,7 @@ impl<'a> Items<'a> {
     args: &'args ItemsArgs<'args>
   ) -> ::flatbuffers::WIPOffset<Items<'bldr>> {
     let mut builder = ItemsBuilder::new(_fbb);
+    builder.add_pinned(args.pinned);
     builder.add_index(args.index);
     builder.add_age_ms(args.age_ms);
     if let Some(x) = args.items { builder.add_items(x); }
@@ -9726,6 +9901,13 @@ impl<'a> Items<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(Items::VT_STALE, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn pinned(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Items::VT_PINNED, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Items<'_> {
@@ -9739,6 +9921,7 @@ impl ::flatbuffers::Verifiable for Items<'_> {
      .visit_field::<bool>("more", Self::VT_MORE, false)?
      .visit_field::<u32>("age_ms", Self::VT_AGE_MS, false)?
      .visit_field::<bool>("stale", Self::VT_STALE, false)?
+     .visit_field::<u64>("pinned", Self::VT_PINNED, false)?
      .finish();
     Ok(())
   }
@@ -9749,6 +9932,7 @@ pub struct ItemsArgs<'a> {
     pub more: bool,
     pub age_ms: u32,
     pub stale: bool,
+    pub pinned: u64,
 }
 impl<'a> Default for ItemsArgs<'a> {
   #[inline]
@@ -9759,6 +9943,7 @@ impl<'a> Default for ItemsArgs<'a> {
       more: false,
       age_ms: 4294967295,
       stale: false,
+      pinned: 0,
     }
   }
 }
@@ -9789,6 +9974,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ItemsBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<bool>(Items::VT_STALE, stale, false);
   }
   #[inline]
+  pub fn add_pinned(&mut self, pinned: u64) {
+    self.fbb_.push_slot::<u64>(Items::VT_PINNED, pinned, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ItemsBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ItemsBuilder {
@@ -9811,6 +10000,7 @@ impl ::core::fmt::Debug for Items<'_> {
       ds.field("more", &self.more());
       ds.field("age_ms", &self.age_ms());
       ds.field("stale", &self.stale());
+      ds.field("pinned", &self.pinned());
       ds.finish()
   }
 }

@@ -13,7 +13,7 @@ use crate::io::Env;
 use crate::shard::Shard;
 use crate::state::command::{Op, Write};
 use crate::state::transaction::{self, Transaction};
-use crate::{admin, data, leases, read, topology, watch, write};
+use crate::{admin, data, leases, read, scan, topology, watch, write};
 
 pub(super) fn carry_out<E: Env>(
     shard: &Rc<Shard<E>>,
@@ -42,6 +42,10 @@ pub(super) fn carry_out<E: Env>(
         }
         RequestBody::Get(_) | RequestBody::Scan(_) | RequestBody::GetMany(_) | RequestBody::GetLease { .. } => {
             read::arrive(shard, body, frame, waiter(Form::Written));
+        }
+        &RequestBody::Unpin { pin } => {
+            scan::unpin(shard, pin);
+            waiter(Form::Written).answer(&ReplyBody::Done { message: String::new() });
         }
         RequestBody::Watch(watch) => watch::ask(shard, watch, waiter(Form::Written)),
         RequestBody::Unwatch { watch } => watch::unwatch(shard, *watch, waiter(Form::Written)),

@@ -111,6 +111,11 @@ impl<E: Env> Machine<E> {
         value
     }
 
+    /// Changes what is kept for scans, and nothing else.
+    pub fn change_pins<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.state.borrow_mut())
+    }
+
     /// Index of the entry applied last; 0 before the first.
     pub fn applied_index(&self) -> u64 {
         self.0.applied.borrow().as_ref().map_or(0, |id| id.index)

@@ -7,10 +7,10 @@ use ringbeam_wire::client::ReplyBody;
 use ringbeam_wire::refusal::Refusal;
 
 use super::Shard;
-use crate::attest;
 use crate::error::{deadline_exceeded, deadline_unknown};
 use crate::io::{Env, Instant, Net};
 use crate::limits::{CARE_INTERVAL, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT};
+use crate::{attest, scan};
 
 /// The preferred leader must be in reach and caught up this long before it is given the shard.
 const SPREAD_AFTER: Duration = Duration::from_secs(3);
@@ -70,6 +70,7 @@ pub(super) async fn care<E: Env>(shard: Rc<Shard<E>>) {
         }
         shard.replica.give_way_if_full().await;
         shard.replica.note_settled();
+        scan::sweep(&shard).await;
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
         shard.replica.rest_if_removed();
         shard.replica.finish_change().await;

@@ -46,4 +46,6 @@ pub struct Settings {
     pub state: Limits,
     /// How much of what happened lately is kept for watches.
     pub history: Bounds,
+    /// Bytes of what changes that are kept for scans under way.
+    pub pinned_bytes_max: u64,
 }

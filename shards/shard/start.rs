@@ -26,6 +26,7 @@ use crate::raft::link::PeerContext;
 use crate::raft::machine::MachineSettings;
 use crate::raft::replica::Replica;
 use crate::raft::runtime::timeout;
+use crate::scan::Scans;
 use crate::topology::Followers;
 use crate::wal::{OpenError, Owner, Wal};
 use crate::watch::Hub;
@@ -128,6 +129,7 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         confirming: Cell::new(false),
         connections: Cell::new(0),
         watches: Hub::default(),
+        scans: Scans::default(),
         started: E::now(),
         in_flight: RefCell::new(Vec::new()),
         stopping: Cell::new(false),

@@ -7,7 +7,7 @@
 //!                                                 v  |
 //!                                               snapshot
 //!
-//!   command.rs  the bytes of a batch            freeze.rs   what a snapshot under way still needs
+//!   command.rs  the bytes of a batch            freeze.rs   what a snapshot under way still needs; pins.rs: what scans do
 //!   tables.rs, table.rs  the keys of a namespace      snapshot/   its slices, and back
 //!   run.rs      neighbours, searched fast       ops/        writes that are no put and no delete
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
@@ -23,7 +23,7 @@
 //! - A record's revision is that of the last write that changed it; revisions of one shard ascend with the log, and only the keys
 //!   of one transaction share one.
 //! - A namespace without keys does not exist.
-//! - What was frozen is what the slices carry, whatever is applied between them.
+//! - What was frozen is what the slices carry, whatever is applied between them; what is pinned is read likewise.
 //!
 //! **Not here**: who may write (admission), when a snapshot is due and where it goes (`raft/`), watches (`watch/` listens).
 
@@ -31,9 +31,11 @@ mod answer;
 pub mod command;
 pub mod events;
 mod freeze;
+mod kept;
 pub mod limits;
 mod look;
 mod ops;
+mod pins;
 mod reader;
 mod record;
 mod run;
@@ -48,7 +50,7 @@ mod tests;
 pub use answer::{Answer, Denied, Revision};
 use command::{Batch, Op, Write};
 use events::{Change, ChangeKind, Sink};
-use freeze::Frozen;
+use kept::Kept;
 pub use limits::Limits;
 pub use look::Stats;
 use ops::deltas::{Deltas, canonical};
@@ -57,6 +59,7 @@ pub use ops::leases::Leased;
 use ops::leases::Leases;
 pub use ops::{counter, erase, extend, transaction};
 use ops::{deltas, leases};
+pub use pins::{NotPinned, Step};
 pub use reader::Malformed;
 use record::{Extras, Record};
 use sessions::{Admission, Moment, Sessions};
@@ -74,7 +77,7 @@ pub struct State {
     ring_time_ms: u64,
     contents: Contents,
     sessions: Sessions,
-    frozen: Option<Frozen>,
+    kept: Kept,
 }
 
 /// All keys, and what ends their lives.
@@ -119,7 +122,7 @@ impl State {
             ring_time_ms: 0,
             contents: Contents::default(),
             sessions: Sessions::default(),
-            frozen: None,
+            kept: Kept::default(),
         }
     }
 
@@ -139,7 +142,7 @@ impl State {
         self.advance(index);
         self.ring_time_ms = self.ring_time_ms.max(batch.ring_time_ms);
         let now = Moment { index, ring_time_ms: self.ring_time_ms };
-        self.sessions.expire(now, &self.limits, self.frozen.as_mut());
+        self.sessions.expire(now, &self.limits, self.kept.frozen.as_mut());
         answers.reserve(batch.len());
         let mut ahead = batch.iter();
         for (position, write) in (0..).zip(batch.iter()) {
@@ -160,18 +163,17 @@ impl State {
     }
 
     fn apply_write<S: Sink>(&mut self, revision: Revision, write: &Write<'_>, now: Moment, sink: &mut S) -> Answer {
-        let State { limits, contents, sessions, frozen, .. } = self;
-        let mut frozen = frozen.as_mut();
+        let State { limits, contents, sessions, kept, .. } = self;
         let ring_time_ms = now.ring_time_ms;
         let mut answer =
             Answer { outcome: Ok(()), revision, ring_time_ms, existed: false, never: false, duplicate: false, gets: None };
         match write.op {
-            Op::OpenSession => answer.outcome = sessions.open(revision, now, limits, frozen),
-            Op::CloseSession => answer.existed = sessions.close(write.session, now, limits, frozen),
-            _ if write.session == 0 => contents.run(write, frozen, &mut answer, sink),
-            _ => match sessions.admit(write, now, limits, frozen.as_deref_mut()) {
+            Op::OpenSession => answer.outcome = sessions.open(revision, now, limits, kept.frozen.as_mut()),
+            Op::CloseSession => answer.existed = sessions.close(write.session, now, limits, kept.frozen.as_mut()),
+            _ if write.session == 0 => contents.run(write, kept, &mut answer, sink),
+            _ => match sessions.admit(write, now, limits, kept.frozen.as_mut()) {
                 Admission::Apply(seat) => {
-                    contents.run(write, frozen, &mut answer, sink);
+                    contents.run(write, kept, &mut answer, sink);
                     if answer.outcome.is_ok() && !(answer.never && planted!(NeverWithoutFence)) {
                         seat.keep(&answer);
                     }
@@ -251,23 +253,23 @@ impl Contents {
     }
 
     /// Runs a write at the revision of its answer, and says in there what came of it.
-    fn run<S: Sink>(&mut self, write: &Write<'_>, frozen: Option<&mut Frozen>, answer: &mut Answer, sink: &mut S) {
+    fn run<S: Sink>(&mut self, write: &Write<'_>, kept: &mut Kept, answer: &mut Answer, sink: &mut S) {
         let (revision, namespace) = (answer.revision, write.namespace);
         match write.op {
             Op::Put { key, value } => {
                 self.tell_put(revision, namespace, key, value, sink);
-                answer.existed = self.put(revision, namespace, key, Extras::default(), value, frozen);
+                answer.existed = self.put(revision, namespace, key, Extras::default(), value, kept);
             }
             Op::Delete { key } => {
-                answer.existed = self.remove(ChangeKind::Delete, revision, namespace, key, frozen, sink);
+                answer.existed = self.remove(ChangeKind::Delete, revision, namespace, key, kept, sink);
             }
-            Op::Transact(transaction) => transaction.run(self, namespace, frozen, answer, sink),
-            Op::Add { key, addition } => addition.run(self, namespace, key, frozen, answer, sink),
-            Op::Extend { key, extension } => extension.run(self, namespace, key, frozen, answer, sink),
-            Op::DeleteRange { from, erasure } => erasure.run(self, namespace, from, frozen, answer, sink),
+            Op::Transact(transaction) => transaction.run(self, namespace, kept, answer, sink),
+            Op::Add { key, addition } => addition.run(self, namespace, key, kept, answer, sink),
+            Op::Extend { key, extension } => extension.run(self, namespace, key, kept, answer, sink),
+            Op::DeleteRange { from, erasure } => erasure.run(self, namespace, from, kept, answer, sink),
             // No answer is kept, or it would have been given.
             Op::Resolve => answer.never = true,
-            _ => self.run_of_leases(write, frozen, answer, sink),
+            _ => self.run_of_leases(write, kept, answer, sink),
         }
     }
 
@@ -278,20 +280,12 @@ impl Contents {
     }
 
     /// Sets a key, and tells nobody; whether it existed.
-    fn put(
-        &mut self,
-        revision: Revision,
-        namespace: &str,
-        key: &[u8],
-        extras: Extras,
-        value: &[u8],
-        frozen: Option<&mut Frozen>,
-    ) -> bool {
-        let keep_through = frozen.as_deref().and_then(|f| f.keep_through(namespace, key));
+    fn put(&mut self, revision: Revision, namespace: &str, key: &[u8], extras: Extras, value: &[u8], kept: &mut Kept) -> bool {
+        let keep_through = kept.keep_through(namespace, key);
         self.keys += 1;
         self.bytes += record::bytes_of(key, extras, value);
         let before = self.tables.get_or_new(namespace).put(revision, key, extras, value, keep_through);
-        self.settle(namespace, key, before, extras, frozen)
+        self.settle(namespace, key, before, extras, kept)
     }
 
     /// Removes a key, for the reason that `kind` says; whether it existed.
@@ -301,7 +295,7 @@ impl Contents {
         revision: Revision,
         namespace: &str,
         key: &[u8],
-        frozen: Option<&mut Frozen>,
+        kept: &mut Kept,
         sink: &mut S,
     ) -> bool {
         let gone = Change { kind, namespace, key, value: &[], revision, previous: None };
@@ -310,13 +304,13 @@ impl Contents {
             sink.changed(&Change { previous, ..gone });
         }
         let told = previous.is_some();
-        let keep_through = frozen.as_deref().and_then(|f| f.keep_through(namespace, key));
+        let keep_through = kept.keep_through(namespace, key);
         let Some(table) = self.tables.get_mut(namespace) else { return false };
         let before = table.remove(key, keep_through);
         if table.is_empty() {
             self.tables.remove(namespace);
         }
-        let existed = self.settle(namespace, key, before, Extras::default(), frozen);
+        let existed = self.settle(namespace, key, before, Extras::default(), kept);
         if existed && !told {
             sink.changed(&gone);
         }
@@ -324,13 +318,13 @@ impl Contents {
     }
 
     /// Counts out what was there before a change, keeps it for a snapshot, and notes what the key has now; whether it existed.
-    fn settle(&mut self, namespace: &str, key: &[u8], before: Before, now: Extras, frozen: Option<&mut Frozen>) -> bool {
+    fn settle(&mut self, namespace: &str, key: &[u8], before: Before, now: Extras, kept: &mut Kept) -> bool {
         let (bytes, was) = match before {
             Before::Absent => (None, Extras::default()),
             Before::Replaced(bytes, was) => (Some(bytes), was),
             Before::Kept(record) => {
                 let before = (Some(record.bytes()), record.extras());
-                frozen.expect("only a snapshot keeps records").keep_record(namespace, record);
+                kept.keep_record(namespace, record);
                 before
             }
         };

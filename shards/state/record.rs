@@ -182,6 +182,10 @@ impl Record {
     pub fn bytes(&self) -> u64 {
         self.0.len() as u64
     }
+    /// Another one like it.
+    pub fn copy(&self) -> Record {
+        Record(self.0.clone())
+    }
     /// All of it, for the digest.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -21,7 +21,7 @@ use super::record::{LogState, Record};
 use super::recovery::{Chain, End, Flush, Spot, Walk, Walked, Why};
 use super::segment::{self, Name, Segment};
 use super::segments::header::{BadHeader, SegmentHeader};
-use super::{Owner, WalConfig};
+use super::{LogId, Owner, WalConfig};
 use crate::io::{BLOCK_BYTES, Disk, Env, File};
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -268,7 +268,14 @@ impl Replay<'_> {
             Record::Truncate(after) => {
                 let from = after.map_or(0, |id| id.index + 1);
                 let held = after.and_then(|id| self.index.id_at(id.index));
-                if after.map(|id| id.index) > self.state.last.map(|id| id.index) || (held.is_some() && held != *after) {
+                let of_older = |id: &LogId| {
+                    self.missing_below > Some(id.index) || self.state.purged.is_some_and(|purged| purged.index >= id.index)
+                };
+                let known = match held {
+                    Some(_) => held == *after,
+                    None => after.as_ref().is_none_or(of_older),
+                };
+                if after.map(|id| id.index) > self.state.last.map(|id| id.index) || !known {
                     return Err(format!("a truncation names entry {after:?}, the log has {held:?}"));
                 }
                 self.index.truncate_from(from);

@@ -102,6 +102,12 @@ pub struct ScanArgs {
     /// So many keys at most.
     #[arg(long, value_name = "KEYS")]
     limit: Option<u64>,
+    /// Asked for in pages of so many keys.
+    #[arg(long, value_name = "KEYS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    page: u32,
+    /// Each page as of its own moment, instead of all keys of a shard as of one: for a scan that takes long.
+    #[arg(long)]
+    unpinned: bool,
     #[command(flatten)]
     freshness: FreshnessArgs,
     /// Namespace of the keys.
@@ -200,6 +206,10 @@ pub async fn scan(args: ScanArgs) -> Result<Exit, Failure> {
         Some(prefix) => Range::prefix(prefix.as_bytes()),
         None => Range::between(bytes(&args.from), bytes(&args.until)),
     };
+    range = range.page(args.page);
+    if args.unpinned {
+        range = range.unpinned();
+    }
     if args.backward {
         range = range.backward();
     }

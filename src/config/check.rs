@@ -53,6 +53,7 @@ impl Config {
         check_timers(&self.timers)?;
         within("watch.history_bytes_max", self.watch.history_bytes_max, 1 << 20, 64 << 30)?;
         within("watch.history_ms_max", self.watch.history_ms_max, 1_000, 365 * 24 * 3_600_000)?;
+        within("scan.pinned_bytes_max", self.scan.pinned_bytes_max, 1 << 20, 64 << 30)?;
         if self.ring.founders.is_empty() {
             return Err(format!(
                 "ring.founders is empty: name the nodes that found the ring, this one among them \

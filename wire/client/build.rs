@@ -132,6 +132,11 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
         RequestBody::Transact(transact) => (Type::Transact, build_transact(b, transact)),
         RequestBody::Scan(scan) => {
             let Fresh { consistency, index_min, age_ms_max, stale_ok } = fresh(scan.consistency);
+            let (pin, pinned, pinned_index) = match scan.moment {
+                Moment::Now => (0, 0, 0),
+                Moment::Pin { keys } => (keys, 0, 0),
+                Moment::Pinned { pin, index } => (0, pin, index),
+            };
             let args = schema::ScanArgs {
                 namespace: namespace(b, scan.namespace),
                 from: bytes(b, scan.from),
@@ -143,6 +148,9 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
                 index_min,
                 age_ms_max,
                 stale_ok,
+                pin,
+                pinned,
+                pinned_index,
             };
             (Type::Scan, schema::Scan::create(b, &args).as_union_value())
         }
@@ -190,6 +198,9 @@ fn request_body(b: &mut Builder, body: &RequestBody<'_>) -> (schema::RequestBody
         }
         RequestBody::FollowTopology => {
             (Type::FollowTopology, schema::FollowTopology::create(b, &schema::FollowTopologyArgs {}).as_union_value())
+        }
+        &RequestBody::Unpin { pin } => {
+            (Type::Unpin, schema::Unpin::create(b, &schema::UnpinArgs { pinned: pin }).as_union_value())
         }
     }
 }
@@ -306,6 +317,7 @@ fn reply_body(b: &mut Builder, body: &ReplyBody<'_>) -> (schema::ReplyBody, Body
                 more: items.more,
                 age_ms: items.age_ms.unwrap_or(u32::MAX),
                 stale: items.stale,
+                pinned: items.pinned,
             };
             (Type::Items, schema::Items::create(b, &args).as_union_value())
         }

@@ -21,8 +21,30 @@ pub struct Scan<'a> {
     pub keys_only: bool,
     /// Items at most; 0: as many as a page may have, [`SCAN_ITEMS_MAX`](crate::limits::SCAN_ITEMS_MAX).
     pub limit: u32,
-    /// How fresh the answer must be.
+    /// How fresh the answer must be; of no matter for a page of a pinned moment.
     pub consistency: Consistency,
+    /// Of which moment the page is.
+    pub moment: Moment,
+}
+
+/// Of which moment a page of a scan is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Moment {
+    /// Of when it is made, and so is each that follows.
+    #[default]
+    Now,
+    /// Of when it is made; if it ends before so many keys (not 0), those that follow can be of the same moment: [`Items::pinned`].
+    Pin {
+        /// Keys that are still wanted of this shard.
+        keys: u32,
+    },
+    /// Of that of a page before it, which was answered by the same node.
+    Pinned {
+        /// [`Items::pinned`] of that page; not 0.
+        pin: u64,
+        /// Its [`Items::index`].
+        index: u64,
+    },
 }
 
 /// Several keys of one shard, all as of one log index.
@@ -62,6 +84,8 @@ pub struct Items<'a> {
     pub age_ms: Option<u32>,
     /// As in [`Value::stale`](super::Value::stale).
     pub stale: bool,
+    /// What follows can be read as of the same index, from the same node; 0: it cannot.
+    pub pinned: u64,
 }
 
 impl Scan<'_> {

@@ -78,6 +78,7 @@ fn request_body<'a>(request: &schema::Request<'a>, id: u64) -> Result<RequestBod
         Type::Watch => request.body_as_watch().map(|watch| RequestBody::Watch(parse_watch(watch))),
         Type::Unwatch => request.body_as_unwatch().map(|unwatch| RequestBody::Unwatch { watch: unwatch.watch() }),
         Type::FollowTopology => Some(RequestBody::FollowTopology),
+        Type::Unpin => request.body_as_unpin().map(|unpin| RequestBody::Unpin { pin: unpin.pinned() }),
         _ => None,
     };
     body.ok_or_else(|| {
@@ -152,6 +153,11 @@ fn parse_scan(scan: schema::Scan<'_>, id: u64) -> Result<Scan<'_>, Malformed> {
         keys_only: scan.keys_only(),
         limit: scan.limit(),
         consistency: parse_consistency(scan.consistency(), scan.index_min(), scan.age_ms_max(), scan.stale_ok(), id)?,
+        moment: match (scan.pinned(), scan.pin()) {
+            (0, 0) => Moment::Now,
+            (0, keys) => Moment::Pin { keys },
+            (pin, _) => Moment::Pinned { pin, index: scan.pinned_index() },
+        },
     })
 }
 
@@ -260,6 +266,7 @@ fn reply_body<'a>(reply: &schema::Reply<'a>, id: u64) -> Result<ReplyBody<'a>, M
             more: items.more(),
             age_ms: parse_age(items.age_ms()),
             stale: items.stale(),
+            pinned: items.pinned(),
         }));
     }
     if let Some(events) = reply.body_as_events() {

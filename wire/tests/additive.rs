@@ -111,7 +111,7 @@ fn the_comparison_allows_growth_at_ends() {
     for (from, to) in [
         ("table CloseSession { session: uint64; }", "table CloseSession { session: uint64; why: string; }"),
         ("Observer = 2", "Observer = 2, Archive = 3"),
-        ("FollowTopology }", "FollowTopology, CloseSession }"),
+        ("Unpin }", "Unpin, CloseSession }"),
         ("table Ping { }", "table Ping { } table Pong { n: uint64; }"),
         ("// ---- shared ----", "// a comment with { and ; in it"),
     ] {

@@ -5,6 +5,9 @@ use super::record::Record;
 use super::snapshot::digest::Digest;
 use super::{AlreadyFrozen, Answer, Leased, Limits, Range, State, digest_moment};
 
+/// Records of a range.
+pub(super) type Records<'a, 'b> = Box<dyn Iterator<Item = &'a Record> + 'b>;
+
 /// How much there is; for status and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -24,19 +27,31 @@ pub struct Stats {
     pub timed_keys: u64,
     /// Records, sessions and leases kept only for the snapshot under way.
     pub kept_for_snapshot: u64,
+    /// Moments that are pinned for scans.
+    pub pins: u64,
+    /// Bytes kept only for them.
+    pub pinned_bytes: u64,
 }
 
 impl State {
     /// The keys of a namespace from `from` on (empty: the first) and before `until` (empty: to the last), in order, or `backward`.
     pub fn range<'a: 'b, 'b>(&'a self, namespace: &str, from: &'b [u8], until: &'b [u8], backward: bool) -> Range<'a, 'b> {
+        let records = self.records(namespace, from, until, backward);
+        Box::new(records.map(|record| (record.key(), self.contents.found(record))))
+    }
+
+    pub(super) fn records<'a: 'b, 'b>(
+        &'a self,
+        namespace: &str,
+        from: &'b [u8],
+        until: &'b [u8],
+        backward: bool,
+    ) -> Records<'a, 'b> {
         let Some(table) = self.contents.tables.get(namespace) else { return Box::new(std::iter::empty()) };
-        let found = |record: &'a Record| (record.key(), self.contents.found(record));
         if backward {
-            let down = table.before(until).take_while(move |record| record.key() >= from);
-            return Box::new(down.map(found));
+            return Box::new(table.before(until).take_while(move |record| record.key() >= from));
         }
-        let up = table.starting(from).take_while(move |record| until.is_empty() || record.key() < until);
-        Box::new(up.map(found))
+        Box::new(table.starting(from).take_while(move |record| until.is_empty() || record.key() < until))
     }
 
     /// The answer that a session's write got, as long as it is kept. `None`: not applied (yet), or acknowledged, or the
@@ -90,7 +105,9 @@ impl State {
             answers: self.sessions.answers(),
             leases: self.leases(),
             timed_keys: self.contents.leases.timed_keys() as u64,
-            kept_for_snapshot: self.frozen.as_ref().map_or(0, Frozen::kept),
+            kept_for_snapshot: self.kept.frozen.as_ref().map_or(0, Frozen::kept),
+            pins: self.kept.pins.len() as u64,
+            pinned_bytes: self.kept.pins.bytes(),
         }
     }
 
@@ -116,10 +133,10 @@ impl State {
     /// Fixes this moment for a snapshot. Costs nothing now; until [`State::thaw`], the first change of each key and session
     /// that the slices have not reached keeps what was there before.
     pub fn freeze(&mut self) -> Result<(), AlreadyFrozen> {
-        if self.frozen.is_some() {
+        if self.kept.frozen.is_some() {
             return Err(AlreadyFrozen);
         }
-        self.frozen = Some(Frozen::new(self));
+        self.kept.frozen = Some(Frozen::new(self));
         Ok(())
     }
 
@@ -128,16 +145,16 @@ impl State {
     /// Does about `bytes_about` bytes of work (bounded to 4 KiB..4 MiB) plus at most one large record or session, and always
     /// comes nearer to the end. A slice may carry nothing but progress. 64 KiB hold the core for about 0.1 ms.
     pub fn slice(&mut self, bytes_about: usize) -> Option<Vec<u8>> {
-        self.frozen.as_mut()?.slice(bytes_about, &self.contents, &self.sessions)
+        self.kept.frozen.as_mut()?.slice(bytes_about, &self.contents, &self.sessions)
     }
 
     /// Keys that the slices still owe; 0 when nothing is frozen.
     pub fn keys_owed(&self) -> u64 {
-        self.frozen.as_ref().map_or(0, Frozen::keys_left)
+        self.kept.frozen.as_ref().map_or(0, Frozen::keys_left)
     }
 
     /// Ends the snapshot, finished or not, and drops what was kept for it.
     pub fn thaw(&mut self) {
-        self.frozen = None;
+        self.kept.frozen = None;
     }
 }

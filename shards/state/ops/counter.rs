@@ -19,7 +19,7 @@ use ringbeam_wire::client::Add;
 
 use crate::state::answer::{Answer, Denied};
 use crate::state::events::Sink;
-use crate::state::freeze::Frozen;
+use crate::state::kept::Kept;
 use crate::state::reader::{Malformed, Reader};
 use crate::state::record::{Extras, Record};
 use crate::state::{Contents, Found, transaction};
@@ -72,7 +72,7 @@ impl<'a> Addition<'a> {
         contents: &mut Contents,
         namespace: &str,
         key: &[u8],
-        frozen: Option<&mut Frozen>,
+        kept: &mut Kept,
         answer: &mut Answer,
         sink: &mut S,
     ) {
@@ -88,7 +88,7 @@ impl<'a> Addition<'a> {
         let mut digits = [0; NUMBER_BYTES_MAX];
         let value = decimal(sum, &mut digits);
         contents.tell_put(answer.revision, namespace, key, value, sink);
-        answer.existed = contents.put(answer.revision, namespace, key, extras, value, frozen);
+        answer.existed = contents.put(answer.revision, namespace, key, extras, value, kept);
         let mut gets = Vec::with_capacity(16 + NUMBER_BYTES_MAX);
         transaction::note(&mut gets, Some(Found { value, revision: answer.revision }));
         answer.gets = Some(gets.into());

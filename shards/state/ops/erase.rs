@@ -19,7 +19,7 @@ use ringbeam_wire::limits::DELETE_RANGE_KEYS_MAX;
 
 use crate::state::answer::{Answer, Revision};
 use crate::state::events::{ChangeKind, Sink};
-use crate::state::freeze::Frozen;
+use crate::state::kept::Kept;
 use crate::state::limits::{ERASED_BYTES_MAX, KEY_BYTES_MAX};
 use crate::state::reader::{Malformed, Reader};
 use crate::state::{Contents, Found, transaction};
@@ -76,16 +76,15 @@ impl<'a> Erasure<'a> {
         contents: &mut Contents,
         namespace: &str,
         from: &[u8],
-        mut frozen: Option<&mut Frozen>,
+        kept: &mut Kept,
         answer: &mut Answer,
         sink: &mut S,
     ) {
-        if planted!(SliceGoesFromFrozen) {
-            frozen = None;
-        }
+        let mut nothing = Kept::default();
+        let kept = if planted!(SliceGoesFromFrozen) { &mut nothing } else { kept };
         let (keys, more) = self.due(contents, namespace, from);
         for key in &keys {
-            contents.remove(ChangeKind::Delete, answer.revision, namespace, key, frozen.as_deref_mut(), sink);
+            contents.remove(ChangeKind::Delete, answer.revision, namespace, key, kept, sink);
         }
         answer.existed = !keys.is_empty();
         answer.gets = Some(note(keys.len(), more, answer.revision).into());

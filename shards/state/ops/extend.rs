@@ -26,7 +26,7 @@ use crate::state::Contents;
 use crate::state::answer::{Answer, Denied};
 use crate::state::deltas::{Deltas, canonical, json, of_base};
 use crate::state::events::{Change, ChangeKind, Sink};
-use crate::state::freeze::Frozen;
+use crate::state::kept::Kept;
 use crate::state::limits::{DELTAS_BYTES_MAX, DELTAS_MAX, MERGED_BYTES_MAX};
 use crate::state::reader::{Malformed, Reader};
 use crate::state::record::Extras;
@@ -92,7 +92,7 @@ impl<'a> Extension<'a> {
         contents: &mut Contents,
         namespace: &str,
         key: &[u8],
-        frozen: Option<&mut Frozen>,
+        kept: &mut Kept,
         answer: &mut Answer,
         sink: &mut S,
     ) {
@@ -108,7 +108,7 @@ impl<'a> Extension<'a> {
                 let previous = if sink.wants_previous() { contents.get(namespace, key) } else { None };
                 let (kind, revision) = (ChangeKind::Extend(self.fold()), answer.revision);
                 sink.changed(&Change { kind, namespace, key, value: self.delta(), revision, previous });
-                answer.existed = contents.put(answer.revision, namespace, key, extras, &value, frozen);
+                answer.existed = contents.put(answer.revision, namespace, key, extras, &value, kept);
             }
             Err(denied) => answer.outcome = Err(denied),
         }

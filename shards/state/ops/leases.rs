@@ -28,6 +28,7 @@ use crate::state::command::{Op, Write};
 use crate::state::digest::Digest;
 use crate::state::events::{ChangeKind, Sink};
 use crate::state::freeze::Frozen;
+use crate::state::kept::Kept;
 use crate::state::limits::LEASES_MAX;
 use crate::state::record::Extras;
 use crate::state::sessions::Moment;
@@ -226,7 +227,7 @@ impl Contents {
     pub(in crate::state) fn run_of_leases<S: Sink>(
         &mut self,
         write: &Write<'_>,
-        mut frozen: Option<&mut Frozen>,
+        kept: &mut Kept,
         answer: &mut Answer,
         sink: &mut S,
     ) {
@@ -235,37 +236,30 @@ impl Contents {
             Op::PutFor { key, life, value } => match self.leases.extras(life, now.ring_time_ms) {
                 Ok(extras) => {
                     self.tell_put(answer.revision, write.namespace, key, value, sink);
-                    answer.existed = self.put(answer.revision, write.namespace, key, extras, value, frozen);
+                    answer.existed = self.put(answer.revision, write.namespace, key, extras, value, kept);
                 }
                 Err(denied) => answer.outcome = Err(denied),
             },
             Op::GrantLease { ttl_ms } => answer.outcome = self.leases.grant(answer.revision, ttl_ms, now),
-            Op::KeepLease { lease } if self.leases.move_end(lease, true, now, frozen.as_deref_mut()) => {}
+            Op::KeepLease { lease } if self.leases.move_end(lease, true, now, kept.frozen.as_mut()) => {}
             Op::KeepLease { .. } => answer.outcome = Err(Denied::LeaseNotFound),
-            Op::RevokeLease { lease } => answer.existed = self.leases.move_end(lease, false, now, frozen),
-            Op::Expire { most } => answer.existed = self.expire(most, answer.revision, now.ring_time_ms, frozen, sink) > 0,
+            Op::RevokeLease { lease } => answer.existed = self.leases.move_end(lease, false, now, kept.frozen.as_mut()),
+            Op::Expire { most } => answer.existed = self.expire(most, answer.revision, now.ring_time_ms, kept, sink) > 0,
             _ => {}
         }
     }
 
     /// Takes out what is due, at most so many keys and leases; how many went.
-    fn expire<S: Sink>(
-        &mut self,
-        most: u32,
-        revision: Revision,
-        ring_time_ms: u64,
-        mut frozen: Option<&mut Frozen>,
-        sink: &mut S,
-    ) -> u32 {
+    fn expire<S: Sink>(&mut self, most: u32, revision: Revision, ring_time_ms: u64, kept: &mut Kept, sink: &mut S) -> u32 {
         let ring_time_ms = if planted!(ExpiresEarly) { ring_time_ms + 1_000 } else { ring_time_ms };
         for gone in 0..most {
             match self.leases.due(ring_time_ms) {
                 Some(Due::Key(entry)) => {
                     let (namespace, key) = name_of(&entry);
-                    let existed = self.remove(ChangeKind::Expire, revision, namespace, key, frozen.as_deref_mut(), sink);
+                    let existed = self.remove(ChangeKind::Expire, revision, namespace, key, kept, sink);
                     assert!(existed, "what is in an order is among the keys");
                 }
-                Some(Due::Lease(id)) => self.leases.remove(id, frozen.as_deref_mut()),
+                Some(Due::Lease(id)) => self.leases.remove(id, kept.frozen.as_mut()),
                 None => return gone,
             }
         }

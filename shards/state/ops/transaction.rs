@@ -28,7 +28,7 @@ use ringbeam_wire::limits::{TRANSACTION_PARTS_MAX, TRANSACTION_RESULT_BYTES_MAX}
 use crate::state::answer::{Answer, Denied, Revision};
 use crate::state::command::{Front, LIFE_BYTES, split_life};
 use crate::state::events::{ChangeKind, Sink};
-use crate::state::freeze::Frozen;
+use crate::state::kept::Kept;
 use crate::state::limits::{KEY_BYTES_MAX, VALUE_BYTES_HARD_MAX};
 use crate::state::reader::{Malformed, Reader};
 use crate::state::{Contents, Found};
@@ -168,7 +168,7 @@ impl<'a> Transaction<'a> {
         self,
         contents: &mut Contents,
         namespace: &str,
-        mut frozen: Option<&mut Frozen>,
+        kept: &mut Kept,
         answer: &mut Answer,
         sink: &mut S,
     ) {
@@ -201,11 +201,11 @@ impl<'a> Transaction<'a> {
                 Step::Put { key, value, life } => {
                     let extras = contents.leases.extras(life, answer.ring_time_ms).expect("looked at above");
                     contents.tell_put(answer.revision, namespace, key, value, sink);
-                    contents.put(answer.revision, namespace, key, extras, value, frozen.as_deref_mut());
+                    contents.put(answer.revision, namespace, key, extras, value, kept);
                 }
                 Step::Delete { key } => {
                     let kind = ChangeKind::Delete;
-                    contents.remove(kind, answer.revision, namespace, key, frozen.as_deref_mut(), sink);
+                    contents.remove(kind, answer.revision, namespace, key, kept, sink);
                 }
             }
         }

@@ -9,6 +9,7 @@ mod events;
 mod extends;
 mod leases;
 mod model;
+mod pins;
 mod sessions;
 mod snapshot;
 mod transactions;

@@ -287,6 +287,25 @@ fn records_are_checked_on_their_own_where_the_block_checksum_is_right() {
     });
 }
 
+/// A fuzzer's: such a log had an end and no entry.
+#[test]
+fn a_truncation_to_before_the_first_entry_of_a_log_is_refused() {
+    run(async {
+        let scratch = Scratch::new("before");
+        let wal = scratch.open(SMALL).await.expect("a new log");
+        for index in [5, 6] {
+            append(&wal, vec![entry(1, index, 10)]).await.expect("flushed");
+        }
+        let crashed = scratch.copy("forged");
+        wal.close().await;
+        let flushes = flushes(&crashed.read(FIRST));
+        rewrite(&crashed, FIRST, flushes[1], |payload| {
+            payload.splice(.., encoded(&Record::Truncate(Some(id(1, 0)))));
+        });
+        expect_corrupt(&crashed, FIRST, flushes[1].0, 6, "a truncation names entry").await;
+    });
+}
+
 /// A fuzzer's: the number after the last one there is was asked for; and behind a segment 0 came segment 1 with another flush than 1.
 #[test]
 fn a_segment_with_a_number_that_none_has_is_refused() {

@@ -218,6 +218,7 @@ fn shard_settings(settings: &NodeSettings, identity: &Identity, founder: bool, s
         timers: settings.timers.clone(),
         state: settings.state,
         history: settings.history,
+        pinned_bytes_max: 64 << 10,
     }
 }
 

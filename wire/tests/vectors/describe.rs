@@ -129,11 +129,17 @@ impl Json for Get<'_> {
 
 impl Json for Scan<'_> {
     fn json(&self) -> String {
-        let Scan { namespace, from, until, backward, keys_only, limit, consistency } = *self;
+        let Scan { namespace, from, until, backward, keys_only, limit, consistency, moment } = *self;
+        let (pin, pinned, pinned_index) = match moment {
+            Moment::Now => (0, 0, 0),
+            Moment::Pin { keys } => (keys, 0, 0),
+            Moment::Pinned { pin, index } => (0, pin, index),
+        };
         let (consistency, index_min, age_ms_max, stale_ok) = spread(consistency);
         fields!(
             namespace: namespace, from: from, until: until, backward: backward, keys_only: keys_only, limit: limit,
-            consistency: consistency, index_min: index_min, age_ms_max: age_ms_max, stale_ok: stale_ok
+            consistency: consistency, index_min: index_min, age_ms_max: age_ms_max, stale_ok: stale_ok, pin: pin,
+            pinned: pinned, pinned_index: pinned_index
         )
     }
 }
@@ -149,7 +155,9 @@ impl Json for Value<'_> {
 impl Json for Items<'_> {
     fn json(&self) -> String {
         let age_ms = self.age_ms.unwrap_or(u32::MAX);
-        fields!(items: self.items, index: self.index, more: self.more, age_ms: age_ms, stale: self.stale)
+        fields!(
+            items: self.items, index: self.index, more: self.more, age_ms: age_ms, stale: self.stale, pinned: self.pinned
+        )
     }
 }
 
@@ -223,6 +231,7 @@ pub fn request(id: u64, deadline_ms: u32, body: &RequestBody<'_>) -> String {
         RequestBody::Watch(watch) => ("Watch", watch.json()),
         RequestBody::Unwatch { watch } => ("Unwatch", fields!(watch: watch)),
         RequestBody::FollowTopology => ("FollowTopology", empty()),
+        RequestBody::Unpin { pin } => ("Unpin", fields!(pinned: pin)),
     };
     fields!(id: id, deadline_ms: deadline_ms, body_type: kind, body: Raw(body))
 }

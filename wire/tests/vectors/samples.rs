@@ -52,6 +52,7 @@ pub fn samples() -> Vec<(&'static str, Sample)> {
         model_requests(),
         model_replies(),
         fresh(),
+        pinned(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -466,5 +467,16 @@ fn fresh() -> Vec<(&'static str, Sample)> {
         ("peer hello, to read", Sample::PeerRequest(PeerRequestBody::Hello(hello))),
         ("read index", Sample::PeerRequest(PeerRequestBody::ReadIndex)),
         ("read index reply", Sample::PeerReply(PeerReplyBody::ReadIndex { index: 1_001 })),
+    ]
+}
+
+fn pinned() -> Vec<(&'static str, Sample)> {
+    let request = |moment| Sample::Request(0, RequestBody::Scan(Scan { moment, ..Scan::default() }));
+    let items = Items { index: 1_001, more: true, pinned: 4_294_967_298, ..Items::default() };
+    vec![
+        ("scan, to be pinned", request(Moment::Pin { keys: u32::MAX })),
+        ("scan, of a pinned moment", request(Moment::Pinned { pin: 4_294_967_298, index: 1_001 })),
+        ("items, pinned", Sample::Reply(ReplyBody::Items(items))),
+        ("unpin", Sample::Request(0, RequestBody::Unpin { pin: 4_294_967_298 })),
     ]
 }

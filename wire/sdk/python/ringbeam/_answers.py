@@ -335,6 +335,8 @@ class Items:
     """The answer is full: what is behind its last item is to be asked for again."""
     age: float | None = None
     stale: bool = False
+    pinned: int = 0
+    """What follows can be read as of the same index, from the same node; 0: it cannot."""
 
 
 @dataclass(frozen=True, slots=True)

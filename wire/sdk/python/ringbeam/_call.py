@@ -62,6 +62,7 @@ from ringbeam._requests import (
     RevokeLease,
     Scan,
     Transact,
+    Unpin,
     Write,
 )
 from ringbeam._retry import Effort, Kind, Leader, Lost, Trouble, Verdict
@@ -103,6 +104,8 @@ class _Job:
     what: What
     deadline: float
     timeout: float
+    at: str | None = None
+    """The address of the only node that can answer it; None: the leader, or any, as `what` says."""
 
     @property
     def reads_anywhere(self) -> bool:
@@ -170,26 +173,48 @@ class Core:
         refuse(check_namespace(namespace) or check_key(key))
         number = self.routes.table[slot_of(key)]
         what = Get(namespace, key, *fresh(consistency, seen.at[number]))
-        answer = await self._ask(what, number, deadline, timeout)
+        answer, _ = await self._ask(what, number, deadline, timeout)
         if not isinstance(answer, Value | Absent):
             raise odd(answer)
         seen.saw(number, answer.index)
         return answer
 
-    async def items(self, what: GetMany | Scan, number: int, deadline: float, timeout: float, seen: Marks) -> Items:
-        """What several keys of shard `number` have. What is asked has been checked."""
-        answer = await self._ask(what, number, deadline, timeout)
+    async def items(
+        self,
+        what: GetMany | Scan,
+        number: int,
+        deadline: float,
+        timeout: float,
+        seen: Marks,
+        at: str | None = None,
+    ) -> tuple[Items, str]:
+        """What several keys of shard `number` have, and the address of the node that says so. What is asked has been
+        checked. `at`: the only node that can say it, for what is linearizable as far as the wire is concerned."""
+        answer, node = await self._ask(what, number, deadline, timeout, at)
         if not isinstance(answer, Items):
             raise odd(answer)
         seen.saw(number, answer.index)
-        return answer
+        return answer, node.address
 
-    async def _ask(self, what: Read, number: int, deadline: float, timeout: float) -> Answer:
+    def unpin(self, number: int, address: str, pin: int) -> None:
+        """Tells a node that nobody needs a moment of shard `number` any more. If there is no connection to it now, it
+        finds out by itself."""
+        connection = self.pool.connected(address, number)
+        if connection is not None:
+            connection.say(Unpin(pin))
+
+    async def _ask(
+        self, what: Read, number: int, deadline: float, timeout: float, at: str | None = None
+    ) -> tuple[Answer, Connection]:
         shard = self._shards[number]
         now = self._loop.time()
         shard.flow.begin(now)
         anywhere = what.consistency is not Consistency.LINEARIZABLE
-        node = shard.readers.current(now) if anywhere else shard.leader
+        if at is not None:
+            assert not anywhere, "what only one node can answer is not looked for elsewhere"
+            node = self.pool.connected(at, number)
+        else:
+            node = shard.readers.current(now) if anywhere else shard.leader
         first = None
         if node is not None and deadline > now:
             outcome = await node.call(what, *_attempt(what, deadline, now))
@@ -197,16 +222,17 @@ class Core:
                 node.breaker.answered()
                 if anywhere:
                     shard.readers.answered(node.address)
-                return outcome
+                return outcome, node
             first = (node, None, outcome)
-        return await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout), first)
+        return await self._carry_out(_Job(shard, Kind.READ, what, deadline, timeout, at), first)
 
     async def _write(self, what: Write, number: int, deadline: float, timeout: float) -> Answer:
         shard = self._shards[number]
         kind = Kind.EXACTLY_ONCE if self._sessions else Kind.AT_MOST_ONCE
         ready = shard.begin_write(self._loop.time())
         if ready is None:
-            return await self._carry_out(_Job(shard, kind, what, deadline, timeout))
+            answer, _ = await self._carry_out(_Job(shard, kind, what, deadline, timeout))
+            return answer
         leader, ticket = ready
         try:
             _check_size(what, leader)
@@ -219,7 +245,8 @@ class Core:
             shard.settle(ticket)
             return outcome
         job = _Job(shard, kind, what, deadline, timeout)
-        return await self._carry_out(job, (leader, ticket, outcome))
+        answer, _ = await self._carry_out(job, (leader, ticket, outcome))
+        return answer
 
     async def topology(self, shard: int, timeout: float) -> Topology:
         """A fresh topology, as the leader of `shard` sees it."""
@@ -230,7 +257,7 @@ class Core:
     async def command(self, what: Repeatable, number: int, answer_kind: type[_T], timeout: float) -> _T:
         """Asks the leader of shard `number` for something that may be asked for again."""
         job = _Job(self.shard(number), Kind.READ, what, self._loop.time() + timeout, timeout)
-        answer = await self._carry_out(job)
+        answer, _ = await self._carry_out(job)
         if isinstance(answer, answer_kind):
             return answer
         raise odd(answer)
@@ -243,7 +270,9 @@ class Core:
 
     # ---- everything else ----
 
-    async def _carry_out(self, job: _Job, first: tuple[Connection, Ticket | None, Outcome] | None = None) -> Answer:
+    async def _carry_out(
+        self, job: _Job, first: tuple[Connection, Ticket | None, Outcome] | None = None
+    ) -> tuple[Answer, Connection]:
         """The loop. `first`: an attempt that was made already; its ticket is settled here."""
         shard = job.shard
         effort = Effort(job.kind)
@@ -264,7 +293,7 @@ class Core:
                         connection.breaker.answered()
                         if anywhere:
                             shard.readers.answered(connection.address)
-                        return outcome
+                        return outcome, connection
                     if (
                         outcome is Trouble.DEADLINE_PASSED
                         and job.waits_for_freshness
@@ -298,7 +327,9 @@ class Core:
                         await asyncio.sleep(step.after)
                 anywhere = job.reads_anywhere and too_old < FRESH_READERS_TRIED
                 try:
-                    if anywhere:
+                    if job.at is not None:
+                        connection = await self.finder.node(shard, job.at, job.deadline)
+                    elif anywhere:
                         connection = await self.finder.reader(shard, job.deadline)
                     else:
                         connection = await self.finder.leader(shard, job.deadline)

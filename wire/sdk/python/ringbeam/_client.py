@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final
@@ -51,6 +51,7 @@ from ringbeam._limits import (
     COUNTER_MAX,
     COUNTER_MIN,
     PROBE_TIMEOUT,
+    SCAN_ITEMS_MAX,
     TIMEOUT_DEFAULT,
     TIMEOUT_MAX,
     WATCH_PROGRESS,
@@ -418,10 +419,12 @@ class Client:
         limit: int | None = None,
         backward: bool = False,
         keys_only: bool = False,
+        pinned: bool = True,
+        page: int | None = None,
         consistency: Freshness | None = None,
         timeout: float | None = None,
         namespace: str | None = None,
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncGenerator[Item, None]:
         """The keys of a range in the order of their bytes, over all shards: `async for item in client.scan(..)`.
 
         prefix         of all keys; or instead of it:
@@ -429,19 +432,34 @@ class Client:
         limit          items at most; None: all
         backward       from the last key down
         keys_only      without values
-        timeout        of each page, seconds: how long the loop over the items takes does not matter
+        pinned         all of a shard is as of one log index; False: each page is of its own moment
+        page           keys of a page at most, 1 to 1000; None: 1000, or `limit`
+        timeout        of each page, seconds
 
-        Pages are fetched as the items are asked for, up to 1000 items or 256 KiB from each shard. A page is as of one
-        log index of its shard. Pages of several shards are of different moments, and so are the pages of one: what is
-        written while the scan is under way may be in it or not, what was there all the time is in it once. With
-        `Consistency.LOCAL` a later page may come from a node that is further behind, with `SESSION` not. A prefix with
-        a whole `{tag}` is on one shard, and only that is asked. An error ends the iteration.
+        Pages are fetched as the items are asked for, up to 1000 items or 256 KiB from each shard. A prefix with a whole
+        `{tag}` is on one shard, and only that is asked. An error ends the iteration.
+
+        What is consistent: all that comes of one shard is as of one log index, that of its first page, which is as
+        fresh as asked for; what is written meanwhile is not in it. Shards among each other are of different moments,
+        close to each other: their first pages are asked for at once.
+
+        What that takes: where one page is not enough, the node that answers the first one keeps what changes behind it,
+        and gives all the others, whoever leads. It keeps 64 MiB for all scans of a shard, unless configured otherwise,
+        and for no more than 30 s between two pages: a loop that takes its time wants smaller ones (`page`). When that
+        was not enough, or the node has begun anew, the scan ends with `Compacted`: scan anew. The node is told when a
+        scan ends early, which a `break` out of the loop does; of an iterator that is held, `await items.aclose()`.
+
+        `pinned=False` is for exports that run for long: nothing is kept, any node will do, and how long the loop takes
+        does not matter. Each page is as of a log index of its own: what is written meanwhile may be in the scan or not,
+        what was there all the time is in it once. With `Consistency.LOCAL` a later page may come from a node that is
+        further behind, with `SESSION` not.
         """
         name, level = self._namespace_of(namespace), self._fresh(consistency)
         begin, until, shards = self._range(prefix, start, end)
         refuse(check_namespace(name))
         what = Scan(name, begin, until, bool(backward), bool(keys_only))
-        return scan(self._core, what, level, shards, _limit(limit), self._timeout_of(timeout), self._seen)
+        pages = _limit(limit), _page(page), bool(pinned)
+        return scan(self._core, what, level, shards, *pages, self._timeout_of(timeout), self._seen)
 
     def watch(
         self,
@@ -701,6 +719,16 @@ def _limit(limit: int | None) -> int | None:
     if limit is not None and limit < 0:
         raise ValueError(f"limit is {limit}, right is 0 or more, or None for all")
     return limit
+
+
+def _page(page: int | None) -> int:
+    if page is None:
+        return SCAN_ITEMS_MAX
+    if isinstance(page, bool) or not isinstance(page, int):
+        raise TypeError(f"page is {page!r}, right is a number of keys, or None for {SCAN_ITEMS_MAX}")
+    if not 1 <= page <= SCAN_ITEMS_MAX:
+        raise ValueError(f"page is {page}, right is 1 to {SCAN_ITEMS_MAX}")
+    return page
 
 
 def _policy_key(name: str) -> bytes:

@@ -46,7 +46,7 @@ from ringbeam._limits import (
     SWEEP,
 )
 from ringbeam._refusal import Refusal
-from ringbeam._requests import Body, CloseSession, Hello, Ping, Unwatch
+from ringbeam._requests import Body, CloseSession, Hello, Ping, Unpin, Unwatch
 from ringbeam._retry import Lost, Trouble
 from ringbeam._wire import NOBODY, Answer, Malformed, decode_reply, encode_request
 
@@ -189,8 +189,13 @@ class Connection(asyncio.Protocol):
         if self._sinks.pop(id, None) is not None and self.closed is None:
             self._attended -= 1
             if last_word is not None:
-                self._append(NOBODY, 0, last_word)
-                self._flush()
+                self.say(last_word)
+
+    def say(self, word: Unwatch | Unpin) -> None:
+        """Sends what needs no answer, if there is room for it: the node can do without."""
+        if self.closed is None and self._out_bytes <= OUT_BYTES_MAX:
+            self._append(NOBODY, 0, word)
+            self._flush()
 
     def hold(self, held: bool) -> None:
         """Whether what the node says stays in the socket, so that it is the node that must wait."""

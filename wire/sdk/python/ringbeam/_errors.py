@@ -1,7 +1,7 @@
 """How a call fails, by who must act.
 
     Refused        the ring said no, and nothing happened: change the request, or come back later when the code says so
-    Compacted      the same of a watch: what it would go on with is no longer kept
+    Compacted      the same of a watch or a scan: what it would go on with is no longer kept
     Unknown        it was sent and its answer was lost: it may have happened; `Client.outcome` tells
     Timeout        the deadline passed, or the retry budget was spent, and it certainly did not happen: try again, with
                    more time if it was short
@@ -53,14 +53,16 @@ class Refused(Error):
 
 class Compacted(Refused):
     """What a watch would go on with is no longer kept by any node. Begin anew: `client.watch(.., snapshot=True)` gives
-    what there is, and then what changes, without a gap between them."""
+    what there is, and then what changes, without a gap between them.
+
+    Or the moment that a scan is of is no longer kept by its node: scan anew, or with `pinned=False`."""
 
     def __init__(self, refusal: Refusal, shard: int, oldest: Revision) -> None:
         super().__init__(refusal)
         self.shard = shard
         """The shard whose history is gone."""
         self.oldest = oldest
-        """The oldest revision that the last node asked can go on behind."""
+        """The oldest revision that the last node asked can go on behind; of a scan, ABSENT: there is none."""
 
     def __reduce__(self) -> tuple[type[Compacted], tuple[Refusal, int, Revision]]:  # type: ignore[override]
         return (type(self), (self.refusal, self.shard, self.oldest))

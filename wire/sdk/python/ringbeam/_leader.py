@@ -178,6 +178,25 @@ class Finder:
                 raise NotFound(why)
             await asyncio.sleep(wait)
 
+    async def node(self, shard: Shard, address: str, deadline: float) -> Connection:
+        """This node and no other, which is tried until it can be reached. Raises NotFound."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        rounds = 0
+        while True:
+            try:
+                return await self._pool.open(address, shard.number, deadline)
+            except OpenError as failure:
+                why = f"only one node has what shard {shard.number} is asked for: {failure}"
+                lasting = failure.nonsense or (failure.refusal is not None and lasts(failure.refusal.code))
+                if lasting or self._pool.closed:
+                    raise NotFound(why, failure.error() if lasting else None) from None
+            rounds += 1
+            wait = search_again(rounds, loop.time() - began, getrandbits(64))
+            if loop.time() + wait >= deadline:
+                raise NotFound(why)
+            await asyncio.sleep(wait)
+
     async def own(self, shard: Shard) -> Connection:
         """A connection of its own to a node for reads that any may answer, for whoever follows one. Goes on until there
         is one: raises NotFound only if that cannot be, or the client is closed."""

@@ -154,6 +154,10 @@ WATCH_PROGRESS: Final = 1.0
 """A node says at least this often how far a watch is, seconds: so much history it goes through again after a
 disconnect."""
 
+PIN_ASKED_AGAIN: Final = 4.0
+"""A shard's part of a scan that waits behind others asks its node for a key this often, seconds. A node gives up a
+moment that has rested for 30 s; for 5 s, if it has no room for another scan."""
+
 IN_FLIGHT_MAX: Final = 1 << 16
 """Calls in flight on one connection; more than this is a queue, not a pipeline."""
 
@@ -201,6 +205,9 @@ GET_MANY_KEY_BYTES_MAX: Final = 8 << 10
 
 SCAN_ITEMS_MAX: Final = 1000
 """Most items of one page of a scan."""
+
+PIN_KEYS_MAX: Final = (1 << 32) - 1
+"""Keys wanted of a shard by a scan that has no limit, or a larger one."""
 
 ITEMS_BYTES_MAX: Final = 256 << 10
 """Keys and values of one page, bytes; one item more may go beyond."""

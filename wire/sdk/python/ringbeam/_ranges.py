@@ -1,5 +1,5 @@
 """Reads of several keys, the pure half: the end of a prefix, which keys go into which request, and how the pages of all
-shards become one order.
+shards become one order, each shard's of one moment.
 
     part of shard 0   a c e |  more may follow e          ready: a b c d e, since every part that goes on has
     part of shard 1   b d f g |  more may follow g               items up to e; then shard 0 is asked for more
@@ -8,6 +8,7 @@ shards become one order.
 Invariants
 - What was given out is before everything that is loaded or will be.
 - Every page brings its part on: a scan of a finite range ends, whatever nodes answer.
+- What a part has of a pinned moment is as of one log index: a page of another one is refused.
 
 Not here: asking (`_reads.py`).
 """
@@ -20,7 +21,7 @@ from operator import attrgetter
 
 from ringbeam._answers import Item, Items
 from ringbeam._errors import ProtocolError
-from ringbeam._limits import GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX
+from ringbeam._limits import GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, PIN_ASKED_AGAIN
 from ringbeam._slots import slot_of, tag_of
 
 
@@ -56,7 +57,7 @@ def batches(keys: Sequence[bytes], table: Sequence[int]) -> Iterator[tuple[int, 
 class Part:
     """One shard's part of a scan."""
 
-    __slots__ = ("_backward", "_items", "end", "shard", "start", "whole")
+    __slots__ = ("_backward", "_items", "asked_at", "end", "index", "node", "pin", "shard", "start", "whole")
 
     def __init__(self, shard: int, start: bytes, end: bytes, backward: bool) -> None:
         self.shard = shard
@@ -69,6 +70,14 @@ class Part:
         self._items: list[Item] = []
         self.whole = self._nothing_left()
         """Nothing is left to load."""
+        self.pin = 0
+        """The moment that what is left is to be of, as its node calls it; 0: none is pinned."""
+        self.index = 0
+        """Its log index."""
+        self.node = ""
+        """The node's address."""
+        self.asked_at = 0.0
+        """When a page was asked for last, in seconds of the loop's clock."""
 
     @property
     def hungry(self) -> bool:
@@ -85,8 +94,14 @@ class Part:
         """The last key that is loaded."""
         return self._items[-1].key
 
-    def load(self, page: Items) -> None:
-        """Takes the page that was asked for. ProtocolError: it is none of this range."""
+    def rests(self, now: float) -> bool:
+        """Others have come before it for so long that its node may take it for given up."""
+        return bool(self.pin) and not self.whole and not self.hungry and now - self.asked_at >= PIN_ASKED_AGAIN
+
+    def load(self, page: Items, node: str = "", wanted: int = 0) -> None:
+        """Takes the page that was asked for, which `node` has answered. ProtocolError: it is none of this range, or not
+        of the moment that was pinned. `wanted`: if it has fewer keys and is not the last, its moment is to be
+        pinned."""
         items = [item for item in page.items if item is not None]
         keys = [item.key for item in items]
         ordered = keys[::-1] if self._backward else keys
@@ -96,6 +111,17 @@ class Part:
             raise self._odd("keys that are not in the range")
         if page.more and not items:
             raise self._odd("an empty page that is said to go on")
+        if self.pin and page.index != self.index:
+            raise self._odd(f"a page as of log index {page.index}, the moment that it was asked of is {self.index}")
+        if self.pin and page.more and page.pinned != self.pin:
+            raise self._odd(f"a page of moment {page.pinned:#x}, asked was {self.pin:#x}")
+        if page.more and len(items) < wanted and not page.pinned:
+            raise self._odd("a page that is not pinned: its node is of an older version; scan with pinned=False")
+        if wanted and page.more:
+            self.pin, self.index, self.node = page.pinned, page.index, node
+        elif not page.more:
+            # The node has let go of it by itself.
+            self.pin = 0
         self._items += items
         if items and self._backward:
             self.end = keys[-1]

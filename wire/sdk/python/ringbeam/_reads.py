@@ -2,8 +2,16 @@
 
     get_many -> batches per shard, some at once -> answers, each of one moment -> values in the order of the keys
     scan     -> first pages of all shards at once -> what is certain to be next -> a page where a shard ran out -> ...
+                each pins its moment, if it does not                               of the shard's moment, from the node
+                have all that is wanted of its shard                               that keeps it, whoever leads
 
-A scan holds nothing between two items but the pages that it has loaded: whoever stops early leaves no task behind.
+A scan holds nothing between two items but the pages that it has loaded, and the moments that nodes keep for it: whoever
+stops early leaves no task behind, and the nodes are told in passing.
+
+Invariants
+- A pinned moment whose id is known here is ended when the scan is, by its last page or by Unpin, if the connection to
+  its node is open. Its node gives up one that it is not asked for, within 30 s: one whose page was lost, too.
+- A scan of one page asks for nothing more than that page.
 
 Not here: what goes into a request and in which order pages merge (`_ranges.py`), retries (`_call.py`).
 """
@@ -11,17 +19,17 @@ Not here: what goes into a request and in which order pages merge (`_ranges.py`)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import replace
 
-from ringbeam._answers import Item, Value
+from ringbeam._answers import ABSENT, Item, Value
 from ringbeam._call import Core, refuse
 from ringbeam._consistency import Freshness, Marks, fresh
-from ringbeam._errors import ProtocolError
+from ringbeam._errors import Compacted, ProtocolError, Refused
 from ringbeam._leader import forget
-from ringbeam._limits import GET_MANY_AT_ONCE_MAX, SCAN_ITEMS_MAX
+from ringbeam._limits import GET_MANY_AT_ONCE_MAX, PIN_KEYS_MAX
 from ringbeam._ranges import Part, batches, ready
-from ringbeam._refusal import check_key, check_namespace
+from ringbeam._refusal import Code, Refusal, check_key, check_namespace
 from ringbeam._requests import GetMany, Scan
 
 
@@ -42,7 +50,7 @@ async def get_many(
             while places:
                 wanted = tuple(keys[place] for place in places)
                 asked = GetMany(namespace, wanted, *fresh(consistency, seen.at[shard]))
-                answer = await core.items(asked, shard, deadline, timeout, seen)
+                answer, _ = await core.items(asked, shard, deadline, timeout, seen)
                 if not 0 < len(answer.items) <= len(places) or (len(answer.items) < len(places) and not answer.more):
                     told = f"{len(answer.items)} items for {len(places)} keys"
                     raise ProtocolError(f"shard {shard} answered a request for several keys with {told}")
@@ -62,16 +70,24 @@ async def scan(
     consistency: Freshness,
     shards: Sequence[int],
     limit: int | None,
+    page: int,
+    pinned: bool,
     timeout: float,
     seen: Marks,
-) -> AsyncIterator[Item]:
-    """The items of a range, of all these shards, in order. `timeout`: of each page."""
+) -> AsyncGenerator[Item, None]:
+    """The items of a range, of all these shards, in order. `what`: but for its consistency and its moment. `page`:
+    items of each page at most. `pinned`: all items of a shard are of one moment. `timeout`: of each page."""
     loop = asyncio.get_running_loop()
     parts = [Part(shard, what.start, what.end, what.backward) for shard in shards]
     left = limit
 
     async def load(part: Part, items_max: int, deadline: float) -> None:
+        part.asked_at = loop.time()
+        if part.pin:
+            await load_pinned(part, items_max, deadline)
+            return
         level, index_min, age_ms_max, stale_ok = fresh(consistency, seen.at[part.shard])
+        wanted = min(PIN_KEYS_MAX if left is None else left, PIN_KEYS_MAX) if pinned else 0
         asked = replace(
             what,
             start=part.start,
@@ -81,17 +97,43 @@ async def scan(
             index_min=index_min,
             age_ms_max=age_ms_max,
             stale_ok=stale_ok,
+            pin=wanted,
         )
-        part.load(await core.items(asked, part.shard, deadline, timeout, seen))
+        answer, node = await core.items(asked, part.shard, deadline, timeout, seen)
+        part.load(answer, node, wanted)
 
-    while left != 0 and (parts := [part for part in parts if not part.done]):
-        hungry = [part for part in parts if part.hungry]
-        items_max = 0 if left is None else min(left, SCAN_ITEMS_MAX)
-        deadline = loop.time() + timeout
-        await together([load(part, items_max, deadline) for part in hungry])
-        for item in ready(parts, what.backward)[:left]:
-            yield item
-            left = None if left is None else left - 1
+    async def load_pinned(part: Part, items_max: int, deadline: float) -> None:
+        asked = replace(what, start=part.start, end=part.end, limit=items_max, pinned=part.pin, pinned_index=part.index)
+        try:
+            answer, _ = await core.items(asked, part.shard, deadline, timeout, seen, part.node)
+        except Refused as refused:
+            if refused.code is not Code.COMPACTED:
+                raise
+            # There is nothing to be ended.
+            part.pin = 0
+            raise _gone(refused.refusal, part.shard) from None
+        part.load(answer)
+
+    try:
+        while left != 0 and (under_way := [part for part in parts if not part.done]):
+            now = loop.time()
+            items_max = page if left is None else min(left, page)
+            loads = [load(part, items_max, now + timeout) for part in under_way if part.hungry]
+            # Of these enough is loaded; one key more, so that their nodes go on keeping their moments.
+            loads += [load(part, 1, now + timeout) for part in under_way if part.rests(now)]
+            await together(loads)
+            for item in ready(under_way, what.backward)[:left]:
+                yield item
+                left = None if left is None else left - 1
+    finally:
+        for part in parts:
+            if part.pin:
+                core.unpin(part.shard, part.node, part.pin)
+
+
+def _gone(refusal: Refusal, shard: int) -> Compacted:
+    message = f"{refusal.message}; scan anew, or with pinned=False: then each page is of a moment of its own"
+    return Compacted(replace(refusal, message=message), shard, ABSENT)
 
 
 async def together(works: Sequence[Coroutine[None, None, None]]) -> None:

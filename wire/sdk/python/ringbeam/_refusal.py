@@ -86,7 +86,7 @@ class Code(IntEnum):
     NOT_FRESH = 35
     """This node cannot show that its answer would be as fresh as asked for; another one may."""
     COMPACTED = 36
-    """What was asked for to be watched from is no longer kept."""
+    """What was asked for to be watched from, or the moment that a scan is of, is no longer kept."""
     WATCH_TOO_SLOW = 37
     """A watcher did not take its events for so long that they are no longer kept."""
     TOO_MANY_WATCHES = 38

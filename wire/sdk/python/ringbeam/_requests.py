@@ -2,7 +2,7 @@
 
     Read     Get, GetMany, Scan                       may be repeated at will
     Write    Put, Delete, Transact, Add, Extend, ..   carries a place in a session: session, sequence, answered_below
-    the rest commands about connections, sessions, leases, watches and the ring
+    the rest commands about connections, sessions, leases, watches, pinned moments and the ring
 
 Not here: how they lie on the wire (`_traffic.py`, `_wire.py`), their answers (`_answers.py`, `_events.py`).
 """
@@ -16,7 +16,7 @@ from ringbeam._events import Fold
 from ringbeam._limits import COUNTER_MAX, COUNTER_MIN
 from ringbeam._transaction import Txn
 
-# ---- reads; the last three of each say what its consistency needs ----
+# ---- reads; index_min, age_ms_max and stale_ok of each say what its consistency needs ----
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,12 @@ class Scan:
     index_min: int = 0
     age_ms_max: int = 0
     stale_ok: bool = False
+    pin: int = 0
+    """Keys that are still wanted of the shard: if the page ends before, its moment is pinned; 0: never."""
+    pinned: int = 0
+    """A page of a pinned moment, as `Items.pinned` said it: its consistency is of no matter."""
+    pinned_index: int = 0
+    """`Items.index` of the first page of that moment."""
 
 
 # ---- writes ----
@@ -201,6 +207,14 @@ class Unwatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpin:
+    """A pinned moment is not needed any more."""
+
+    pinned: int
+    """`Items.pinned` of a page of it."""
+
+
+@dataclass(frozen=True, slots=True)
 class FollowTopology:
     """The topology now and whenever it changes, each with the id of this request."""
 
@@ -241,7 +255,7 @@ class Ping:
 
 Write = Put | Delete | Transact | Add | Extend | DeleteRange | GrantLease | RevokeLease
 Read = Get | GetMany | Scan
-Command = KeepLease | GetLease | Resolve | OpenSession | CloseSession | GetTopology | GetStatus | Ping | Hello
+Command = KeepLease | GetLease | Resolve | OpenSession | CloseSession | GetTopology | GetStatus | Ping | Hello | Unpin
 Stream = Watch | Unwatch | FollowTopology
 Body = Write | Read | Command | Stream
 """What a client asks."""

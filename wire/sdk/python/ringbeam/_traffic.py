@@ -316,13 +316,14 @@ def transacted(payload: bytes, at: int) -> Transacted | None:
 
 def items(payload: bytes, at: int) -> Items:
     """The Items at this place."""
-    items_at, index_at, more_at, age_at, stale_at = _fields(payload, at, 5)
+    items_at, index_at, more_at, age_at, stale_at, pinned_at = _fields(payload, at, 6)
     return Items(
         _items(payload, at + items_at, SCAN_ITEMS_MAX) if items_at else (),
         _U64(payload, at + index_at)[0] if index_at else 0,
         bool(more_at and payload[at + more_at]),
         _age(payload, at + age_at) if age_at else None,
         bool(stale_at and payload[at + stale_at]),
+        _U64(payload, at + pinned_at)[0] if pinned_at else 0,
     )
 
 

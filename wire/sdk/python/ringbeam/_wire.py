@@ -69,6 +69,7 @@ from ringbeam._requests import (
     Scan,
     Stream,
     Transact,
+    Unpin,
     Unwatch,
     Watch,
 )
@@ -173,6 +174,9 @@ def _build(b: Any, body: DeleteRange | GrantLease | RevokeLease | Scan | Command
             schema.ScanAddIndexMin(b, body.index_min)
             schema.ScanAddAgeMsMax(b, body.age_ms_max)
             schema.ScanAddStaleOk(b, body.stale_ok)
+            schema.ScanAddPin(b, body.pin)
+            schema.ScanAddPinned(b, body.pinned)
+            schema.ScanAddPinnedIndex(b, body.pinned_index)
             return schema.RequestBody.Scan, schema.ScanEnd(b)
         case DeleteRange():
             namespace = b.CreateString(body.namespace)
@@ -220,6 +224,10 @@ def _build(b: Any, body: DeleteRange | GrantLease | RevokeLease | Scan | Command
             schema.UnwatchStart(b)
             schema.UnwatchAddWatch(b, body.watch)
             return schema.RequestBody.Unwatch, schema.UnwatchEnd(b)
+        case Unpin():
+            schema.UnpinStart(b)
+            schema.UnpinAddPinned(b, body.pinned)
+            return schema.RequestBody.Unpin, schema.UnpinEnd(b)
         case FollowTopology():
             schema.FollowTopologyStart(b)
             return schema.RequestBody.FollowTopology, schema.FollowTopologyEnd(b)

@@ -72,6 +72,7 @@ from ringbeam._requests import (
     RevokeLease,
     Scan,
     Transact,
+    Unpin,
     Unwatch,
     Watch,
     Write,
@@ -135,6 +136,17 @@ def no_script(_ring: Ring, _at: At, _body: Body) -> Act | None:
     return None
 
 
+@dataclass(frozen=True)
+class Pin:
+    """A moment that a node keeps for a scan."""
+
+    node: int
+    shard: int
+    index: int
+    items: dict[bytes, Item]
+    """What there was then, by key."""
+
+
 @dataclass
 class Ring:
     """`async with Ring(nodes, shards, script)`: node 1 leads everything."""
@@ -152,6 +164,8 @@ class Ring:
     revisions: dict[bytes, Revision] = field(default_factory=dict)
     page: int = 1000
     """Items at most in the answer to a scan or a multi-get."""
+    pins: dict[int, Pin] = field(default_factory=dict)
+    """By id: the moments of scans that are under way. Who takes them away plays a node that gives them up."""
     answers: dict[tuple[int, int], Applied] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
     compacted: int = 0
@@ -168,6 +182,8 @@ class Ring:
     """Of what is read."""
     connections: int = 0
     sessions: int = 0
+    # The pin that was made last.
+    _pinned: int = 0
     _servers: list[asyncio.Server] = field(default_factory=list)
     _watches: list[tuple[asyncio.StreamWriter, int, int, Watch]] = field(default_factory=list)
     _followers: list[tuple[asyncio.StreamWriter, int, int]] = field(default_factory=list)
@@ -254,6 +270,11 @@ class Ring:
                 return Status(node=at.node, shard=at.shard)
             case Ping():
                 return Done("here")
+            case Unpin():
+                self.pins.pop(body.pinned, None)
+                return Done("")
+            case Scan() if body.pinned:
+                return self._scan_pinned(at, body)
             case Get() | GetMany() | Scan() if body.index_min > len(self.answers):
                 return Refusal(Code.NOT_FRESH, message=f"applied log index {len(self.answers)}, not {body.index_min}")
             case Get() if leads or body.consistency is not Consistency.LINEARIZABLE:
@@ -264,7 +285,7 @@ class Ring:
                 found = [self._item(key, b"") for key in body.keys[: self.page]]
                 return Items(tuple(found), len(self.answers), len(body.keys) > self.page, self.age)
             case Scan() if leads or body.consistency is not Consistency.LINEARIZABLE:
-                return self._scan(at.shard, body)
+                return self._scan(at, body)
         if not leads:
             address = self.address(self.leader) if self.leader else ""
             return Refusal(Code.NOT_LEADER, message="not here", leader=self.leader, leader_address=address)
@@ -420,14 +441,33 @@ class Ring:
             case Relation.GREATER:
                 return bool(has > given)
 
-    def _scan(self, shard: int, scan: Scan) -> Items:
-        here = [key for key in self._within(scan.start, scan.end) if self._is_on(shard, key)]
+    def _scan(self, at: At, scan: Scan) -> Items:
+        items = {key: Item(key, self.store[key], self.revisions[key]) for key in self.store}
+        page = self._page(at.shard, scan, items, len(self.answers))
+        if not page.more or len(page.items) >= scan.pin:
+            return page
+        self._pinned += 1
+        self.pins[self._pinned] = Pin(at.node, at.shard, page.index, items)
+        return replace(page, pinned=self._pinned)
+
+    def _scan_pinned(self, at: At, scan: Scan) -> Items | Refusal:
+        """As a good node would, whoever leads: over any connection, and the last page is the end of it."""
+        pin = self.pins.get(scan.pinned)
+        if pin is None or (pin.node, pin.shard) != (at.node, at.shard):
+            return Refusal(Code.COMPACTED, message=f"node {at.node} does not keep moment {scan.pinned} any more")
+        if pin.index != scan.pinned_index:
+            return Refusal(Code.BAD_REQUEST, message=f"the moment is of {pin.index}, not of {scan.pinned_index}")
+        page = self._page(at.shard, scan, pin.items, pin.index)
+        if not page.more:
+            del self.pins[scan.pinned]
+        return replace(page, pinned=scan.pinned if page.more else 0)
+
+    def _page(self, shard: int, scan: Scan, items: dict[bytes, Item], index: int) -> Items:
+        here = [key for key in self._within(scan.start, scan.end, sorted(items)) if self._is_on(shard, key)]
         most = min(scan.limit or self.page, self.page)
         keys = (here[::-1] if scan.backward else here)[:most]
-        items = tuple(item for key in keys if (item := self._item(key, key)) is not None)
-        if scan.keys_only:
-            items = tuple(replace(item, value=b"") for item in items)
-        return Items(items, len(self.answers), len(here) > most)
+        found = tuple(replace(items[key], value=b"") if scan.keys_only else items[key] for key in keys)
+        return Items(found, index, len(here) > most)
 
     def _within(self, start: bytes, end: bytes, keys: list[bytes] | None = None) -> list[bytes]:
         keys = sorted(self.store) if keys is None else keys

@@ -76,7 +76,8 @@ def _body(kind: str, message: Any) -> Body:
         case "Scan":
             name, start, end = _range(message)
             backward, keys_only, limit = message.Backward(), message.KeysOnly(), message.Limit()
-            return requests.Scan(name, start, end, backward, keys_only, limit, *_fresh(message))
+            moment = (message.Pin(), message.Pinned(), message.PinnedIndex())
+            return requests.Scan(name, start, end, backward, keys_only, limit, *_fresh(message), *moment)
         case "Transact":
             compares = [_compare(message.Compares(at)) for at in range(message.ComparesLength())]
             then = [_step(message.Then(at)) for at in range(message.ThenLength())]
@@ -109,6 +110,8 @@ def _body(kind: str, message: Any) -> Body:
             return requests.Watch(*_range(message), begin, *wishes, message.ProgressMs())
         case "Unwatch":
             return requests.Unwatch(message.Watch())
+        case "Unpin":
+            return requests.Unpin(message.Pinned())
         case "FollowTopology":
             return requests.FollowTopology()
         case "OpenSession":
@@ -224,6 +227,7 @@ def _build(b: Any, answer: Answer) -> tuple[int, int]:
             schema.ItemsAddMore(b, answer.more)
             schema.ItemsAddAgeMs(b, age_ms(answer.age))
             schema.ItemsAddStale(b, answer.stale)
+            schema.ItemsAddPinned(b, answer.pinned)
             return kinds.Items, schema.ItemsEnd(b)
         case Absent():
             schema.ValueStart(b)

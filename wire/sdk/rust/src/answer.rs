@@ -1,5 +1,6 @@
 //! What a call can come to, owned: decoded by the driver, taken by the caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use ringbeam_wire::client::{
 };
 use ringbeam_wire::refusal::Refusal;
 
+use crate::connection::Connection;
 use crate::limits::VALUE_BYTES_COPIED_MAX;
 use crate::outcome::{Happened, Outcome as Fate};
 use crate::scan::{Entry, Page};
@@ -108,6 +110,16 @@ impl Answer {
         }
     }
 
+    /// Notes who has answered, where what follows must be asked of the same node.
+    pub(crate) fn by(mut self, node: &Arc<Connection>) -> Answer {
+        if let Answer::Items(page) = &mut self
+            && page.pinned != 0
+        {
+            page.by = Some(node.clone());
+        }
+        self
+    }
+
     /// Its kind, for a message about an answer that does not fit.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -171,14 +183,14 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Outcome), String> {
             breakdown: transacted.breakdown,
             gets: gets(payload, &transacted.gets, transacted.revision.index),
         })),
-        ReplyBody::Items(Items { items, index, more, age_ms, stale }) => {
+        ReplyBody::Items(Items { items, index, more, age_ms, stale, pinned }) => {
             let entry = |item: &Item<'_>| Entry {
                 key: keep(payload, item.key),
                 value: keep(payload, item.value),
                 revision: item.revision,
             };
             let entries = items.iter().map(|item| item.found.then(|| entry(item))).collect();
-            Answer::Items(Box::new(Page { entries, index, more, age: age_of(age_ms), stale }))
+            Answer::Items(Box::new(Page { entries, index, more, age: age_of(age_ms), stale, pinned, by: None }))
         }
         ReplyBody::Counted(counted) => Answer::Counted(counted),
         ReplyBody::RangeDeleted(gone) => Answer::RangeDeleted(gone),

@@ -113,7 +113,7 @@ impl Inner {
             if let Outcome::Answer(answer @ (Answer::Value(_) | Answer::Items(_))) = outcome {
                 node.health.answered();
                 shard.reader_answered(&node);
-                return Ok(answer);
+                return Ok(answer.by(&node));
             }
             first = Some((node, None, outcome));
         }
@@ -164,7 +164,7 @@ impl Inner {
                     Outcome::Answer(answer) if !matches!(answer, Answer::Refused(_)) => {
                         connection.health.answered();
                         job.shard.reader_answered(&connection);
-                        return Ok(answer);
+                        return Ok(answer.by(&connection));
                     }
                     // Only this attempt's time is over: another node may be quicker, and fresher.
                     Outcome::DeadlinePassed if job.what.may_be_refused_as_old() && !job.time.remaining().is_zero() => {

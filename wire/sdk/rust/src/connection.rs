@@ -134,6 +134,18 @@ impl Connection {
         self.lock().append(FOLLOWING, 0, &RequestBody::FollowTopology);
     }
 
+    /// Sends soon what needs no answer, unless too much is in flight already.
+    pub(crate) fn post(&self, body: &RequestBody<'_>) {
+        let mut shared = self.lock();
+        if shared.closed.is_some() || shared.out.len() > OUT_BYTES_MAX {
+            return;
+        }
+        shared.append(NOBODY, 0, body);
+        let driver = shared.driver.take();
+        drop(shared);
+        driver.into_iter().for_each(Waker::wake);
+    }
+
     /// Why it is closed, as the end of a sentence about this node.
     pub(crate) fn why_closed(&self) -> String {
         match &self.lock().closed {

@@ -87,6 +87,7 @@ pub mod limits;
 mod observe;
 mod outcome;
 pub mod pace;
+mod pinned;
 mod policy;
 mod pool;
 pub mod readers;

@@ -165,6 +165,9 @@ pub const FRESH_PATIENCE: Duration = Duration::from_millis(400);
 /// Nodes that such a read is sent to before it goes to the leader.
 pub const FRESH_READERS_TRIED: u32 = 2;
 
+/// So often `Scan::all` begins anew because its moment is gone: when that goes on, the ring changes more than it keeps.
+pub const SCANNED_ANEW_MAX: u32 = 3;
+
 /// Requests of one `get_many` under way at once. Ten thousand keys are 80 of them.
 pub const BUNDLES_AT_ONCE_MAX: usize = 64;
 

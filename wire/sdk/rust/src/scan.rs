@@ -14,28 +14,36 @@
 //! ```
 //!
 //! ```text
-//!   shard 0: page ─▶ a  d  f │ page ..        each page is as of one log index of its shard
+//!   shard 0: page ─▶ a  d  f │ page ..        all pages of a shard are as of one log index
 //!   shard 1: page ─▶ b  c  g │ page ..
 //!                    └ the first of the shards' next keys ─▶ next()
 //! ```
 //!
-//! **What is consistent**: a page is of one moment of its shard (up to 1,000 entries, 256 KiB), and later pages are never older when they
-//! are read linearizably. Pages of one shard may be of different moments, and so are those of different shards: a key that is written
-//! while a long scan runs may be seen as it was or as it is.
+//! **What is consistent**: all that a scan gives of one shard is as of one moment, when its first page was read, and as fresh then as was
+//! asked for. Keys with one `{tag}` are of one shard; different shards are of different moments, close to each other.
+//!
+//! **What that takes**: the node that has answered first keeps what changes meanwhile (`pinned_bytes_max` of its configuration, 64 MiB a
+//! shard, for all scans together), and is asked for all pages. If it cannot any more, because it has begun anew, because too much has
+//! changed, or no page was asked for within 30 s, the scan ends with `Compacted`. [`Scan::all`] begins it anew then. One that takes long
+//! and does not mind is [`Range::unpinned`]: each page is of a moment of its own, and any node will do.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{GetMany, Revision, Scan as Wanted};
+use ringbeam_wire::client::{GetMany, Moment, Revision, Scan as Wanted};
 use ringbeam_wire::limits::{GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, SCAN_ITEMS_MAX, check_key};
+use ringbeam_wire::refusal::Code;
 use ringbeam_wire::slots::tag_of;
 use tokio::task::{JoinError, JoinSet};
 
 use crate::answer::{Answer, Value};
 use crate::client::{Client, GetOptions};
+use crate::connection::Connection;
 use crate::error::Error;
-use crate::limits::BUNDLES_AT_ONCE_MAX;
+use crate::limits::{BUNDLES_AT_ONCE_MAX, SCANNED_ANEW_MAX};
+use crate::pinned::Pin;
 use crate::request::{What, odd};
 
 /// A key, its value and when it last changed.
@@ -57,24 +65,38 @@ pub(crate) struct Page {
     pub(crate) more: bool,
     pub(crate) age: Option<Duration>,
     pub(crate) stale: bool,
+    /// What follows can be read as of the same index, from `by`; 0: it cannot.
+    pub(crate) pinned: u64,
+    /// Who has answered, if it is pinned.
+    pub(crate) by: Option<Arc<Connection>>,
 }
 
 /// Which keys a scan is to give, and in which order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Range {
     pub(crate) from: Bytes,
     pub(crate) until: Bytes,
     pub(crate) backward: bool,
     keys_only: bool,
     pub(crate) limit: Option<u64>,
+    /// Keys in one page, at most.
+    page: u32,
+    unpinned: bool,
     /// Begins with a tag: all its keys are of one shard.
     pub(crate) tagged: bool,
+}
+
+impl Default for Range {
+    fn default() -> Range {
+        Range::all()
+    }
 }
 
 impl Range {
     /// All keys of the namespace.
     pub fn all() -> Range {
-        Range::default()
+        let (from, until, page) = (Bytes::new(), Bytes::new(), SCAN_ITEMS_MAX);
+        Range { from, until, page, backward: false, keys_only: false, limit: None, unpinned: false, tagged: false }
     }
 
     /// The keys that begin with `prefix`.
@@ -109,6 +131,16 @@ impl Range {
     /// So many keys at most.
     pub fn limit(self, keys: u64) -> Range {
         Range { limit: Some(keys), ..self }
+    }
+
+    /// Asked for in pages of so many keys, 1 to 1,000: fewer are there sooner, more cost less. A page has 256 KiB at most anyway.
+    pub fn page(self, keys: u32) -> Range {
+        Range { page: keys.clamp(1, SCAN_ITEMS_MAX), ..self }
+    }
+
+    /// Each page of a scan is of its own moment, not all of a shard of one: for what takes long, where nothing is to be kept for it.
+    pub fn unpinned(self) -> Range {
+        Range { unpinned: true, ..self }
     }
 }
 
@@ -158,6 +190,20 @@ struct Lane {
     from: Bytes,
     until: Bytes,
     ended: bool,
+    /// Of the first page.
+    pin: Option<Arc<Pin>>,
+}
+
+/// A page that a lane asks for.
+struct Due {
+    shard: u32,
+    from: Bytes,
+    until: Bytes,
+    /// Keys in it at most.
+    page: u32,
+    /// Of the shard that may still be given out.
+    wanted: u32,
+    pin: Option<Arc<Pin>>,
 }
 
 impl Lane {
@@ -165,15 +211,15 @@ impl Lane {
         self.waiting.is_empty() && !self.ended
     }
 
-    fn take(&mut self, page: Page, backward: bool) -> Result<(), Error> {
+    fn take(&mut self, page: Page, pin: Option<Arc<Pin>>, backward: bool) -> Result<(), Error> {
         let entries: VecDeque<Entry> = page.entries.into_iter().flatten().collect();
         let ordered = entries.iter().is_sorted_by(|a, b| if backward { a.key > b.key } else { a.key < b.key });
         let within = |entry: &Entry| entry.key >= self.from && (self.until.is_empty() || entry.key < self.until);
         if !ordered || !entries.iter().all(within) {
             return Err(Error::Protocol("a node answered a scan with keys out of range or order".into()));
         }
-        self.waiting = entries;
-        self.ended = !page.more;
+        (self.waiting, self.ended) = (entries, !page.more);
+        self.pin = pin.filter(|_| page.more);
         match self.waiting.back() {
             Some(last) if backward => self.until = last.key.clone(),
             Some(last) => self.from = [&last.key, &b"\0"[..]].concat().into(),
@@ -187,7 +233,8 @@ impl Lane {
 }
 
 impl Scan {
-    /// The next key with its value; `None` at the end. After an error the scan can go on where it was.
+    /// The next key with its value; `None` at the end. After an error the scan can go on where it was, but for
+    /// [`Code::Compacted`](crate::Code::Compacted): its moment is gone.
     pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
         if self.left == 0 {
             return Ok(None);
@@ -210,33 +257,48 @@ impl Scan {
         self.stale
     }
 
-    /// All that is left, at once.
+    /// All that is left, at once. If nothing was given out yet, it is begun anew when its moment is gone, a few times.
     pub async fn all(mut self) -> Result<Vec<Entry>, Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = self.next().await? {
-            entries.push(entry);
+        let (client, range, options) = (self.client.clone(), self.range.clone(), self.options.clone());
+        let untouched = self.left == range.limit.unwrap_or(u64::MAX);
+        let mut anew = 0;
+        loop {
+            let mut entries = Vec::new();
+            let failed = loop {
+                match self.next().await {
+                    Ok(Some(entry)) => entries.push(entry),
+                    Ok(None) => return Ok(entries),
+                    Err(error) => break error,
+                }
+            };
+            let gone = matches!(&failed, Error::Refused(refusal) if refusal.code == Code::Compacted);
+            if !gone || !untouched || anew == SCANNED_ANEW_MAX {
+                return Err(failed);
+            }
+            anew += 1;
+            self = client.scan_with(range.clone(), &options);
         }
-        Ok(entries)
     }
 
     /// Asks every shard whose next key is not known.
     async fn fill(&mut self) -> Result<(), Error> {
         let mut asking = JoinSet::new();
-        for (number, lane) in (0..).zip(&self.lanes).filter(|(_, lane)| lane.is_due()) {
+        for (shard, lane) in (0..).zip(&self.lanes).filter(|(_, lane)| lane.is_due()) {
             let (client, options, range) = (self.client.clone(), self.options.clone(), self.range.clone());
-            let (from, until, limit) = (lane.from.clone(), lane.until.clone(), self.left.min(u64::from(SCAN_ITEMS_MAX)));
-            let range = Range { from, until, limit: Some(limit), ..range };
-            asking.spawn(async move { (number, client.page(number, &range, &options).await) });
+            let (page, wanted) = (self.left.min(range.page.into()) as u32, self.left.min(u32::MAX.into()) as u32);
+            let (from, until, pin) = (lane.from.clone(), lane.until.clone(), lane.pin.clone());
+            let due = Due { shard, from, until, page, wanted, pin };
+            asking.spawn(async move { (shard, client.page(due, &range, &options).await) });
         }
         while let Some(joined) = asking.join_next().await {
             // A task that is gone: the runtime ends.
             let Ok((number, page)) = joined else { return Err(Error::Connect("the runtime has ended".into())) };
-            let page = page?;
+            let (page, pin) = page?;
             self.stale |= page.stale;
             // What is known of one page only is not known of all.
             let ages = if self.read { self.age } else { Some(Duration::ZERO) };
             (self.age, self.read) = (ages.zip(page.age).map(|(before, now)| before.max(now)), true);
-            self.lanes[number as usize].take(page, self.range.backward)?;
+            self.lanes[number as usize].take(page, pin, self.range.backward)?;
         }
         Ok(())
     }
@@ -254,7 +316,7 @@ impl Client {
             let (from, until) = (range.from.clone(), range.until.clone());
             // A range that ends before it begins has nothing; the wire's empty `until` would mean the last key.
             let ended = !until.is_empty() && from >= until;
-            Lane { waiting: VecDeque::new(), from, until, ended }
+            Lane { waiting: VecDeque::new(), from, until, ended, pin: None }
         };
         let only = range.tagged.then(|| self.inner.shard_of(&range.from).0);
         let of_shard = |shard: u32| Lane { ended: only.is_some_and(|only| only != shard), ..lane() };
@@ -263,17 +325,40 @@ impl Client {
         Scan { client, options, left, range, lanes, read: false, age: None, stale: false }
     }
 
-    async fn page(&self, shard: u32, range: &Range, options: &GetOptions) -> Result<Page, Error> {
+    /// A page, and the pin of its moment.
+    async fn page(&self, due: Due, range: &Range, options: &GetOptions) -> Result<(Page, Option<Arc<Pin>>), Error> {
+        let Due { shard, from, until, page, wanted, pin } = due;
+        let moment = match &pin {
+            Some(pin) => pin.moment(),
+            None if range.unpinned => Moment::Now,
+            None => Moment::Pin { keys: wanted },
+        };
         let what = What::Scan(Wanted {
             namespace: self.name(&options.namespace),
-            from: &range.from,
-            until: &range.until,
+            from: &from,
+            until: &until,
             backward: range.backward,
             keys_only: range.keys_only,
-            limit: range.limit.map_or(0, |limit| limit.min(u64::from(SCAN_ITEMS_MAX)) as u32),
+            limit: page,
             consistency: self.freshness(shard, options),
+            moment,
         });
-        self.items(shard, what, options).await
+        let Some(pin) = pin else {
+            let mut page = self.items(shard, what, options).await?;
+            let pin = page.by.take().map(|node| Pin::new(page.pinned, page.index, node));
+            if pin.is_none() && page.more && moment != Moment::Now && page.entries.len() < wanted as usize {
+                return Err(Error::Protocol("a node does not pin the moment of a scan: it is of an older version".into()));
+            }
+            return Ok((page, pin));
+        };
+        match self.inner.read_pinned(shard, &pin, what, self.time(options.timeout)).await? {
+            Answer::Items(page) if page.index == pin.index() => Ok((*page, Some(pin))),
+            Answer::Items(page) => {
+                let why = format!("a node answered as of log index {}, its pin is of {}", page.index, pin.index());
+                Err(Error::Protocol(why))
+            }
+            other => Err(odd(&other)),
+        }
     }
 
     async fn items(&self, shard: u32, what: What<'_>, options: &GetOptions) -> Result<Page, Error> {
@@ -387,17 +472,19 @@ mod tests {
             more,
             age: None,
             stale: false,
+            pinned: 0,
+            by: None,
         };
-        let lane = || Lane { waiting: VecDeque::new(), from: "a".into(), until: "z".into(), ended: false };
+        let lane = || Lane { waiting: VecDeque::new(), from: "a".into(), until: "z".into(), ended: false, pin: None };
         let (mut up, mut down) = (lane(), lane());
-        up.take(page(&["b", "d"], true), false).expect("a good page");
-        down.take(page(&["f", "d"], false), true).expect("a good page");
+        up.take(page(&["b", "d"], true), None, false).expect("a good page");
+        down.take(page(&["f", "d"], false), None, true).expect("a good page");
         assert_eq!((&up.from[..], &up.until[..], up.ended), (&b"d\0"[..], &b"z"[..], false));
         assert_eq!((&down.from[..], &down.until[..], down.ended), (&b"a"[..], &b"d"[..], true));
         for keys in [&["e", "e"][..], &["f", "e"], &["d"], &["z"]] {
-            assert!(up.take(page(keys, true), false).is_err(), "{keys:?} from d0 on and before z");
+            assert!(up.take(page(keys, true), None, false).is_err(), "{keys:?} from d0 on and before z");
         }
-        let nothing = Page { entries: Vec::new(), index: 1, more: true, age: None, stale: false };
-        assert!(up.take(nothing, false).is_err(), "an empty page that is not the last would be asked for without end");
+        let nothing = page(&[], true);
+        assert!(up.take(nothing, None, false).is_err(), "an empty page that is not the last would be asked for without end");
     }
 }

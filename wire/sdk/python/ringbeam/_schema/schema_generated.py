@@ -71,6 +71,7 @@ class RequestBody(object):
     Watch = 25
     Unwatch = 26
     FollowTopology = 27
+    Unpin = 28
 
 
 class EventKind(object):
@@ -1571,8 +1572,29 @@ class Scan(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
+    # Scan
+    def Pin(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(24))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
+    # Scan
+    def Pinned(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(26))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+    # Scan
+    def PinnedIndex(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(28))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
 def ScanStart(builder):
-    builder.StartObject(10)
+    builder.StartObject(13)
 
 def ScanAddNamespace(builder, namespace):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(namespace), 0)
@@ -1609,6 +1631,15 @@ def ScanAddAgeMsMax(builder, ageMsMax):
 
 def ScanAddStaleOk(builder, staleOk):
     builder.PrependBoolSlot(9, staleOk, 0)
+
+def ScanAddPin(builder, pin):
+    builder.PrependUint32Slot(10, pin, 0)
+
+def ScanAddPinned(builder, pinned):
+    builder.PrependUint64Slot(11, pinned, 0)
+
+def ScanAddPinnedIndex(builder, pinnedIndex):
+    builder.PrependUint64Slot(12, pinnedIndex, 0)
 
 def ScanEnd(builder):
     return builder.EndObject()
@@ -2686,6 +2717,42 @@ def FollowTopologyStart(builder):
     builder.StartObject(0)
 
 def FollowTopologyEnd(builder):
+    return builder.EndObject()
+
+
+
+class Unpin(object):
+    __slots__ = ['_tab']
+
+    @classmethod
+    def GetRootAs(cls, buf, offset=0):
+        n = flatbuffers.encode.Get(flatbuffers.packer.uoffset, buf, offset)
+        x = Unpin()
+        x.Init(buf, n + offset)
+        return x
+
+    @classmethod
+    def GetRootAsUnpin(cls, buf, offset=0):
+        """This method is deprecated. Please switch to GetRootAs."""
+        return cls.GetRootAs(buf, offset)
+    # Unpin
+    def Init(self, buf, pos):
+        self._tab = flatbuffers.table.Table(buf, pos)
+
+    # Unpin
+    def Pinned(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(4))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
+def UnpinStart(builder):
+    builder.StartObject(1)
+
+def UnpinAddPinned(builder, pinned):
+    builder.PrependUint64Slot(0, pinned, 0)
+
+def UnpinEnd(builder):
     return builder.EndObject()
 
 
@@ -4120,8 +4187,15 @@ class Items(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
+    # Items
+    def Pinned(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(14))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint64Flags, o + self._tab.Pos)
+        return 0
+
 def ItemsStart(builder):
-    builder.StartObject(5)
+    builder.StartObject(6)
 
 def ItemsAddItems(builder, items):
     builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(items), 0)
@@ -4140,6 +4214,9 @@ def ItemsAddAgeMs(builder, ageMs):
 
 def ItemsAddStale(builder, stale):
     builder.PrependBoolSlot(4, stale, 0)
+
+def ItemsAddPinned(builder, pinned):
+    builder.PrependUint64Slot(5, pinned, 0)
 
 def ItemsEnd(builder):
     return builder.EndObject()

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use ringbeam_sdk::{Code, Refusal, Role, SlotRange};
 use ringbeam_wire::client::{
-    Consistency, Encoder, Member, ReplyBody, RequestBody, Revision, Status, Topology, Value, WatchStarted, Welcome, Written,
-    parse_request,
+    Consistency, Encoder, Item, Items, Member, Moment, ReplyBody, RequestBody, Revision, Status, Topology, Value, WatchStarted,
+    Welcome, Written, parse_request,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::preamble::Preamble;
@@ -41,6 +41,8 @@ pub enum Asked {
     Status,
     Ping,
     Watch,
+    Scan { from: Vec<u8>, limit: u32, moment: Moment },
+    Unpin(u64),
     Ring(String),
 }
 
@@ -56,6 +58,8 @@ pub enum Act {
     Status(Box<Status>),
     Done(String),
     Welcome(Welcome),
+    /// A page of a scan: its keys, its index, whether there is more, and the pin.
+    Items(Vec<&'static str>, u64, bool, u64),
     /// A watch that begins, and of which nothing comes.
     Watching,
     /// No answer, ever.
@@ -218,9 +222,12 @@ impl Ring {
             Asked::Status => Act::Status(Box::new(Status { node: at.node, shard: at.shard, ..Status::default() })),
             Asked::Ping => Act::Done("here".into()),
             Asked::Watch => Act::Watching,
+            Asked::Unpin(_) => Act::Done(String::new()),
+            Asked::Scan { .. } if leads => Act::Items(Vec::new(), 1, false, 0),
             Asked::Get { key, local, .. } if leads || *local => Act::Value(self.store.lock().unwrap().get(key).cloned()),
             _ if !leads => Act::Refuse(self.not_leader()),
             Asked::Get { .. } => Act::Value(None),
+            Asked::Scan { .. } => Act::Silence,
             Asked::OpenSession => Act::Opened(self.sessions.fetch_add(1, Ordering::SeqCst) + 1),
             Asked::CloseSession(_) => Act::Written(Written::default()),
             Asked::Put { key, value, session, sequence, .. } => {
@@ -329,6 +336,10 @@ fn encode(id: u64, act: Act) -> Vec<u8> {
             let value = value.as_deref().unwrap_or_default();
             ReplyBody::Value(Value { found: true, value, index, age_ms, stale, ..Value::default() })
         }
+        Act::Items(keys, index, more, pinned) => {
+            let item = |key: &&'static str| Item { key: key.as_bytes(), found: true, value: b"v", ..Item::default() };
+            ReplyBody::Items(Items { items: keys.iter().map(item).collect(), index, more, pinned, ..Items::default() })
+        }
         Act::Refuse(refusal) => ReplyBody::Refused(refusal),
         Act::Opened(session) => ReplyBody::SessionOpened { session, lifetime_ms: 60_000 },
         Act::Topology(topology) => ReplyBody::Topology(topology),
@@ -368,6 +379,8 @@ fn owned(body: &RequestBody<'_>) -> Asked {
         RequestBody::GetStatus => Asked::Status,
         RequestBody::Ping => Asked::Ping,
         RequestBody::Watch(_) => Asked::Watch,
+        RequestBody::Scan(scan) => Asked::Scan { from: scan.from.into(), limit: scan.limit, moment: scan.moment },
+        RequestBody::Unpin { pin } => Asked::Unpin(*pin),
         other => Asked::Ring(format!("{other:?}")),
     }
 }
