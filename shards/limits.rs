@@ -71,7 +71,7 @@ pub const PINS_MAX: usize = 128;
 /// A pinned moment that no page was asked for so long is given up: its client takes its time with a page, or is gone.
 pub const PIN_IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// One that has rested so long goes earlier, when another scan has no room.
+/// One that has rested so long goes earlier, when its last page was answered or another scan has no room.
 pub const PIN_RESTED: Duration = Duration::from_secs(5);
 
 /// Records that a page of a pinned moment passes by because they are newer, before other tasks run: about 200 us.

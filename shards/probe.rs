@@ -190,6 +190,8 @@ pub struct Ran {
     pub answer: Option<(Revision, bool)>,
     /// It changed its key: watches are to be told.
     pub changed: bool,
+    /// The key has a value since.
+    pub put: bool,
 }
 
 thread_local! {
@@ -286,6 +288,7 @@ pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) 
             }
             let changed = answer.outcome.is_ok() && !answer.duplicate && ran_it;
             let changed = changed && (answer.existed || !matches!(write.op, Op::Delete { .. }));
+            let put = !matches!(write.op, Op::Delete { .. });
             let answer = (answer.outcome.is_ok() && ran_it).then_some((answer.revision, answer.duplicate));
             let (session, sequence) = (write.session, write.sequence);
             ran.push(Ran {
@@ -298,6 +301,7 @@ pub(crate) fn ran(dir: &str, index: u64, batch: &Batch<'_>, answers: &[Answer]) 
                 key: key.to_vec(),
                 answer,
                 changed,
+                put,
             });
         }
     });

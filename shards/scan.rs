@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   first page ─▶ read.rs: when it is fresh enough ─▶ answer ─ more, and the asker wants more ─▶ pinned, in the same moment
-//!   page of a pin ─▶ [page] narrow, make, answer; the last one unpins
+//!   page of a pin ─▶ [page] narrow, make, answer; the last one may get lost, so the pin stays until its client says that it has it
 //!   [care] sweep: pins that nobody has asked for lately; what was shed, in pieces
 //! ```
 //! A pin is this node's: the state keeps what changes for it (`state/pins.rs`). It is of no connection, so that a scan goes on over another
@@ -11,6 +11,7 @@
 //! **Invariants**
 //! - A page of a pin that is answered is of the pin's index, whoever leads meanwhile, and needs nobody else: what was committed stays so.
 //! - Pins are bounded in number, in bytes, and by the time for which they rest.
+//! - `more` of a page says that something follows; or that too much which is newer was passed by to know ([`STEPS_MAX`]).
 //! - Its age is that of the first page, and the time since then.
 
 use std::cell::RefCell;
@@ -43,9 +44,16 @@ struct Pin {
     used: Instant,
     /// Of the first page.
     age_ms: Option<u32>,
+    /// Its last page was answered.
+    done: bool,
 }
 
 impl Pin {
+    /// Nobody has asked for it lately.
+    fn is_idle(&self, now: Instant) -> bool {
+        now.since(self.used) > if self.done { PIN_RESTED } else { PIN_IDLE_MAX }
+    }
+
     fn age_ms(&self, now: Instant) -> Option<u32> {
         self.age_ms?.checked_add(lengthened_ms(now.since(self.pinned))?).filter(|ms| *ms < u32::MAX)
     }
@@ -104,7 +112,7 @@ pub(crate) fn answer<E: Env>(shard: &Shard<E>, scan: &Scan<'_>, waiter: Waiter, 
     if let Some((id, from, until, age_ms, gone)) = pinned {
         gone.into_iter().for_each(|gone| unpin(shard, gone));
         machine.change_pins(|state| state.pin(id, scan.namespace, &from, &until, shard.settings.pinned_bytes_max));
-        shard.scans.0.borrow_mut().insert(id, Pin { pinned: now, used: now, age_ms });
+        shard.scans.0.borrow_mut().insert(id, Pin { pinned: now, used: now, age_ms, done: false });
     }
 }
 
@@ -164,18 +172,20 @@ async fn make<E: Env>(shard: &Rc<Shard<E>>, scan: &Scan<'_>, waiter: &mut Option
         let turn = machine.with_state(|state| {
             let (mut items, mut bytes, mut steps, mut passed, mut more) = (Vec::new(), 0, 0, None, false);
             for step in state.pinned(pin, &from, &until, scan.backward) {
-                if items.len() == most(scan) || bytes >= ITEMS_BYTES_MAX as usize || steps == STEPS_MAX {
-                    more = true;
-                    break;
-                }
-                steps += 1;
+                let full = items.len() == most(scan) || bytes >= ITEMS_BYTES_MAX as usize;
                 match step {
-                    Step::Newer(key) => passed = Some(key),
-                    Step::Item(key, found) => {
+                    // What is behind a page that is full may be newer, all of it.
+                    Step::Newer(key) if steps < STEPS_MAX => passed = Some(key),
+                    Step::Item(key, found) if !full && steps < STEPS_MAX => {
                         bytes += key.len() + found.value.len();
                         items.push(item(key, Some(found), scan.keys_only));
                     }
+                    _ => {
+                        more = true;
+                        break;
+                    }
                 }
+                steps += 1;
             }
             match passed.filter(|_| more && items.is_empty()) {
                 Some(passed) => Turn::Further(passed.to_vec()),
@@ -190,9 +200,7 @@ async fn make<E: Env>(shard: &Rc<Shard<E>>, scan: &Scan<'_>, waiter: &mut Option
         match turn {
             Turn::Further(passed) => (from, until) = rest(&Scan { from: &from, until: &until, ..*scan }, &passed),
             Turn::Done { more } => {
-                if !more {
-                    unpin(shard, pin);
-                }
+                shard.scans.0.borrow_mut().get_mut(&pin).into_iter().for_each(|pin| pin.done = !more);
                 return Ok(());
             }
         }
@@ -233,8 +241,7 @@ pub(crate) fn unpin<E: Env>(shard: &Shard<E>, pin: u64) {
 /// Gives up pins that nobody asks for, and frees what was shed.
 pub(crate) async fn sweep<E: Env>(shard: &Shard<E>) {
     let (machine, now) = (shard.replica.machine(), E::now());
-    let idle = |pin: &Pin| now.since(pin.used) > PIN_IDLE_MAX;
-    let idle: Vec<u64> = shard.scans.0.borrow().iter().filter(|(_, pin)| idle(pin)).map(|(id, _)| *id).collect();
+    let idle: Vec<u64> = shard.scans.0.borrow().iter().filter(|(_, pin)| pin.is_idle(now)).map(|(id, _)| *id).collect();
     idle.into_iter().for_each(|pin| unpin(shard, pin));
     if !shard.scans.0.borrow().is_empty() {
         machine.with_state(|state| shard.scans.0.borrow_mut().retain(|pin, _| state.is_pinned(*pin)));

@@ -108,7 +108,7 @@ pub struct Connection {
     pub writer: SimWriter,
     pub decoder: Decoder,
     /// Who is there, and how many writes a session may have open.
-    node: u64,
+    pub node: u64,
     window: u32,
 }
 
@@ -574,7 +574,7 @@ impl Connection {
     }
 
     /// Waits for the reply to `request`; those to earlier ones, given up long ago, are thrown away.
-    async fn reply<T>(&mut self, request: u64, take: impl FnOnce(ReplyBody<'_>) -> T) -> std::io::Result<T> {
+    pub async fn reply<T>(&mut self, request: u64, take: impl FnOnce(ReplyBody<'_>) -> T) -> std::io::Result<T> {
         loop {
             while let Some(frame) = self.decoder.next().map_err(std::io::Error::other)? {
                 let Reply { id, body } = ringbeam_wire::client::parse_reply(&frame).map_err(std::io::Error::other)?;

@@ -25,6 +25,7 @@ mod plan;
 mod random;
 mod readers;
 mod run;
+mod scanner;
 mod subscriber;
 mod watch;
 #[allow(dead_code)]

@@ -105,6 +105,7 @@ impl Reader {
             _ => Wanted::Session { index_min },
         };
         let consistency = match wanted {
+            Wanted::Linearizable => Consistency::Linearizable,
             Wanted::Local => Consistency::Local,
             Wanted::Session { index_min } => Consistency::Session { index_min },
             Wanted::Bounded { age_ms_max, stale_ok } => Consistency::Bounded { age_ms_max, stale_ok },

@@ -28,6 +28,7 @@ use crate::operator::{Change, Operator, try_change};
 use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
 use crate::random::Random;
 use crate::readers;
+use crate::scanner::{self, Pages};
 use crate::subscriber::{self, Streams};
 use crate::watch::Watch;
 use crate::world::{Ring, RingSettings};
@@ -88,6 +89,8 @@ struct Run {
     load: Load,
     /// What those who watch were told.
     streams: Streams,
+    /// What scans found.
+    pages: Pages,
     watch: Watch,
     random: Random,
     /// By kind: those that the world does not count itself.
@@ -123,11 +126,12 @@ impl Run {
         let streams = subscriber::start(&mut ring, plan.seed);
         load.start_lives(&mut ring, plan.seed);
         readers::start(&mut ring, plan.seed, &plan.workload, &load);
+        let pages = scanner::start(&mut ring, plan.seed, &load);
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
         let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
         let look = LOOK * plan.workload.pace.min(LOOK_PACE_MAX) as u32;
-        let mut run = Run { ring, load, streams, watch, random, faults, voters, rounds, foreign, hurt, late, look };
+        let mut run = Run { ring, load, streams, pages, watch, random, faults, voters, rounds, foreign, hurt, late, look };
         run.found(founders);
         run
     }
@@ -478,6 +482,7 @@ impl Run {
         violations.extend(check::counters::check(&self.load.tally.borrow(), &self.load.counters(&self.ring)));
         violations.extend(owned::judge(&self.load.owners, &self.ring));
         violations.extend(check::watching::check(&self.watch.changes, &self.streams.borrow()));
+        violations.extend(check::scanned::check(&self.watch.changes, &self.pages.borrow()));
         violations.extend(check::age::check(&history, &self.load.answered.borrow()));
         let world = &self.ring.world;
         let mut faults = self.faults;

@@ -15,7 +15,7 @@ use ringbeam_wire::peer::Role as Duty;
 use crate::check::exactly_once::{AppliedLog, Effect, Ran};
 use crate::check::lives::{Did, LivesLog};
 use crate::check::raft::{LeaderId, LogId, NodeView, Observer, Queue, Role, converged, held_by_quorum};
-use crate::check::watching::{Changes, key_of};
+use crate::check::watching::{Change, Changes};
 use crate::history::{Revision, Tag};
 use crate::lives;
 use crate::world::Ring;
@@ -66,7 +66,7 @@ impl Watch {
             };
             if ran.changed {
                 let revision = Revision { index: ran.index, position: ran.position };
-                self.changes.note(shard, revision, key_of(&ran.key));
+                self.changes.note(shard, revision, Change { key: ran.key.clone(), put: ran.put });
             }
             let tag = Some(Tag { session: ran.session, sequence: ran.sequence });
             let key = ran.key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));

@@ -19,6 +19,7 @@ use crate::history::{History, Revision};
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
+    Linearizable,
     Local,
     Session { index_min: u64 },
     Bounded { age_ms_max: u32, stale_ok: bool },
@@ -86,7 +87,9 @@ impl Acknowledged {
 }
 
 fn too_young(answer: &Answered, acknowledged: &Acknowledged) -> Option<String> {
-    let age_ns = u64::from(answer.age_ms?) * 1_000_000;
+    // A linearizable one is of no age, whatever it can show.
+    let age_ms = if answer.wanted == Wanted::Linearizable { 0 } else { answer.age_ms? };
+    let age_ns = u64::from(age_ms) * 1_000_000;
     let since = answer.asked_ns.checked_sub(age_ns)?;
     let due = acknowledged.before(answer.shard, since);
     (answer.index < due)

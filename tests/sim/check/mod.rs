@@ -11,6 +11,7 @@
 //! | [`counters`] | additions: sums of one order, nothing lost or twice | the store's own promises |
 //! | [`owned`] | keys of one client: deltas folded in order and once, ranges erased in slices | the store's own promises |
 //! | [`watching`] | watches: each change once and in order, or a gap that is said | the store's own promises |
+//! | [`scanned`] | pages of scans: what the log had made of a range at their index | the store's own promises |
 //! | [`lives`] | keys that go, and leases: not before their time | the store's own promises |
 //! | [`raft`] | terms, logs, commits, applied states of all nodes | Ongaro's thesis |
 //!
@@ -25,6 +26,7 @@ pub mod linear;
 pub mod lives;
 pub mod owned;
 pub mod raft;
+pub mod scanned;
 pub mod session;
 pub mod watching;
 

@@ -15,9 +15,17 @@ use std::collections::BTreeMap;
 use super::told;
 use crate::history::Revision;
 
-/// What the state machines changed, by shard and revision: the key.
+/// What the state machines changed, by shard and revision.
 #[derive(Clone, Debug, Default)]
-pub struct Changes(BTreeMap<u32, BTreeMap<Revision, u64>>);
+pub struct Changes(pub(super) BTreeMap<u32, BTreeMap<Revision, Change>>);
+
+/// A change of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub key: Vec<u8>,
+    /// It has a value since.
+    pub put: bool,
+}
 
 /// What one watch was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +64,8 @@ pub fn key_of(key: &[u8]) -> u64 {
 
 impl Changes {
     /// A state machine has changed this key.
-    pub fn note(&mut self, shard: u32, revision: Revision, key: u64) {
-        self.0.entry(shard).or_default().insert(revision, key);
+    pub fn note(&mut self, shard: u32, revision: Revision, change: Change) {
+        self.0.entry(shard).or_default().insert(revision, change);
     }
 }
 
@@ -68,14 +76,14 @@ pub fn check(changes: &Changes, streams: &[Stream]) -> Vec<String> {
 }
 
 /// The first violation of a stream: what follows one is mostly its consequence.
-fn first_of(changes: &BTreeMap<Revision, u64>, stream: &Stream) -> Option<String> {
+fn first_of(changes: &BTreeMap<Revision, Change>, stream: &Stream) -> Option<String> {
     let mut has = Revision { index: 0, position: 0 };
     for said in &stream.said {
         let why = match *said {
             Said::Event { revision, .. } if revision <= has => {
                 Some(format!("told of {revision:?} after it had all up to {has:?}"))
             }
-            Said::Event { revision, key } if changes.get(&revision) != Some(&key) => {
+            Said::Event { revision, key } if changes.get(&revision).map(|change| key_of(&change.key)) != Some(key) => {
                 Some(format!("told of {revision:?}, where no state machine changed that key"))
             }
             Said::Event { revision, .. } => {
@@ -118,13 +126,13 @@ mod tests {
     fn judged(said: &[Said]) -> Vec<String> {
         let mut changes = Changes::default();
         for (revision, key) in [(at(3, 0), 7), (at(3, 1), 8), (at(5, 0), 7)] {
-            changes.note(2, revision, key);
+            changes.note(2, revision, Change { key: vec![key], put: true });
         }
         check(&changes, &[Stream { name: "w".into(), shard: 2, said: said.to_vec() }])
     }
 
-    fn event(index: u64, position: u32, key: u64) -> Said {
-        Said::Event { revision: at(index, position), key }
+    fn event(index: u64, position: u32, key: u8) -> Said {
+        Said::Event { revision: at(index, position), key: key_of(&[key]) }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-"""Counters, deltas, ranges that go, outcomes of lost writes, and reads with a contract, on a real ring."""
+"""Counters, deltas, ranges that go, scans of one moment, outcomes of lost writes, and reads with a contract, on a real
+ring."""
 
 from __future__ import annotations
 
@@ -81,6 +82,79 @@ async def test_a_range_goes_whole_over_both_shards_and_nothing_beside_it(ring: L
         assert await client.delete_range(prefix="k00") == 10
         assert await client.delete_range(prefix="k00") == 0
         assert await client.delete_range(start="") == 10
+
+
+# ---- scans of one moment ----
+
+
+@pytest.mark.parametrize("consistency", [Consistency.LINEARIZABLE, Consistency.SESSION])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_a_scan_is_of_its_beginning_if_it_is_pinned_and_else_shows_what_is_written_meanwhile(
+    ring: LiveRing, pinned: bool, backward: bool, consistency: Consistency
+) -> None:
+    name = f"moment/{pinned}/{backward}/{consistency.name}"
+    keys = [f"{{s}}{n:02}" for n in range(60)]
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace=name, region="r2") as client:
+
+        async def look() -> dict[bytes, tuple[bytes, ringbeam.Revision]]:
+            return {item.key: (item.value, item.revision) async for item in client.scan(prefix="{s}")}
+
+        await asyncio.gather(*(client.put(key, "old") for key in keys))
+        before = await look()
+        assert list(before) == [key.encode() for key in keys]
+        found = {}
+        async for item in client.scan(prefix="{s}", page=7, pinned=pinned, backward=backward, consistency=consistency):
+            found[item.key] = (item.value, item.revision)
+            if len(found) == 3:
+                await asyncio.gather(*(client.put(key, "new") for key in keys[::3]))
+                await asyncio.gather(*(client.delete(key) for key in keys[1::3]))
+                await asyncio.gather(*(client.put(f"{key}+", "new") for key in keys))
+            if len(found) == 40:
+                await client.delete_range(prefix="{s}")
+        assert list(found) == sorted(found, reverse=backward)
+        if pinned:
+            assert found == before
+        else:
+            first = list(before)[::-1][:7] if backward else list(before)[:7]
+            assert {key: found[key] for key in first} == {key: before[key] for key in first}, "of the first page"
+            assert {value for key, (value, _) in found.items() if key.endswith(b"+")} == {b"new"}
+            assert len(set(before) - set(found)) > 10, "what was deleted before its page was made is not in it"
+        assert await look() == {}
+
+
+async def test_a_scan_of_one_moment_goes_on_at_its_node_when_the_leader_is_killed(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="moved") as writer:
+        keys = [f"{{s}}{n:02}" for n in range(60)]
+        await asyncio.gather(*(writer.put(key, "old") for key in keys))
+        leader = (await writer.topology(writer._core.routes.table[slot_of(b"{s}")])).leader
+        region = f"r{leader % 3 + 1}"
+        async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="moved", region=region) as client:
+            reader = client.with_token(writer.session_token())
+            scan = reader.scan(prefix="{s}", page=7, consistency=Consistency.SESSION)
+            found = [await anext(scan)]
+            ring.kill(leader)
+            await writer.put(keys[30], "new")
+            await writer.delete_range(start=keys[31], end=keys[50])
+            found += [item async for item in scan]
+        ring.restart()
+        assert [(item.key.decode(), item.value) for item in found] == [(key, b"old") for key in keys]
+
+
+async def test_a_scan_whose_node_is_killed_says_that_its_moment_is_gone(ring: LiveRing) -> None:
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="gone") as client:
+        await asyncio.gather(*(client.put(f"{{s}}{n:02}", "v") for n in range(20)))
+        shard = client._core.routes.table[slot_of(b"{s}")]
+        leader = (await client.topology(shard)).leader
+        scan = client.scan(prefix="{s}", page=7)
+        found = [(await anext(scan)).key]
+        ring.kill(leader)
+        ring.restart()
+        with pytest.raises(ringbeam.Compacted, match=r"scan anew, or with pinned=False") as caught:
+            async for item in scan:
+                found.append(item.key)
+        assert (len(found), caught.value.shard) == (7, shard)
+        assert len([item async for item in client.scan(prefix="{s}", page=7)]) == 20
 
 
 # ---- outcomes ----

@@ -10,7 +10,7 @@ import pytest
 import ringbeam
 from ringbeam import Item
 from ringbeam._answers import Items
-from ringbeam._limits import GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, SLOTS
+from ringbeam._limits import GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, PIN_ASKED_AGAIN, SLOTS
 from ringbeam._ranges import Part, batches, prefix_end, ready, shards_of_prefix
 from ringbeam._slots import slot_of
 
@@ -119,6 +119,33 @@ def test_a_page_that_ends_where_the_range_does_is_the_last() -> None:
     backward = Part(0, b"a", b"c", True)
     backward.load(Items((Item(b"b"), Item(b"a")), 1, True))
     assert backward.whole
+
+
+def test_a_part_with_a_moment_rests_while_it_has_keys_and_more_to_load() -> None:
+    part = Part(0, b"", b"", False)
+    part.asked_at = 100.0
+    part.load(Items((Item(b"a"), Item(b"b")), 7, True, pinned=9), "node", wanted=3)
+    assert (part.pin, part.index, part.node) == (9, 7, "node")
+    assert not part.rests(100.0 + PIN_ASKED_AGAIN - 0.1) and part.rests(100.0 + PIN_ASKED_AGAIN)
+    part.take(None)
+    assert part.hungry and not part.rests(1_000.0), "it is asked for a page anyway"
+    part.load(Items((Item(b"c"),), 7, True, pinned=9))
+    assert (part.pin, part.rests(1_000.0)) == (9, True)
+    part.load(Items((Item(b"d"),), 7, False))
+    assert (part.pin, part.rests(1_000.0)) == (0, False), "the last page is the end of its moment"
+    assert [item.key for item in part.take(None)] == [b"c", b"d"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "more", "wanted"),
+    [([b"a", b"b"], True, 2), ([b"a", b"b"], False, 3), ([b"a"], False, 0), ([b"a"], True, 0)],
+)
+def test_a_part_whose_page_is_enough_or_that_is_not_to_be_pinned_has_no_moment(
+    keys: list[bytes], more: bool, wanted: int
+) -> None:
+    part = Part(0, b"", b"", False)
+    part.load(Items(tuple(map(Item, keys)), 7, more), "node", wanted)
+    assert not part.pin
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ async def test_pages_are_fetched_as_they_are_needed_and_no_larger() -> None:
             if item.key == KEYS[20]:
                 break
         assert sorted(at.shard for at, body in ring.asked if isinstance(body, Scan)) == [0, 1], "a page of each shard"
-        assert {body.limit for body in asked(ring, Scan)} == {0}
+        assert {body.limit for body in asked(ring, Scan)} == {1000}
         assert len(asyncio.all_tasks()) <= before + 1, (
             "but for the fake's connection to the second shard, no task is left"
         )
@@ -227,7 +227,7 @@ async def test_a_prefix_with_a_whole_tag_is_asked_of_its_shard_alone() -> None:
         assert shards == {slot_of(keys[0]) * 8 // 4096}
 
 
-async def test_pages_cut_in_flight_and_redirected_are_repeated_and_nothing_is_twice() -> None:
+async def test_pages_of_their_own_moments_are_repeated_anywhere_and_nothing_is_twice() -> None:
     def script(ring: Ring, at: At, body: Body) -> Act | None:
         if isinstance(body, Scan) and at.node == ring.leader:
             page = next(pages)
@@ -240,7 +240,7 @@ async def test_pages_cut_in_flight_and_redirected_are_repeated_and_nothing_is_tw
     pages = count()
     async with Ring(2, 3, page=10, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
         fill(ring, KEYS)
-        assert [item.key async for item in client.scan()] == KEYS
+        assert [item.key async for item in client.scan(pinned=False)] == KEYS
         assert next(pages) > len(KEYS) / 10 * 1.2, "some pages were asked for again"
         assert len({at.node for at, body in ring.asked if isinstance(body, Scan)}) == 2
 
@@ -251,7 +251,7 @@ async def test_what_is_there_all_the_time_is_in_a_scan_once_whatever_is_written_
         fill(ring, KEYS)
         for backward in (False, True):
             seen: list[bytes] = []
-            async for item in client.scan(backward=backward):
+            async for item in client.scan(backward=backward, pinned=False):
                 seen.append(item.key)
                 for key in goes[len(seen) % 7 :: 7]:
                     if key in ring.store:
@@ -282,7 +282,7 @@ async def test_a_node_that_answers_a_scan_with_nonsense_ends_it() -> None:
     def script(_ring: Ring, _at: At, body: Body) -> Act | None:
         return next(answers) if isinstance(body, Scan) else None
 
-    the_same = Items((Item(b"k"),), 1, True)
+    the_same = Items((Item(b"k"),), 1, True, pinned=7)
     answers: Iterator[Items | Value] = iter([the_same, the_same, Items((), 1, True), Value(b"v")])
     async with Ring(script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
         for says in ("not in the range", "empty page", "answered with Value"):
@@ -302,6 +302,11 @@ async def test_arguments_of_a_scan_are_checked_at_once() -> None:
         for wrong in (True, 1.5):
             with pytest.raises(TypeError, match="right is a number of items"):
                 client.scan(limit=wrong)  # type: ignore[arg-type]
+        for none in (0, -1, 1001):
+            with pytest.raises(ValueError, match=f"page is {none}, right is 1 to 1000"):
+                client.scan(page=none)
+        with pytest.raises(TypeError, match="right is a number of keys"):
+            client.scan(page=True)
         with pytest.raises(TypeError, match="the prefix is of type int"):
             client.scan(prefix=7)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="more than 0"):

@@ -168,6 +168,10 @@ pub const FRESH_READERS_TRIED: u32 = 2;
 /// So often `Scan::all` begins anew because its moment is gone: when that goes on, the ring changes more than it keeps.
 pub const SCANNED_ANEW_MAX: u32 = 3;
 
+/// A pin that has rested so long is asked for a key more, when the next key is taken from its scan: its shard's keys wait behind those of
+/// others, or the program takes its time with them. A node waits 30 s; 5 s, if it has no room for another scan.
+pub const PIN_ASKED_AGAIN: Duration = Duration::from_secs(4);
+
 /// Requests of one `get_many` under way at once. Ten thousand keys are 80 of them.
 pub const BUNDLES_AT_ONCE_MAX: usize = 64;
 

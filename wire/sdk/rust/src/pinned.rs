@@ -3,10 +3,11 @@
 //! **Invariants**
 //! - Every page is of the index of the first one; a node that answers with another is not believed.
 //! - Who drops the last handle tells the node, if the connection is open; else it finds out by itself, within 30 s.
+//! - While keys are taken from a scan, no pin of it rests so long that its node gives it up.
 //!
 //! **Not here**: the first page, which is a read like others (`call.rs`); what a scan makes of pages (`scan.rs`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringbeam_wire::client::{Moment, RequestBody};
@@ -16,6 +17,7 @@ use crate::budget;
 use crate::client::Inner;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::limits::PIN_ASKED_AGAIN;
 use crate::observe::Tally;
 use crate::request::{Job, Time, What, Why, deadline_ms};
 use crate::retry::{Effort, Kind, Next, Seen};
@@ -25,13 +27,20 @@ use crate::retry::{Effort, Kind, Next, Seen};
 pub(crate) struct Pin {
     id: u64,
     index: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
     /// The last connection to the node.
-    node: Mutex<Arc<Connection>>,
+    node: Arc<Connection>,
+    /// It has answered last.
+    used: Instant,
 }
 
 impl Pin {
     pub(crate) fn new(id: u64, index: u64, node: Arc<Connection>) -> Arc<Pin> {
-        Arc::new(Pin { id, index, node: Mutex::new(node) })
+        Arc::new(Pin { id, index, state: Mutex::new(State { node, used: Instant::now() }) })
     }
 
     pub(crate) fn moment(&self) -> Moment {
@@ -42,8 +51,17 @@ impl Pin {
         self.index
     }
 
+    /// The node is to hear of it, or gives it up some time.
+    pub(crate) fn has_rested(&self) -> bool {
+        self.lock().used.elapsed() > PIN_ASKED_AGAIN
+    }
+
     fn node(&self) -> Arc<Connection> {
-        self.node.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().node.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection to the node that keeps it, opened anew if need be.
@@ -53,7 +71,7 @@ impl Pin {
             return Ok(node);
         }
         let node = inner.pool.open(&node.address, shard, deadline).await.map_err(|error| error.to_string())?;
-        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = node.clone();
+        self.lock().node = node.clone();
         Ok(node)
     }
 }
@@ -105,6 +123,7 @@ impl Inner {
                 Outcome::Answer(Answer::Refused(refusal)) => Seen::Refused(refusal),
                 Outcome::Answer(_) => {
                     node.iter().for_each(|node| node.health.answered());
+                    pin.lock().used = Instant::now();
                     let Outcome::Answer(answer) = outcome else { continue };
                     return Ok(answer);
                 }

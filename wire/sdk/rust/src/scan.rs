@@ -24,7 +24,7 @@
 //!
 //! **What that takes**: the node that has answered first keeps what changes meanwhile (`pinned_bytes_max` of its configuration, 64 MiB a
 //! shard, for all scans together), and is asked for all pages. If it cannot any more, because it has begun anew, because too much has
-//! changed, or no page was asked for within 30 s, the scan ends with `Compacted`. [`Scan::all`] begins it anew then. One that takes long
+//! changed, or because no key was taken from the scan for some 20 s, it ends with `Compacted`. [`Scan::all`] begins it anew then. One that takes long
 //! and does not mind is [`Range::unpinned`]: each page is of a moment of its own, and any node will do.
 
 use std::collections::VecDeque;
@@ -208,7 +208,7 @@ struct Due {
 
 impl Lane {
     fn is_due(&self) -> bool {
-        self.waiting.is_empty() && !self.ended
+        !self.ended && (self.waiting.is_empty() || self.pin.as_ref().is_some_and(|pin| pin.has_rested()))
     }
 
     fn take(&mut self, page: Page, pin: Option<Arc<Pin>>, backward: bool) -> Result<(), Error> {
@@ -218,9 +218,7 @@ impl Lane {
         if !ordered || !entries.iter().all(within) {
             return Err(Error::Protocol("a node answered a scan with keys out of range or order".into()));
         }
-        (self.waiting, self.ended) = (entries, !page.more);
-        self.pin = pin.filter(|_| page.more);
-        match self.waiting.back() {
+        match entries.back() {
             Some(last) if backward => self.until = last.key.clone(),
             Some(last) => self.from = [&last.key, &b"\0"[..]].concat().into(),
             None if page.more => {
@@ -228,6 +226,10 @@ impl Lane {
             }
             None => {}
         }
+        self.waiting.extend(entries);
+        self.ended = !page.more;
+        // Who has the last page needs it no more.
+        self.pin = pin.filter(|_| page.more);
         Ok(())
     }
 }
@@ -285,7 +287,8 @@ impl Scan {
         let mut asking = JoinSet::new();
         for (shard, lane) in (0..).zip(&self.lanes).filter(|(_, lane)| lane.is_due()) {
             let (client, options, range) = (self.client.clone(), self.options.clone(), self.range.clone());
-            let (page, wanted) = (self.left.min(range.page.into()) as u32, self.left.min(u32::MAX.into()) as u32);
+            let wanted = self.left.min(u32::MAX.into()) as u32;
+            let page = if lane.waiting.is_empty() { wanted.min(range.page) } else { 1 };
             let (from, until, pin) = (lane.from.clone(), lane.until.clone(), lane.pin.clone());
             let due = Due { shard, from, until, page, wanted, pin };
             asking.spawn(async move { (shard, client.page(due, &range, &options).await) });
