@@ -1,4 +1,4 @@
-//! THE WAY OF A READ: a get, several keys at once, a page of a range.
+//! THE WAY OF A READ: a get, several keys at once, the first page of a range (those that follow: `scan.rs`).
 //!
 //! | consistency | who answers | what it waits for |
 //! |---|---|---|
@@ -25,7 +25,7 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Consistency, Get, GetMany, Item, Items, Moment, ReplyBody, RequestBody, Scan, Value};
+use ringbeam_wire::client::{self, Consistency, Get, GetMany, Items, Moment, ReplyBody, RequestBody, Scan, Value};
 use ringbeam_wire::limits::ITEMS_BYTES_MAX;
 use ringbeam_wire::refusal::{Code, Refusal};
 
@@ -37,7 +37,7 @@ use crate::io::{Env, Instant};
 use crate::leases;
 use crate::limits::{FRESH_WAITING_MAX, READS_WAITING_MAX};
 use crate::raft::replica::NotApplied;
-use crate::scan;
+use crate::scan::{self, bounded, item};
 use crate::shard::Shard;
 use crate::state::{Found, State};
 
@@ -202,33 +202,10 @@ fn value<'a>(state: &'a State, get: &Get<'_>) -> Value<'a> {
     }
 }
 
-pub(crate) fn item<'a>(key: &'a [u8], found: Option<Found<'a>>, key_only: bool) -> Item<'a> {
-    match found {
-        Some(Found { value, revision }) => {
-            let value = if key_only { &[] } else { value };
-            Item { key, found: true, value, revision: revision.into() }
-        }
-        None => Item { key, ..Item::default() },
-    }
-}
-
 /// As many of the keys as an answer may hold; `more` when that is not all.
 fn many_items<'a>(state: &'a State, many: &GetMany<'_>) -> Items<'a> {
     let found = many.keys.iter().map(|key| item(&[], state.get(many.namespace, key), false));
     bounded(state, found, many.keys.len())
-}
-
-/// The first items, up to `limit` and to the bytes that an answer may have.
-pub(crate) fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: usize) -> Items<'a> {
-    let (mut page, mut bytes) = (Vec::new(), 0);
-    while page.len() < limit && bytes < ITEMS_BYTES_MAX as usize {
-        let Some(item) = items.next() else {
-            return Items { items: page, index: state.applied(), ..Items::default() };
-        };
-        bytes += item.key.len() + item.value.len();
-        page.push(item);
-    }
-    Items { items: page, index: state.applied(), more: items.next().is_some(), ..Items::default() }
 }
 
 /// One round: confirms leadership once for all reads that wait now, here or at nodes that ask how far the log is committed.

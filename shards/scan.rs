@@ -5,7 +5,7 @@
 //!   page of a pin ─▶ [page] narrow, make, answer; the last one may get lost, so the pin stays until its client says that it has it
 //!   [care] sweep: pins that nobody has asked for lately; what was shed, in pieces
 //! ```
-//! A pin is this node's: the state keeps what changes for it (`state/pins.rs`). It is of no connection, so that a scan goes on over another
+//! A pin is this node's: the state keeps what changes for it (`state/kept/pins.rs`). It is of no connection, so that a scan goes on over another
 //! one; who never comes back costs what changes for [`PIN_IDLE_MAX`].
 //!
 //! **Invariants**
@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use ringbeam_wire::client::{self, Items, Moment, ReplyBody, RequestBody, Scan};
+use ringbeam_wire::client::{self, Item, Items, Moment, ReplyBody, RequestBody, Scan};
 use ringbeam_wire::limits::{ITEMS_BYTES_MAX, SCAN_ITEMS_MAX};
 use ringbeam_wire::refusal::{Code, Refusal};
 
@@ -29,9 +29,8 @@ use crate::error::{deadline_exceeded, internal, overloaded};
 use crate::fresh::lengthened_ms;
 use crate::io::{Env, Instant};
 use crate::limits::{PIN_IDLE_MAX, PIN_RESTED, PINS_MAX, SHED_FREED_MAX, SHED_PATIENCE, STEPS_MAX};
-use crate::read::{bounded, item};
 use crate::shard::{Settings, Shard};
-use crate::state::{NotPinned, State, Step};
+use crate::state::{Found, NotPinned, State, Step};
 
 /// The pins of a shard.
 #[derive(Default)]
@@ -120,6 +119,29 @@ fn page<'a>(state: &'a State, scan: &Scan<'_>) -> Items<'a> {
     let range = state.range(scan.namespace, scan.from, scan.until, scan.backward);
     let items = range.map(|(key, found)| item(key, Some(found), scan.keys_only));
     bounded(state, items, most(scan))
+}
+
+pub(crate) fn item<'a>(key: &'a [u8], found: Option<Found<'a>>, key_only: bool) -> Item<'a> {
+    match found {
+        Some(Found { value, revision }) => {
+            let value = if key_only { &[] } else { value };
+            Item { key, found: true, value, revision: revision.into() }
+        }
+        None => Item { key, ..Item::default() },
+    }
+}
+
+/// The first items, up to `limit` and to the bytes that an answer may have.
+pub(crate) fn bounded<'a>(state: &State, mut items: impl Iterator<Item = Item<'a>>, limit: usize) -> Items<'a> {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while page.len() < limit && bytes < ITEMS_BYTES_MAX as usize {
+        let Some(item) = items.next() else {
+            return Items { items: page, index: state.applied(), ..Items::default() };
+        };
+        bytes += item.key.len() + item.value.len();
+        page.push(item);
+    }
+    Items { items: page, index: state.applied(), more: items.next().is_some(), ..Items::default() }
 }
 
 /// What came of one turn of a page.

@@ -26,7 +26,7 @@ const LONG_FILES: [(&str, &str); 1] = [("wire/schema_generated.rs", "flatc write
 const HOT_PATH_LINES_MAX: usize = 5_600;
 
 /// What a file of `shards` may name, of `shards`: a room, or a file at its top, and its neighbours.
-const MAY_IMPORT: [(&str, &[&str]); 21] = [
+const MAY_IMPORT: [(&str, &[&str]); 22] = [
     ("io", &["io"]),
     ("wal", &["wal", "io"]),
     ("state", &["state"]),
@@ -51,6 +51,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
             "limits",
             "raft",
             "read",
+            "scan",
             "shard",
             "state",
             "topology",
@@ -60,7 +61,8 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
     ),
     ("watch", &["admission", "batcher", "connection", "io", "limits", "shard", "state", "watch"]),
     ("leases", &["batcher", "error", "io", "limits", "shard", "state", "write"]),
-    ("read", &["admission", "attest", "batcher", "error", "io", "leases", "limits", "raft", "read", "shard", "state"]),
+    ("read", &["admission", "attest", "batcher", "error", "io", "leases", "limits", "raft", "read", "scan", "shard", "state"]),
+    ("scan", &["attest", "batcher", "error", "fresh", "io", "limits", "shard", "state"]),
     // How old a state is: pure.
     ("fresh", &["io", "limits"]),
     ("attest", &["admission", "attest", "fresh", "io", "limits", "raft", "read", "shard"]),
@@ -87,6 +89,7 @@ const MAY_IMPORT: [(&str, &[&str]); 21] = [
             "probe",
             "raft",
             "read",
+            "scan",
             "shard",
             "state",
             "topology",

@@ -97,7 +97,7 @@ codes! {
     TooManyLeases = 34,
     /// This node cannot show that its answer would be as fresh as asked for; another one may.
     NotFresh = 35,
-    /// What was asked for to be watched from is no longer kept; the message says what is the oldest.
+    /// What was asked for is no longer kept: the changes to watch from (the message says what is the oldest), or the moment of a scan.
     Compacted = 36,
     /// A watcher did not take its events for so long that they are no longer kept.
     WatchTooSlow = 37,

@@ -6,9 +6,12 @@
 //! ```
 //! **Invariant**: when nobody does, a change asks two flags and keeps nothing.
 
+mod pins;
+
 use super::freeze::Frozen;
-use super::pins::Pins;
 use super::record::Record;
+use pins::Pins;
+pub use pins::{NotPinned, Step};
 
 /// See the module.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@
 //!                                                 v  |
 //!                                               snapshot
 //!
-//!   command.rs  the bytes of a batch            freeze.rs   what a snapshot under way still needs; pins.rs: what scans do
+//!   command.rs  the bytes of a batch            freeze.rs   what a snapshot under way still needs; kept/ what scans do, too
 //!   tables.rs, table.rs  the keys of a namespace      snapshot/   its slices, and back
 //!   run.rs      neighbours, searched fast       ops/        writes that are no put and no delete
 //!   record.rs   one key in one allocation       sessions.rs what makes a retried write happen once
@@ -35,7 +35,6 @@ mod kept;
 pub mod limits;
 mod look;
 mod ops;
-mod pins;
 mod reader;
 mod record;
 mod run;
@@ -51,6 +50,7 @@ pub use answer::{Answer, Denied, Revision};
 use command::{Batch, Op, Write};
 use events::{Change, ChangeKind, Sink};
 use kept::Kept;
+pub use kept::{NotPinned, Step};
 pub use limits::Limits;
 pub use look::Stats;
 use ops::deltas::{Deltas, canonical};
@@ -59,7 +59,6 @@ pub use ops::leases::Leased;
 use ops::leases::Leases;
 pub use ops::{counter, erase, extend, transaction};
 use ops::{deltas, leases};
-pub use pins::{NotPinned, Step};
 pub use reader::Malformed;
 use record::{Extras, Record};
 use sessions::{Admission, Moment, Sessions};

@@ -336,7 +336,8 @@ class Items:
     age: float | None = None
     stale: bool = False
     pinned: int = 0
-    """What follows can be read as of the same index, from the same node; 0: it cannot."""
+    """What follows can be read as of the same index, from the same node, until Unpin or while it is asked for; 0: it
+    cannot, or nothing follows."""
 
 
 @dataclass(frozen=True, slots=True)

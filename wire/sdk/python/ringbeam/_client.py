@@ -445,9 +445,10 @@ class Client:
 
         What that takes: where one page is not enough, the node that answers the first one keeps what changes behind it,
         and gives all the others, whoever leads. It keeps 64 MiB for all scans of a shard, unless configured otherwise,
-        and for no more than 30 s between two pages: a loop that takes its time wants smaller ones (`page`). When that
-        was not enough, or the node has begun anew, the scan ends with `Compacted`: scan anew. The node is told when a
-        scan ends early, which a `break` out of the loop does; of an iterator that is held, `await items.aclose()`.
+        and as long as the scan goes on: while an item is taken at least every 20 s or so, however long it takes in all.
+        Where that was not enough, or the node has begun anew, the scan ends with `Compacted`: scan anew. The node is
+        told when a scan ends early, which a `break` out of the loop does; of an iterator that is held, `await
+        items.aclose()`.
 
         `pinned=False` is for exports that run for long: nothing is kept, any node will do, and how long the loop takes
         does not matter. Each page is as of a log index of its own: what is written meanwhile may be in the scan or not,

@@ -155,8 +155,9 @@ WATCH_PROGRESS: Final = 1.0
 disconnect."""
 
 PIN_ASKED_AGAIN: Final = 4.0
-"""A shard's part of a scan that waits behind others asks its node for a key this often, seconds. A node gives up a
-moment that has rested for 30 s; for 5 s, if it has no room for another scan."""
+"""A shard's part of a scan that has asked for nothing for so long, seconds, asks its node for one key more when the
+next item is taken: it waits behind others, or the program takes its time. A node gives up a moment that has rested for
+30 s; for 5 s, if it has no room for another scan."""
 
 IN_FLIGHT_MAX: Final = 1 << 16
 """Calls in flight on one connection; more than this is a queue, not a pipeline."""

@@ -9,6 +9,7 @@ Invariants
 - What was given out is before everything that is loaded or will be.
 - Every page brings its part on: a scan of a finite range ends, whatever nodes answer.
 - What a part has of a pinned moment is as of one log index: a page of another one is refused.
+- A page that is loaded while what is ready is given out changes nothing of that: it is behind it.
 
 Not here: asking (`_reads.py`).
 """
@@ -71,7 +72,8 @@ class Part:
         self.whole = self._nothing_left()
         """Nothing is left to load."""
         self.pin = 0
-        """The moment that what is left is to be of, as its node calls it; 0: none is pinned."""
+        """The moment that what is left is to be of, as its node calls it; 0: none is pinned. It stays when nothing is
+        left, until whoever asks has told the node."""
         self.index = 0
         """Its log index."""
         self.node = ""
@@ -94,9 +96,15 @@ class Part:
         """The last key that is loaded."""
         return self._items[-1].key
 
+    @property
+    def again_at(self) -> float:
+        """When its node is asked again, if only for the sake of its moment, in seconds of the loop's clock."""
+        return self.asked_at + PIN_ASKED_AGAIN
+
     def rests(self, now: float) -> bool:
-        """Others have come before it for so long that its node may take it for given up."""
-        return bool(self.pin) and not self.whole and not self.hungry and now - self.asked_at >= PIN_ASKED_AGAIN
+        """Others have come before it, or the program has taken its time, for so long that its node may soon take it for
+        given up."""
+        return bool(self.pin) and not self.whole and now >= self.again_at
 
     def load(self, page: Items, node: str = "", wanted: int = 0) -> None:
         """Takes the page that was asked for, which `node` has answered. ProtocolError: it is none of this range, or not
@@ -119,9 +127,6 @@ class Part:
             raise self._odd("a page that is not pinned: its node is of an older version; scan with pinned=False")
         if wanted and page.more:
             self.pin, self.index, self.node = page.pinned, page.index, node
-        elif not page.more:
-            # The node has let go of it by itself.
-            self.pin = 0
         self._items += items
         if items and self._backward:
             self.end = keys[-1]
@@ -145,6 +150,11 @@ class Part:
 
     def _odd(self, what: str) -> ProtocolError:
         return ProtocolError(f"shard {self.shard} answered a scan with {what}")
+
+
+def again_at(parts: Sequence[Part]) -> float | None:
+    """When the first of these nodes is asked again for the sake of its moment; None: none keeps one."""
+    return min((part.again_at for part in parts if part.pin), default=None)
 
 
 def ready(parts: Sequence[Part], backward: bool) -> list[Item]:

@@ -8,9 +8,15 @@
 A scan holds nothing between two items but the pages that it has loaded, and the moments that nodes keep for it: whoever
 stops early leaves no task behind, and the nodes are told in passing.
 
+    what is given out   a b c d e f ..   the program takes its time with each; 4 s after a page was asked for
+                              ^          one key more is, of each node that keeps a moment: no other sign would reach it
+
 Invariants
-- A pinned moment whose id is known here is ended when the scan is, by its last page or by Unpin, if the connection to
-  its node is open. Its node gives up one that it is not asked for, within 30 s: one whose page was lost, too.
+- A pinned moment whose id is known here is ended by one Unpin, when nothing more is to be asked of it, if there is a
+  connection to its node then. Else its node gives it up, 5 s after its last page or 30 s after another one; and so one
+  whose first page was lost.
+- While items are taken from a scan, no moment of it rests for longer than PIN_ASKED_AGAIN and the time that one takes.
+- What is loaded while items are given out is behind all of them.
 - A scan of one page asks for nothing more than that page.
 
 Not here: what goes into a request and in which order pages merge (`_ranges.py`), retries (`_call.py`).
@@ -28,7 +34,7 @@ from ringbeam._consistency import Freshness, Marks, fresh
 from ringbeam._errors import Compacted, ProtocolError, Refused
 from ringbeam._leader import forget
 from ringbeam._limits import GET_MANY_AT_ONCE_MAX, PIN_KEYS_MAX
-from ringbeam._ranges import Part, batches, ready
+from ringbeam._ranges import Part, again_at, batches, ready
 from ringbeam._refusal import Code, Refusal, check_key, check_namespace
 from ringbeam._requests import GetMany, Scan
 
@@ -83,9 +89,12 @@ async def scan(
 
     async def load(part: Part, items_max: int, deadline: float) -> None:
         part.asked_at = loop.time()
-        if part.pin:
-            await load_pinned(part, items_max, deadline)
-            return
+        await (load_pinned if part.pin else load_unpinned)(part, items_max, deadline)
+        if part.whole:
+            # Its node cannot know that the last page is here: it would have been asked for again.
+            let_go(part)
+
+    async def load_unpinned(part: Part, items_max: int, deadline: float) -> None:
         level, index_min, age_ms_max, stale_ok = fresh(consistency, seen.at[part.shard])
         wanted = min(PIN_KEYS_MAX if left is None else left, PIN_KEYS_MAX) if pinned else 0
         asked = replace(
@@ -114,21 +123,36 @@ async def scan(
             raise _gone(refused.refusal, part.shard) from None
         part.load(answer)
 
+    def let_go(*parts: Part) -> None:
+        for part in parts:
+            if part.pin:
+                core.unpin(part.shard, part.node, part.pin)
+                part.pin = 0
+
     try:
         while left != 0 and (under_way := [part for part in parts if not part.done]):
             now = loop.time()
             items_max = page if left is None else min(left, page)
             loads = [load(part, items_max, now + timeout) for part in under_way if part.hungry]
             # Of these enough is loaded; one key more, so that their nodes go on keeping their moments.
-            loads += [load(part, 1, now + timeout) for part in under_way if part.rests(now)]
+            loads += [load(part, 1, now + timeout) for part in under_way if part.rests(now) and not part.hungry]
             await together(loads)
-            for item in ready(under_way, what.backward)[:left]:
+            items = ready(under_way, what.backward)[:left]
+            if len(items) == left:
+                # The limit is reached with these: nothing more is asked for.
+                let_go(*parts)
+            again = again_at(parts)
+            for item in items:
+                if again is not None and (now := loop.time()) >= again:
+                    # No page is due, but the program takes its time. One key will do for a part that has none left,
+                    # too: who is that slow waits for no page yet, and is not to make us hold one more. If it fails, the
+                    # program hears of it now, and not when it has worked through what is loaded.
+                    await together([load(part, 1, now + timeout) for part in parts if part.rests(now)])
+                    again = again_at(parts)
                 yield item
                 left = None if left is None else left - 1
     finally:
-        for part in parts:
-            if part.pin:
-                core.unpin(part.shard, part.node, part.pin)
+        let_go(*parts)
 
 
 def _gone(refusal: Refusal, shard: int) -> Compacted:

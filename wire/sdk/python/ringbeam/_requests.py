@@ -208,7 +208,7 @@ class Unwatch:
 
 @dataclass(frozen=True, slots=True)
 class Unpin:
-    """A pinned moment is not needed any more."""
+    """A pinned moment is not needed any more: its last page is here, or nobody wants it."""
 
     pinned: int
     """`Items.pinned` of a page of it."""

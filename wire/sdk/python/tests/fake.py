@@ -165,7 +165,7 @@ class Ring:
     page: int = 1000
     """Items at most in the answer to a scan or a multi-get."""
     pins: dict[int, Pin] = field(default_factory=dict)
-    """By id: the moments of scans that are under way. Who takes them away plays a node that gives them up."""
+    """By id: the moments that nobody has said Unpin of. Who takes them away plays a node that gives them up."""
     answers: dict[tuple[int, int], Applied] = field(default_factory=dict)
     history: list[Event] = field(default_factory=list)
     compacted: int = 0
@@ -451,15 +451,14 @@ class Ring:
         return replace(page, pinned=self._pinned)
 
     def _scan_pinned(self, at: At, scan: Scan) -> Items | Refusal:
-        """As a good node would, whoever leads: over any connection, and the last page is the end of it."""
+        """As a good node would, whoever leads: over any connection, and the last page more than once, as it may get
+        lost."""
         pin = self.pins.get(scan.pinned)
         if pin is None or (pin.node, pin.shard) != (at.node, at.shard):
             return Refusal(Code.COMPACTED, message=f"node {at.node} does not keep moment {scan.pinned} any more")
         if pin.index != scan.pinned_index:
             return Refusal(Code.BAD_REQUEST, message=f"the moment is of {pin.index}, not of {scan.pinned_index}")
         page = self._page(at.shard, scan, pin.items, pin.index)
-        if not page.more:
-            del self.pins[scan.pinned]
         return replace(page, pinned=scan.pinned if page.more else 0)
 
     def _page(self, shard: int, scan: Scan, items: dict[bytes, Item], index: int) -> Items:

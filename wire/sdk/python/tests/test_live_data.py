@@ -12,6 +12,7 @@ from live import LiveRing, needs_ring
 
 import ringbeam
 from ringbeam import Bounded, Code, Consistency, Token
+from ringbeam import _ranges as ranges
 from ringbeam._slots import slot_of
 
 pytestmark = needs_ring
@@ -123,6 +124,24 @@ async def test_a_scan_is_of_its_beginning_if_it_is_pinned_and_else_shows_what_is
         assert await look() == {}
 
 
+@pytest.mark.parametrize("backward", [False, True])
+async def test_a_scan_whose_nodes_are_asked_for_one_key_more_between_any_two_is_still_of_one_moment(
+    ring: LiveRing, backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 0.0)
+    keys = [f"k{n:02}" for n in range(80)]
+    async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace=f"slowly/{backward}") as client:
+        await asyncio.gather(*(client.put(key, "old") for key in keys))
+        found = []
+        async for item in client.scan(page=12, backward=backward):
+            found.append((item.key.decode(), item.value))
+            if len(found) % 10 == 5:
+                await client.put(f"{item.key.decode()}+", "new")
+                await asyncio.gather(*(client.put(key, "new") for key in keys[::3]))
+                await asyncio.gather(*(client.delete(key) for key in keys[1::3]))
+        assert found == [(key, b"old") for key in keys][:: -1 if backward else 1]
+
+
 async def test_a_scan_of_one_moment_goes_on_at_its_node_when_the_leader_is_killed(ring: LiveRing) -> None:
     async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="moved") as writer:
         keys = [f"{{s}}{n:02}" for n in range(60)]
@@ -141,7 +160,11 @@ async def test_a_scan_of_one_moment_goes_on_at_its_node_when_the_leader_is_kille
         assert [(item.key.decode(), item.value) for item in found] == [(key, b"old") for key in keys]
 
 
-async def test_a_scan_whose_node_is_killed_says_that_its_moment_is_gone(ring: LiveRing) -> None:
+async def test_a_scan_whose_node_is_killed_says_that_its_moment_is_gone(
+    ring: LiveRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long the killing takes: the node is asked when a page is due.
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 1e9)
     async with await ringbeam.connect(ring.endpoints, timeout=TIMEOUT, namespace="gone") as client:
         await asyncio.gather(*(client.put(f"{{s}}{n:02}", "v") for n in range(20)))
         shard = client._core.routes.table[slot_of(b"{s}")]

@@ -10,7 +10,7 @@ from itertools import chain, repeat
 from typing import Any
 
 import pytest
-from fake import Act, At, Close, Ring, Silence
+from fake import Act, ApplyAndClose, At, Close, Ring, Silence
 
 import ringbeam
 from ringbeam import ABSENT, Code, Consistency, Item, Revision
@@ -19,7 +19,7 @@ from ringbeam._answers import Items
 from ringbeam._consistency import Freshness
 from ringbeam._limits import PIN_KEYS_MAX
 from ringbeam._refusal import Refusal
-from ringbeam._requests import Body, Scan, Unpin
+from ringbeam._requests import Body, Ping, Scan, Unpin
 from ringbeam._slots import slot_of
 
 KEYS = [b"%03d" % n for n in range(100)]
@@ -64,6 +64,33 @@ async def until_all_is_given_back(ring: Ring) -> None:
             await asyncio.sleep(0.002)
 
 
+async def ended_once(ring: Ring, client: ringbeam.Client) -> int:
+    """How many moments there were, each of which was given back, once, behind its last page."""
+    await until_all_is_given_back(ring)
+    # A connection is in order: what was said before this has arrived as well.
+    deadline = asyncio.get_running_loop().time() + 2
+    for shard in range(ring.shards):
+        for address in ring.endpoints:
+            if (connection := client._core.pool.connected(address, shard)) is not None:
+                await connection.call(Ping(), deadline, 2_000)
+    assert sorted(pin for _, _, pin in unpinned(ring)) == list(range(1, ring._pinned + 1))
+    for pin in range(1, ring._pinned + 1):
+        of_it = [body for _, body in ring.asked if isinstance(body, Scan | Unpin) and body.pinned == pin]
+        assert isinstance(of_it[-1], Unpin)
+    return ring._pinned
+
+
+def keys_of_two_shards() -> tuple[list[bytes], list[bytes]]:
+    """Of the first of two shards, and of the second, which are all behind them."""
+    first, second = (next(t for t in (b"{%d}" % n for n in range(99)) if slot_of(t) // 2048 == s) for s in (0, 1))
+    return [b"a" + first + key for key in KEYS], [b"b" + second + key for key in KEYS]
+
+
+def have(ring: Ring, keys: list[bytes]) -> None:
+    for n, key in enumerate(keys):
+        ring.store[key], ring.revisions[key] = b"v", Revision(n + 1)
+
+
 # ---- one moment ----
 
 
@@ -89,7 +116,7 @@ async def test_all_of_a_shard_is_as_of_one_index_whatever_is_written_and_whoever
             assert pin, "all of one moment"
             assert {(node, body.pin, body.pinned_index) for node, body in others} == {(1, 0, 1)}
             assert {body.consistency for _, body in others} == {Consistency.LINEARIZABLE}, "which says nothing more"
-        assert (ring.pins, unpinned(ring)) == ({}, []), "a last page is the end of its moment"
+        assert await ended_once(ring, client) == shards, "each node was told, once"
 
 
 @pytest.mark.parametrize("consistency", [Consistency.LOCAL, Consistency.SESSION])
@@ -157,17 +184,133 @@ async def test_page_bounds_the_pages_and_limit_is_what_is_wanted() -> None:
 async def test_a_part_that_waits_behind_others_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan over two shards, one of which has all the first keys: its pages took longer than the other's node keeps a
     moment that rests, and the scan ended in the middle although it never paused."""
-    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 0.0)
-    first, second = (next(t for t in (b"{%d}" % n for n in range(99)) if slot_of(t) // 2048 == s) for s in (0, 1))
-    keys = sorted([b"a" + first + key for key in KEYS] + [b"b" + second + key for key in KEYS])
-    async with Ring(1, 2, page=20) as ring, await ringbeam.connect(ring.endpoints) as client:
-        for n, key in enumerate(keys):
-            ring.store[key], ring.revisions[key] = b"v", Revision(n + 1)
-        assert [item.key async for item in client.scan()] == keys
+
+    def script(_ring: Ring, _at: At, body: Body) -> Act | None:
+        if isinstance(body, Scan) and body.limit == 1:
+            monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 1e9)
+        return None
+
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 1e9)
+    keys = [key for of_shard in keys_of_two_shards() for key in of_shard]
+    async with Ring(1, 2, page=20, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        have(ring, keys)
+        found = []
+        async for item in client.scan():
+            found.append(item.key)
+            if len(found) in (20, 40, 60, 80):
+                monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 0.0)
+        assert found == keys
         asked = [(at.shard, body.limit) for at, body in scans(ring)]
         assert asked[:2] == [(0, 1000), (1, 1000)]
         assert asked[2:10] == [(0, 1000), (1, 1)] * 4, "one key more, each time that a page is asked for"
-        assert (ring.pins, unpinned(ring)) == ({}, [])
+        assert asked[10:] == [(1, 1000)] * 4
+        assert await ended_once(ring, client) == 2
+
+
+# ---- the last page ----
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_a_last_page_that_is_lost_is_asked_for_again_and_its_moment_ended_then(backward: bool) -> None:
+    """A node ended a moment with its last page. When the reply was lost, nobody could answer it again, and a scan ended
+    as Compacted although everybody was well."""
+
+    def script(ring: Ring, _at: At, body: Body) -> Act | None:
+        return ApplyAndClose() if isinstance(body, Scan) and ring.count(Scan) in (4, 5) else None
+
+    async with Ring(page=30, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        wanted = fill(ring)[:: -1 if backward else 1]
+        found = []
+        async for item in client.scan(backward=backward):
+            found.append(item)
+            change(ring)
+        assert found == wanted
+        asked = [body for _, body in scans(ring)]
+        assert len(asked) == 6 and asked[3] == asked[4] == asked[5], "the last page, thrice"
+        assert await ended_once(ring, client) == 1
+
+
+async def test_a_moment_is_ended_when_its_last_page_is_here_though_the_scan_goes_on() -> None:
+    first, second = keys_of_two_shards()
+    async with Ring(1, 2, page=30) as ring, await ringbeam.connect(ring.endpoints) as client:
+        have(ring, [*first, *second])
+        scan = client.scan()
+        found = [(await anext(scan)).key for _ in range(90)]
+        assert (len(ring.pins), unpinned(ring)) == (2, [])
+        found.append((await anext(scan)).key)
+        async with asyncio.timeout(2):
+            while len(ring.pins) > 1:
+                await asyncio.sleep(0.002)
+        assert [shard for _, shard, _ in unpinned(ring)] == [0]
+        found += [item.key async for item in scan]
+        assert found == [*first, *second]
+        assert await ended_once(ring, client) == 2
+
+
+async def test_a_moment_is_ended_when_what_is_loaded_reaches_the_limit() -> None:
+    async with Ring(page=20) as ring, await ringbeam.connect(ring.endpoints) as client:
+        wanted = fill(ring)[:30]
+        scan = client.scan(limit=30)
+        found = [await anext(scan) for _ in range(21)]
+        await until_all_is_given_back(ring)
+        found += [item async for item in scan]
+        assert found == wanted
+        assert await ended_once(ring, client) == 1
+
+
+# ---- programs that take their time ----
+
+
+@pytest.mark.parametrize("limit", [None, 75])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("shards", "page"), [(1, 60), (3, 10)])
+async def test_all_moments_are_asked_for_between_two_items_if_they_have_rested(
+    shards: int, page: int, backward: bool, limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 ms for each of the 1,000 items of a page: the next page was asked for after 50 s, of a moment that had been
+    given up after 30, although the program had never paused."""
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 0.0)
+    async with Ring(3, shards, page=page) as ring, await ringbeam.connect(ring.endpoints) as client:
+        wanted = fill(ring)[:: -1 if backward else 1][:limit]
+        found = []
+        heard = 0
+        async for item in client.scan(backward=backward, limit=limit):
+            found.append(item)
+            change(ring)
+            # Patient for no longer than one item takes.
+            asked_for = {body.pinned for _, body in scans(ring)[heard:]}
+            ring.pins = {pin: of for pin, of in ring.pins.items() if pin in asked_for}
+            heard = len(scans(ring))
+        assert found == wanted
+        assert 1 in {body.limit for _, body in scans(ring) if body.pinned}
+        assert await ended_once(ring, client) == shards
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_one_key_more_is_asked_for_in_a_while_of_a_part_that_has_none_left_too(
+    backward: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(_ring: Ring, _at: At, body: Body) -> Act | None:
+        if isinstance(body, Scan) and body.limit == 1:
+            monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 1e9)
+        return None
+
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", 0.0)
+    of_shard = keys_of_two_shards()
+    keys = [key for keys in of_shard for key in keys][:: -1 if backward else 1]
+    near, far = (1, 0) if backward else (0, 1)
+    async with Ring(1, 2, page=40, script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        have(ring, keys)
+        scan = client.scan(backward=backward)
+        found = [(await anext(scan)).key for _ in range(41)]
+        asked = [(at.shard, body.limit) for at, body in scans(ring)]
+        assert asked[:2] == [(0, 1000), (1, 1000)]
+        assert sorted(asked[2:]) == [(0, 1), (1, 1)], "once, and what that gave comes before a page is asked for"
+        found += [item.key async for item in scan]
+        assert found == keys
+        asked = [(at.shard, body.limit) for at, body in scans(ring)]
+        assert asked[4:] == [(near, 1000)] * 2 + [(far, 1000)] * 2
+        assert await ended_once(ring, client) == 2
 
 
 # ---- trouble ----
@@ -223,7 +366,11 @@ async def test_a_silent_node_is_left_at_the_deadline_and_told() -> None:
         await until_all_is_given_back(ring)
 
 
-async def test_a_moment_that_is_gone_is_compacted_and_the_others_are_given_back() -> None:
+@pytest.mark.parametrize("again", [1e9, 0.0])
+async def test_a_moment_that_is_gone_is_compacted_and_the_others_are_given_back(
+    again: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", again)
     async with Ring(1, 3, page=10) as ring, await ringbeam.connect(ring.endpoints) as client:
         fill(ring)
         scan = client.scan()
@@ -300,10 +447,15 @@ async def leave_by_the_limit(scan: AsyncGenerator[Item, None]) -> None:
     assert len([item async for item in scan]) == 25
 
 
+@pytest.mark.parametrize("again", [1e9, 0.0])
 @pytest.mark.parametrize(
     "leave", [leave_by_break, leave_by_closing, leave_by_an_error, leave_by_being_cancelled, leave_by_the_limit]
 )
-async def test_who_leaves_a_scan_gives_back_every_moment_and_waits_for_nothing(leave: Any) -> None:
+async def test_who_leaves_a_scan_gives_back_every_moment_and_waits_for_nothing(
+    leave: Any, again: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "PIN_ASKED_AGAIN", again)
+
     def script(_ring: Ring, _at: At, body: Body) -> Act | None:
         if isinstance(body, Unpin):
             return Silence()

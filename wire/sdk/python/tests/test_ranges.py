@@ -11,7 +11,7 @@ import ringbeam
 from ringbeam import Item
 from ringbeam._answers import Items
 from ringbeam._limits import GET_MANY_KEY_BYTES_MAX, GET_MANY_KEYS_MAX, PIN_ASKED_AGAIN, SLOTS
-from ringbeam._ranges import Part, batches, prefix_end, ready, shards_of_prefix
+from ringbeam._ranges import Part, again_at, batches, prefix_end, ready, shards_of_prefix
 from ringbeam._slots import slot_of
 
 
@@ -121,19 +121,29 @@ def test_a_page_that_ends_where_the_range_does_is_the_last() -> None:
     assert backward.whole
 
 
-def test_a_part_with_a_moment_rests_while_it_has_keys_and_more_to_load() -> None:
+def test_a_part_with_a_moment_rests_while_it_has_more_to_load() -> None:
     part = Part(0, b"", b"", False)
     part.asked_at = 100.0
     part.load(Items((Item(b"a"), Item(b"b")), 7, True, pinned=9), "node", wanted=3)
     assert (part.pin, part.index, part.node) == (9, 7, "node")
     assert not part.rests(100.0 + PIN_ASKED_AGAIN - 0.1) and part.rests(100.0 + PIN_ASKED_AGAIN)
     part.take(None)
-    assert part.hungry and not part.rests(1_000.0), "it is asked for a page anyway"
+    assert part.hungry and part.rests(1_000.0), "whether or not it has keys"
     part.load(Items((Item(b"c"),), 7, True, pinned=9))
     assert (part.pin, part.rests(1_000.0)) == (9, True)
     part.load(Items((Item(b"d"),), 7, False))
-    assert (part.pin, part.rests(1_000.0)) == (0, False), "the last page is the end of its moment"
+    assert (part.pin, part.rests(1_000.0)) == (9, False), "its node is told that the last page is here, and not asked"
     assert [item.key for item in part.take(None)] == [b"c", b"d"]
+
+
+def test_the_part_that_has_rested_longest_is_the_first_to_be_asked_again() -> None:
+    parts = [Part(shard, b"", b"", False) for shard in range(3)]
+    for part, asked_at in zip(parts, (30.0, 10.0, 20.0), strict=True):
+        part.asked_at = asked_at
+    assert again_at(parts) is None
+    for part in (parts[0], parts[2]):
+        part.load(Items((Item(b"a"),), 7, True, pinned=9), "node", wanted=3)
+    assert again_at(parts) == 20.0 + PIN_ASKED_AGAIN
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use super::kept::Kept;
-use super::look::Records;
-use super::record::Record;
-use super::{Found, State};
+use super::Kept;
+use crate::state::look::Records;
+use crate::state::record::Record;
+use crate::state::{Found, State};
 
 /// What a kept record takes beside its bytes: its allocation and its place among others.
 const PLACE_BYTES: u64 = 32;
@@ -34,7 +34,7 @@ const NARROWED_MAX: usize = 2_000;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Pins {
+pub(in crate::state) struct Pins {
     open: Vec<Pin>,
     /// Bytes that the open ones keep.
     bytes: u64,
