@@ -75,6 +75,8 @@ bugs! {
     ReadWithoutQuorum "read-without-quorum",
     /// Reads by lease, though followers give theirs up when a connection closes.
     ReadByLease "read-by-lease",
+    /// A follower gives up the leader's lease though it has promised to keep it.
+    PromiseBroken "promise-broken",
     /// A confirmed read does not wait until the state has applied what was committed.
     ReadBeforeApplied "read-before-applied",
     /// A read that arrives while a round is under way is served by that round.

@@ -3,14 +3,14 @@
 //! | consistency | who answers | what it waits for |
 //! |---|---|---|
 //! | local | any node that keeps state | nothing |
-//! | linearizable | the leader | a quorum confirms, after the read arrived, that it still leads; one round serves all that wait |
+//! | linearizable | the leader | a quorum confirms, after the read arrived, that it still leads; one round serves all that wait. Nothing, while it holds a lease (`raft/replica/lease.rs`) |
 //! | session | any node that keeps state | it has applied the index that the session has seen (`attest.rs`) |
 //! | bounded | any node that keeps state | it can show that its state is fresh enough (`attest.rs`, `fresh.rs`) |
 //!
 //! Every answer says which log index it reflects and, where that is known, how old it may be.
 //!
 //! **Invariant**: a linearizable read reflects every write that was acknowledged anywhere before the read arrived: the round that
-//! serves it began after its arrival.
+//! serves it began after its arrival, or nobody else could be elected when it was made.
 //!
 //! An answer is as of one log index, and bounded: it is made without a pause, and a page ends where a bound is reached. Pages take as
 //! long as a hundred gets, so each is a task of its own: others run in between.
@@ -63,7 +63,7 @@ pub(crate) fn arrive<E: Env>(shard: &Rc<Shard<E>>, body: &RequestBody<'_>, frame
     // Not when it arrived: it may have waited for room on its connection, and an age is one of this moment.
     let (consistency, now) = (consistency(body), E::now());
     let ready = match consistency {
-        Consistency::Linearizable => planted!(FollowerReads) && shard.keeps_state(),
+        Consistency::Linearizable => shard.replica.holds_lease(now) || planted!(FollowerReads) && shard.keeps_state(),
         Consistency::Local => true,
         Consistency::Session { .. } | Consistency::Bounded { .. } => attest::is_ready(shard, consistency, now),
     };

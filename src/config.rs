@@ -162,6 +162,8 @@ pub struct Timers {
     pub election_timeout_min_ms: u64,
     /// And at most this.
     pub election_timeout_max_ms: u64,
+    /// A follower promises a leader for so long to elect nobody else, so that linearizable reads ask nobody, milliseconds; 0: it does not.
+    pub read_lease_ms: u64,
 }
 
 /// `[watch]`
@@ -267,7 +269,7 @@ impl Default for Scan {
 
 impl Default for Timers {
     fn default() -> Timers {
-        Timers { heartbeat_ms: 100, election_timeout_min_ms: 300, election_timeout_max_ms: 600 }
+        Timers { heartbeat_ms: 100, election_timeout_min_ms: 300, election_timeout_max_ms: 600, read_lease_ms: 0 }
     }
 }
 

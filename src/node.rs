@@ -134,6 +134,7 @@ fn settings(config: &Config, directory: &DataDirectory) -> Settings {
             heartbeat: ms(config.timers.heartbeat_ms),
             election_timeout_min: ms(config.timers.election_timeout_min_ms),
             election_timeout_max: ms(config.timers.election_timeout_max_ms),
+            read_lease: ms(config.timers.read_lease_ms),
         },
         state: config.state_limits(),
         history: config.history(),

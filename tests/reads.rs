@@ -242,3 +242,32 @@ async fn who_follows_the_topology_is_told_who_leads_now() {
         read.value();
     }
 }
+
+/// While a quorum has promised to elect nobody else, the leader answers linearizable reads alone; when the promises are over, it does not.
+/// Without them it never does.
+#[tokio::test]
+async fn a_leader_reads_by_lease_where_its_followers_promise_and_only_while_they_do() {
+    // So long that nothing here depends on how busy the machine is.
+    let timers = "[timers]\nheartbeat_ms = 200\nelection_timeout_min_ms = 2000\nelection_timeout_max_ms = 4000\n";
+    for (lease_ms, by_lease) in [(2_000, true), (0, false)] {
+        let extra = format!("{timers}read_lease_ms = {lease_ms}\n");
+        let ring = Ring::start(&format!("reads-lease-{lease_ms}"), Plan { nodes: 3, extra, ..Plan::default() }).await;
+        let client = ring.client().await;
+        client.put("k", "v").await.expect("a write");
+        let read = async |patience_ms: u64| {
+            let got = client.with_timeout(Duration::from_millis(patience_ms)).get("k").await;
+            got.map(|found| found.expect("it was written").value.to_vec())
+        };
+        assert_eq!(read(5_000).await.expect("all is well"), b"v");
+        let leader = ring.leader(0).await;
+        let followers: Vec<u32> = (1..=3).filter(|id| *id != leader).filter_map(|id| ring.pid(id)).collect();
+        followers.iter().for_each(|pid| ring::signal(*pid, "STOP"));
+        let alone = read(1_000).await;
+        assert_eq!(alone.is_ok(), by_lease, "promises of {lease_ms} ms: {alone:?}");
+        tokio::time::sleep(Duration::from_millis(2_200)).await;
+        let late = read(1_000).await;
+        followers.iter().for_each(|pid| ring::signal(*pid, "CONT"));
+        assert!(late.is_err(), "promises of {lease_ms} ms, all of them over: {late:?}");
+        assert_eq!(read(20_000).await.expect("they are back"), b"v");
+    }
+}

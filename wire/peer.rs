@@ -164,6 +164,8 @@ pub enum PeerReplyBody {
         reply: AppendReply,
         /// The follower's disk is full: its log takes no more than what is on its way.
         full: bool,
+        /// For so long it elects nobody else, milliseconds by its own clock; 0: it promises nothing.
+        promised_ms: u32,
     },
     /// To `Vote`.
     Vote(VoteReply),

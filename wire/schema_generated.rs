@@ -13868,6 +13868,7 @@ impl<'a> AppendReply<'a> {
   pub const VT_MATCHED: ::flatbuffers::VOffsetT = 6;
   pub const VT_VOTE: ::flatbuffers::VOffsetT = 8;
   pub const VT_FULL: ::flatbuffers::VOffsetT = 10;
+  pub const VT_PROMISED_MS: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -13879,6 +13880,7 @@ impl<'a> AppendReply<'a> {
     args: &'args AppendReplyArgs<'args>
   ) -> ::flatbuffers::WIPOffset<AppendReply<'bldr>> {
     let mut builder = AppendReplyBuilder::new(_fbb);
+    builder.add_promised_ms(args.promised_ms);
     if let Some(x) = args.vote { builder.add_vote(x); }
     if let Some(x) = args.matched { builder.add_matched(x); }
     builder.add_full(args.full);
@@ -13915,6 +13917,13 @@ impl<'a> AppendReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(AppendReply::VT_FULL, Some(false)).unwrap()}
   }
+  #[inline]
+  pub fn promised_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(AppendReply::VT_PROMISED_MS, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for AppendReply<'_> {
@@ -13927,6 +13936,7 @@ impl ::flatbuffers::Verifiable for AppendReply<'_> {
      .visit_field::<LogId>("matched", Self::VT_MATCHED, false)?
      .visit_field::<Vote>("vote", Self::VT_VOTE, false)?
      .visit_field::<bool>("full", Self::VT_FULL, false)?
+     .visit_field::<u32>("promised_ms", Self::VT_PROMISED_MS, false)?
      .finish();
     Ok(())
   }
@@ -13936,6 +13946,7 @@ pub struct AppendReplyArgs<'a> {
     pub matched: Option<&'a LogId>,
     pub vote: Option<&'a Vote>,
     pub full: bool,
+    pub promised_ms: u32,
 }
 impl<'a> Default for AppendReplyArgs<'a> {
   #[inline]
@@ -13945,6 +13956,7 @@ impl<'a> Default for AppendReplyArgs<'a> {
       matched: None,
       vote: None,
       full: false,
+      promised_ms: 0,
     }
   }
 }
@@ -13971,6 +13983,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AppendReplyBuilder<'a, 'b, A>
     self.fbb_.push_slot::<bool>(AppendReply::VT_FULL, full, false);
   }
   #[inline]
+  pub fn add_promised_ms(&mut self, promised_ms: u32) {
+    self.fbb_.push_slot::<u32>(AppendReply::VT_PROMISED_MS, promised_ms, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AppendReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     AppendReplyBuilder {
@@ -13992,6 +14008,7 @@ impl ::core::fmt::Debug for AppendReply<'_> {
       ds.field("matched", &self.matched());
       ds.field("vote", &self.vote());
       ds.field("full", &self.full());
+      ds.field("promised_ms", &self.promised_ms());
       ds.finish()
   }
 }

@@ -150,6 +150,11 @@ impl<E: Env> Machine<E> {
         }
     }
 
+    /// Whether an entry of this leader is applied, and so all that was acknowledged before it led.
+    pub fn has_led_since(&self, leader: (u64, u64)) -> bool {
+        self.0.led_since.get().is_some_and(|since| since.leader == leader)
+    }
+
     /// A leader's first entry: all that was before it is applied.
     fn led_from_here(&self, id: &TLogId<E>) {
         let id = raft::log_id_out::<E>(id);

@@ -34,17 +34,23 @@ use ringbeam_wire::peer::{self, AppendReply, EntryKind, Member, PeerReplyBody, P
 
 use super::link::{Link, PeerContext, within};
 use super::machine::Machine;
+use super::replica::lease::Leases;
 use super::snapshot::SnapshotFile;
-use super::{Site, TEntry, TLogId, Types, log_id_in, log_id_out, membership_out, vote_from_wire, wal_id, wire_id, wire_vote};
-use crate::io::Env;
+use super::{
+    Site, TEntry, TLogId, Types, log_id_in, log_id_out, membership_out, vote_from_wire, vote_out, wal_id, wire_id, wire_vote,
+};
+use crate::io::{Env, Instant};
 use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, COMMIT_UPDATE_WAIT};
+use crate::wal::Vote;
 
 /// Makes a [`Peer`] for each node that openraft wants to talk to.
+#[derive(Clone)]
 pub struct Network<E: Env> {
     pub(crate) context: Rc<PeerContext<E>>,
     pub(crate) machine: Machine<E>,
     pub(crate) full: FullNodes,
     pub(crate) settled: Rc<Cell<u64>>,
+    pub(crate) leases: Rc<Leases>,
 }
 
 /// Nodes whose disks are full, by their last answers. One that does not answer stays as it was: it counts for no quorum either way.
@@ -61,14 +67,14 @@ pub struct Peer<E: Env> {
     pub(super) refusals: u32,
     full: FullNodes,
     settled: Rc<Cell<u64>>,
+    leases: Rc<Leases>,
 }
 
 impl<E: Env> Network<E> {
     fn peer(&self, target: u64, site: &Site, purpose: Purpose) -> Peer<E> {
         let member = site.member(target);
-        let (context, machine, full, settled) =
-            (self.context.clone(), self.machine.clone(), self.full.clone(), self.settled.clone());
-        Peer { context, machine, member, purpose, link: None, refusals: 0, full, settled }
+        let Network { context, machine, full, settled, leases } = self.clone();
+        Peer { context, machine, member, purpose, link: None, refusals: 0, full, settled, leases }
     }
 }
 
@@ -92,6 +98,8 @@ fn unreachable<E: Env>(e: &io::Error) -> RPCError<Types<E>> {
 /// What an unanswered append covers.
 struct Sent<E: Env> {
     id: u64,
+    at: Instant,
+    vote: Vote,
     previous: Option<TLogId<E>>,
     last: Option<TLogId<E>>,
     /// Appends without entries that were not sent because this one says all that they said: each one's `previous`.
@@ -154,7 +162,8 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
         let previous = request.prev_log_id;
         let last = request.entries.last().map(|e| e.log_id).or(previous);
         let spared = std::mem::take(&mut self.spared);
-        self.in_flight.push_back(Sent { id, previous, last, spared });
+        let vote = vote_out::<E>(&request.vote);
+        self.in_flight.push_back(Sent { id, at: E::now(), vote, previous, last, spared });
     }
 
     /// Sends what the input has and gives the next result; `None` when the input has ended and all is answered.
@@ -248,7 +257,7 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
         let Some(sent) = self.in_flight.pop_front().filter(|sent| sent.id == id) else {
             return Err(unreachable::<E>(&io::Error::other(format!("append reply {id} out of order"))));
         };
-        let PeerReplyBody::Append { reply, full } = body else {
+        let PeerReplyBody::Append { reply, full, promised_ms } = body else {
             return Err(unreachable::<E>(&io::Error::other("the answer to an append is no append reply")));
         };
         let (node, mut nodes) = (self.peer.member.node, self.peer.full.borrow_mut());
@@ -260,6 +269,9 @@ impl<E: Env, S: Stream<Item = AppendEntriesRequest<Types<E>>> + Unpin> Session<'
         drop(nodes);
         if matches!(reply, AppendReply::Success | AppendReply::Partial { .. }) {
             self.answered.extend(sent.spared.into_iter().map(Ok));
+            if promised_ms > 0 {
+                self.peer.leases.hear(node, sent.vote, sent.at, promised_ms);
+            }
         }
         let result = match reply {
             AppendReply::Success => Ok(sent.last),

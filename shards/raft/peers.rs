@@ -31,9 +31,10 @@ use ringbeam_wire::refusal::Code;
 
 use super::link::{FrameReader, within};
 use super::replica::Replica;
-use super::{TEntry, Types, entry_in, log_id_in, log_id_out, vote_from_wire, wal_id, wire_id, wire_vote};
+use super::{TEntry, Types, entry_in, log_id_in, log_id_out, vote_from_wire, vote_out, wal_id, wire_id, wire_vote};
 use crate::io::{Env, Net, Writer, channel::mpsc};
 use crate::limits::{APPEND_STALL_MAX, APPENDS_IN_FLIGHT_MAX, ROOM_PAUSE, SEND_STALL_MAX};
+use crate::wal::Vote;
 
 type PeerWriter<E> = <<E as Env>::Net as Net>::Writer;
 
@@ -130,9 +131,9 @@ async fn appends<E: Env>(
     let input = futures_util::stream::unfold(input, |mut input| async move { input.recv().await.map(|r| (r, input)) });
     let results = replica.raft.stream_append(input);
     let over = Rc::new(Cell::new(false));
-    let wal = replica.wal().clone();
-    let full = move || wal.has_room().is_err();
-    E::spawn(append_replies::<E>(full, Box::pin(results), sent.clone(), writer, over.clone()));
+    let (wal, leases) = (replica.wal().clone(), replica.leases.clone());
+    let say = move |vote| (wal.has_room().is_err(), leases.promise(vote, E::now()));
+    E::spawn(append_replies::<E>(say, Box::pin(results), sent.clone(), writer, over.clone()));
 
     let mut frame = first;
     loop {
@@ -142,7 +143,8 @@ async fn appends<E: Env>(
             return Ok(EndedBy::Us);
         }
         let last = rpc.entries.last().map(|e| &e.log_id).or(rpc.prev_log_id.as_ref());
-        sent.borrow_mut().push_back(Asked { id, last: last.map(|id| wire_id(log_id_out::<E>(id))) });
+        let last = last.map(|id| wire_id(log_id_out::<E>(id)));
+        sent.borrow_mut().push_back(Asked { id, vote: vote_out::<E>(&rpc.vote), last });
         if requests.send(rpc).await.is_err() {
             return Ok(EndedBy::Us);
         }
@@ -182,15 +184,16 @@ async fn find_room<E: Env>(replica: &Replica<E>, entries: &mut [TEntry<E>]) -> b
     true
 }
 
-/// An append that raft has: its id, its last entry.
+/// An append that raft has: its id, its leader's vote, its last entry.
 struct Asked {
     id: u64,
+    vote: Vote,
     last: Option<peer::LogId>,
 }
 type AppendResult<E> = Result<StreamAppendResult<Types<E>>, openraft::errors::Fatal<Types<E>>>;
 
 async fn append_replies<E: Env>(
-    full: impl Fn() -> bool + 'static,
+    say: impl Fn(Vote) -> (bool, u32) + 'static,
     results: impl futures_util::Stream<Item = AppendResult<E>> + Unpin,
     sent: Rc<RefCell<VecDeque<Asked>>>,
     mut writer: PeerWriter<E>,
@@ -206,7 +209,7 @@ async fn append_replies<E: Env>(
         // All that is ready leaves in one send.
         while let Some(result) = next.take() {
             let Some(asked) = sent.borrow_mut().pop_front() else { break };
-            let reply = append_reply::<E>(result, asked.last, full());
+            let reply = append_reply::<E>(result, &asked, &say);
             over.set(!matches!(&reply, PeerReplyBody::Append { reply: AppendReply::Success, .. }));
             encoder.reply(&mut out, asked.id, &reply);
             if !over.get() {
@@ -223,17 +226,20 @@ async fn append_replies<E: Env>(
     let _ = writer.shutdown().await;
 }
 
-fn append_reply<E: Env>(result: AppendResult<E>, last: Option<peer::LogId>, full: bool) -> PeerReplyBody {
+/// `say`: whether the disk is full, and what is promised to whom the append was accepted from.
+fn append_reply<E: Env>(result: AppendResult<E>, asked: &Asked, say: impl Fn(Vote) -> (bool, u32)) -> PeerReplyBody {
     let reply = match result {
         Ok(Ok(matched)) => match matched.map(|id| wire_id(log_id_out::<E>(&id))) {
-            matched if matched == last => AppendReply::Success,
+            matched if matched == asked.last => AppendReply::Success,
             matched => AppendReply::Partial { matched },
         },
         Ok(Err(StreamAppendError::Conflict(_))) => AppendReply::Conflict,
         Ok(Err(StreamAppendError::HigherVote(vote))) => AppendReply::HigherVote(wire_vote::<E>(&vote)),
         Err(fatal) => return refused(Code::ShardFault, fatal.to_string()),
     };
-    PeerReplyBody::Append { reply, full }
+    let accepted = matches!(reply, AppendReply::Success | AppendReply::Partial { .. });
+    let (full, promised_ms) = say(asked.vote);
+    PeerReplyBody::Append { reply, full, promised_ms: if accepted { promised_ms } else { 0 } }
 }
 
 #[cfg(test)]
@@ -253,9 +259,9 @@ mod tests {
                 let answer: AppendResult<Uring> = Ok(Ok(None));
                 (!ended).then_some((answer, true))
             });
-            let sent = Rc::new(RefCell::new(VecDeque::from([Asked { id: 7, last: None }])));
+            let sent = Rc::new(RefCell::new(VecDeque::from([Asked { id: 7, vote: Vote::default(), last: None }])));
             let over = Rc::new(Cell::new(false));
-            append_replies::<Uring>(|| false, Box::pin(one_answer), sent.clone(), writer, over.clone()).await;
+            append_replies::<Uring>(|_| (false, 0), Box::pin(one_answer), sent.clone(), writer, over.clone()).await;
             over.get() && sent.borrow().is_empty()
         });
         assert!(answered.expect("an executor can be made"), "the answer left and the session is over");

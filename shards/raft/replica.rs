@@ -11,6 +11,7 @@
 //!   only holder of an acknowledged entry, which a ring that never lets it lead would wait for until the dead leader returns.
 
 mod elections;
+pub(crate) mod lease;
 mod members;
 mod open;
 mod standing;
@@ -35,7 +36,7 @@ use super::machine::Machine;
 use super::network::FullNodes;
 use super::read_index::Rounds;
 use super::snapshot::receive::Incoming;
-use super::{Applied, Batch, Types};
+use super::{Applied, Batch, Types, vote_out};
 use crate::io::{Env, Instant, channel};
 use crate::wal::{Claim, Wal};
 
@@ -48,6 +49,9 @@ pub struct Timers {
     pub election_timeout_min: Duration,
     /// See `election_timeout_min`; also the leader's lease.
     pub election_timeout_max: Duration,
+    /// A follower promises a leader for so long to elect nobody else, so that it may read alone; no longer than `election_timeout_min`.
+    /// Zero: it does not.
+    pub read_lease: Duration,
 }
 
 /// One raft group on one node.
@@ -63,6 +67,7 @@ pub struct Replica<E: Env> {
     full: FullNodes,
     /// Everything up to this log index is on enough voters that keep state: a tie-breaker may drop it.
     settled: Rc<Cell<u64>>,
+    pub(crate) leases: Rc<lease::Leases>,
     metrics: WatchReceiverOf<Types<E>, RaftMetrics<Types<E>>>,
     machine: Machine<E>,
     wal: Wal<E>,
@@ -186,6 +191,20 @@ impl<E: Env> Replica<E> {
     /// True while this node leads and clients may write here.
     pub fn leads(&self) -> bool {
         self.metrics.borrow_watched().state == ServerState::Leader && self.may_lead()
+    }
+
+    /// Whether nobody else can lead now, and all that was acknowledged is applied here. The log takes a vote for another before that one
+    /// hears of it.
+    pub fn holds_lease(&self, now: Instant) -> bool {
+        let m = self.metrics.borrow_watched();
+        let (vote, me) = (vote_out::<E>(&m.vote), self.context.me.node);
+        let promised = |id: &u64| *id == me || self.leases.binds(*id, vote, now);
+        let configs = m.membership_config.membership().get_joint_config();
+        m.state == ServerState::Leader
+            && configs.iter().all(|voters| voters.iter().filter(|id| promised(id)).count() * 2 > voters.len())
+            && self.leases.may_hold(vote)
+            && self.wal.vote() == Some(vote)
+            && self.machine.has_led_since((vote.term, vote.node))
     }
 
     /// False for a tie-breaker and an observer.

@@ -99,7 +99,8 @@ fn a_leader_that_restarts_leads_only_after_an_election() {
             outvoted: Default::default(),
         };
         let ms = Duration::from_millis;
-        let timers = Timers { heartbeat: ms(20), election_timeout_min: ms(60), election_timeout_max: ms(120) };
+        let timers =
+            Timers { heartbeat: ms(20), election_timeout_min: ms(60), election_timeout_max: ms(120), read_lease: ms(0) };
         let replica =
             Replica::open(std::rc::Rc::new(context), disk, wal.clone(), machine_in("shard-0"), timers, Vec::new()).await;
         let replica = replica.expect("the group opens");

@@ -195,7 +195,7 @@ fn check_log(log: &Log, limits: &Limits) -> Result<(), String> {
 }
 
 fn check_timers(timers: &Timers) -> Result<(), String> {
-    let Timers { heartbeat_ms, election_timeout_min_ms: min, election_timeout_max_ms: max } = *timers;
+    let Timers { heartbeat_ms, election_timeout_min_ms: min, election_timeout_max_ms: max, read_lease_ms } = *timers;
     within("timers.heartbeat_ms", heartbeat_ms, 1, 60_000)?;
     if min <= heartbeat_ms * 2 {
         return Err(format!(
@@ -208,7 +208,15 @@ fn check_timers(timers: &Timers) -> Result<(), String> {
             "timers.election_timeout_max_ms = {max}: it must be more than timers.election_timeout_min_ms = {min}, or candidates collide"
         ));
     }
-    within("timers.election_timeout_max_ms", max, min, 600_000)
+    within("timers.election_timeout_max_ms", max, min, 600_000)?;
+    // Each heartbeat renews it, as late as a slow disk lets it.
+    if read_lease_ms > 0 && !(heartbeat_ms * 3 / 2..=min).contains(&read_lease_ms) {
+        return Err(format!(
+            "timers.read_lease_ms = {read_lease_ms}: it must be 0, or from one and a half times timers.heartbeat_ms = {heartbeat_ms}, \
+             or it ends between two heartbeats, to timers.election_timeout_min_ms = {min}, or a follower elects itself within it"
+        ));
+    }
+    Ok(())
 }
 
 fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), String> {

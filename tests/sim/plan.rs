@@ -327,12 +327,17 @@ pub struct Round {
     pub after: Members,
 }
 
+/// Of the promises in some plans: two heartbeats.
+pub const READ_LEASE_MS: u64 = 200;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub seed: u64,
     pub shards: u32,
     pub founders: Members,
     pub workload: Workload,
+    /// For so long nodes promise a leader to elect nobody else: it reads by lease. 0: they do not.
+    pub read_lease_ms: u64,
     /// Enabled kinds with their weights.
     pub swarm: Vec<(Kind, u64)>,
     pub gap_us: u64,
@@ -353,6 +358,8 @@ impl Plan {
         let founders =
             Members { voters: (1..=count).collect(), tie_breaker, observers: (count + 1..=count + observers).collect() };
 
+        let read_lease_ms = if root.fork("lease").chance(1, 3) { READ_LEASE_MS } else { 0 };
+
         let mut swarming = root.fork("swarm");
         let quiet = swarming.chance(1, 32);
         let mut swarm: Vec<(Kind, u64)> = Vec::new();
@@ -366,7 +373,7 @@ impl Plan {
         let pace = if pacing.chance(1, LONG_DAYS_ONE_IN) { pacing.magnitude(PACES.0, PACES.1) } else { 1 };
         let gap_us = swarming.magnitude(50_000, 4_000_000) * pace;
         let rounds = draw::rounds(&root, shards, &founders, &swarm, gap_us, pace);
-        Plan { seed, shards, workload: workload(root.fork("workload"), pace), founders, swarm, gap_us, rounds }
+        Plan { seed, shards, workload: workload(root.fork("workload"), pace), founders, read_lease_ms, swarm, gap_us, rounds }
     }
 
     /// Events of each kind, planned.
@@ -411,8 +418,8 @@ impl fmt::Display for Plan {
         }
         writeln!(
             f,
-            "seed {}: {} shards, voters {voters:?}, tie-breaker {tie_breaker:?}, observers {observers:?}",
-            self.seed, self.shards
+            "seed {}: {} shards, voters {voters:?}, tie-breaker {tie_breaker:?}, observers {observers:?}, a read lease of {} ms",
+            self.seed, self.shards, self.read_lease_ms
         )?;
         writeln!(f, "{:?}", self.workload)?;
         let kinds: Vec<String> = self.swarm.iter().map(|(kind, weight)| format!("{} {weight}", kind.name())).collect();

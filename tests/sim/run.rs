@@ -115,6 +115,7 @@ impl Run {
             founders.voters.iter().map(|node| if founders.tie_breaker == Some(*node) { Role::TieBreaker } else { Role::Voter });
         let mut settings = RingSettings::voters(0, plan.shards);
         settings.roles = roles.collect();
+        settings.node.timers.read_lease = Duration::from_millis(plan.read_lease_ms);
         let mut ring = Ring::new(plan.seed, settings);
         let promoted = plan.rounds.iter().flat_map(|round| &round.events).filter_map(|event| match event.fault {
             Fault::Promote { node } => Some(node),

@@ -179,7 +179,9 @@ fn build_hello(b: &mut Builder, hello: &PeerHello) -> Body {
 fn reply_body(b: &mut Builder, body: &PeerReplyBody) -> (schema::PeerReplyBody, Body) {
     use schema::PeerReplyBody as Type;
     match body {
-        &PeerReplyBody::Append { reply, full } => (Type::AppendReply, build_append_reply(b, reply, full)),
+        &PeerReplyBody::Append { reply, full, promised_ms } => {
+            (Type::AppendReply, build_append_reply(b, reply, full, promised_ms))
+        }
         PeerReplyBody::Vote(answer) => {
             let (vote, last) = (answer.vote.into(), log_id(answer.last));
             let args = schema::VoteReplyArgs { vote: Some(&vote), granted: answer.granted, last: last.as_ref() };
@@ -231,7 +233,7 @@ fn reply_body(b: &mut Builder, body: &PeerReplyBody) -> (schema::PeerReplyBody, 
     }
 }
 
-fn build_append_reply(b: &mut Builder, reply: AppendReply, full: bool) -> Body {
+fn build_append_reply(b: &mut Builder, reply: AppendReply, full: bool, promised_ms: u32) -> Body {
     let (outcome, matched, vote) = match reply {
         AppendReply::Success => (schema::AppendOutcome::Success, None, None),
         AppendReply::Partial { matched } => (schema::AppendOutcome::Partial, matched, None),
@@ -239,6 +241,6 @@ fn build_append_reply(b: &mut Builder, reply: AppendReply, full: bool) -> Body {
         AppendReply::HigherVote(vote) => (schema::AppendOutcome::HigherVote, None, Some(schema::Vote::from(vote))),
     };
     let matched = log_id(matched);
-    let args = schema::AppendReplyArgs { outcome, matched: matched.as_ref(), vote: vote.as_ref(), full };
+    let args = schema::AppendReplyArgs { outcome, matched: matched.as_ref(), vote: vote.as_ref(), full, promised_ms };
     schema::AppendReply::create(b, &args).as_union_value()
 }

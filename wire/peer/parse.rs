@@ -123,7 +123,8 @@ pub fn parse_reply(payload: &[u8]) -> Result<PeerReply, Malformed> {
 
 fn reply_body(reply: &schema::PeerReply<'_>, id: u64) -> Result<PeerReplyBody, Malformed> {
     if let Some(append) = reply.body_as_append_reply() {
-        return Ok(PeerReplyBody::Append { reply: parse_append_reply(append, id)?, full: append.full() });
+        let (reply, full, promised_ms) = (parse_append_reply(append, id)?, append.full(), append.promised_ms());
+        return Ok(PeerReplyBody::Append { reply, full, promised_ms });
     }
     if let Some(answer) = reply.body_as_vote_reply() {
         let vote = vote(answer.vote(), id, "reply.body.vote")?;

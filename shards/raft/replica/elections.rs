@@ -11,6 +11,7 @@ use ringbeam_wire::peer::{self, Role};
 use super::Replica;
 use crate::io::Env;
 use crate::raft::link::Link;
+use crate::raft::{TVote, vote_out};
 
 impl<E: Env> Replica<E> {
     /// A connection from `node`, maybe the leader, has closed. If it was the leader, this follower stops waiting for its lease
@@ -21,6 +22,10 @@ impl<E: Env> Replica<E> {
             return;
         }
         if !self.refuses_connections(node).await {
+            self.electing.set(false);
+            return;
+        }
+        if !self.has_kept_its_promise(&m.vote).await {
             self.electing.set(false);
             return;
         }
@@ -40,6 +45,20 @@ impl<E: Env> Replica<E> {
             }
         }
         self.electing.set(false);
+    }
+
+    /// Waits until nothing is promised to the leader of this vote any more, and promises nothing from then on; false when it is heard
+    /// meanwhile, or there is another.
+    async fn has_kept_its_promise(&self, vote: &TVote<E>) -> bool {
+        let until = self.leases.bound_until();
+        if until > E::now() {
+            E::sleep(until.since(E::now())).await;
+        }
+        let kept = self.leases.bound_until() <= E::now() && self.metrics().vote == *vote;
+        if kept {
+            self.leases.give_up(vote_out::<E>(vote));
+        }
+        kept
     }
 
     /// True when nobody listens at the peer address of `node` any more, or somebody else does. A node that does not answer in
@@ -63,7 +82,7 @@ impl<E: Env> Replica<E> {
         if m.state == ServerState::Leader {
             let heirs = self.heirs();
             if let Some((heir, _)) = heirs.iter().min_by_key(|(_, lag)| *lag).filter(|(_, lag)| *lag == 0) {
-                let _ = self.raft.trigger().transfer_leader(*heir).await;
+                let _ = self.hand_over(*heir).await;
             } else if E::now().since(self.heard.get()) > self.timers.election_timeout_max * 4
                 && let Some(other) = self.stand_in()
             {
@@ -73,7 +92,7 @@ impl<E: Env> Replica<E> {
                     to = other,
                     "this tie-breaker's log begins too late: leadership handed over"
                 );
-                let _ = self.raft.trigger().transfer_leader(other).await;
+                let _ = self.hand_over(other).await;
             }
         } else if !self.resting.get() {
             let lacks = self.wal.purged().is_some_and(|id| id.index > self.settled.get());

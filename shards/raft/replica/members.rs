@@ -16,7 +16,7 @@ use ringbeam_wire::peer::{self, Role};
 use super::Replica;
 use crate::io::Env;
 use crate::limits::{CARE_INTERVAL, PEER_TIMEOUT};
-use crate::raft::{Site, TLogId, Types, link, log_id_in, runtime, wal_id};
+use crate::raft::{Site, TLogId, Types, link, log_id_in, runtime, vote_out, wal_id};
 
 /// What a change of the membership answers when another node leads.
 pub const NOT_LEADER: &str = "not the leader";
@@ -209,7 +209,7 @@ impl<E: Env> Replica<E> {
             return Err(format!("node {to} cannot lead: it is no voter of this shard, a tie-breaker, or out of reach"));
         }
         let mut metrics = self.raft.metrics();
-        self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string())?;
+        self.hand_over(to).await?;
         let gone = async {
             while metrics.borrow_watched().state == ServerState::Leader {
                 if metrics.changed().await.is_err() {
@@ -221,6 +221,12 @@ impl<E: Env> Replica<E> {
             Ok(()) => Ok(()),
             Err(_) => Err(format!("node {to} did not take over within {} ms", patience.as_millis())),
         }
+    }
+
+    /// Asks `to` to lead. From now on this node holds no lease under its vote: who it asks need not keep a promise.
+    pub(super) async fn hand_over(&self, to: u64) -> Result<(), String> {
+        self.leases.revoke(vote_out::<E>(&self.metrics().vote));
+        self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string())
     }
 
     /// Asks a running node at `peer` who it is, tells it the ring if it has none, and adds it as a learner.

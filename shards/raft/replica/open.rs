@@ -10,6 +10,7 @@ use openraft::errors::RaftError;
 use openraft::{Config, Raft, SnapshotPolicy};
 use ringbeam_wire::peer::{Member, Role};
 
+use super::lease::Leases;
 use super::{Replica, Timers};
 use crate::io::{Env, channel};
 use crate::raft::Site;
@@ -68,10 +69,13 @@ impl<E: Env> Replica<E> {
         let config = config.validate().map_err(|e| format!("timers: {e}"))?;
         let dir = machine.dir.clone();
         let machine = Machine::open(disk.clone(), machine).await.map_err(|e| e.to_string())?;
+        let leases = Leases::open::<E>(&disk, &dir, timers.read_lease).await.map_err(|e| format!("{dir}: leases: {e}"))?;
         let full = FullNodes::default();
         let settled = Rc::new(Cell::new(if planted!(TieBreakerForgets) { u64::MAX } else { 0 }));
         let (to_peers, full_peers, settled_now) = (machine.clone(), full.clone(), settled.clone());
-        let network = Network { context: context.clone(), machine: to_peers, full: full_peers, settled: settled_now };
+        let (context_of, leases_of) = (context.clone(), leases.clone());
+        let network =
+            Network { context: context_of, machine: to_peers, full: full_peers, settled: settled_now, leases: leases_of };
         let raft = Raft::new(context.me.node, Arc::new(config), network, LogStore::new(wal.clone()), machine.clone())
             .await
             .map_err(|e| e.to_string())?;
@@ -86,6 +90,7 @@ impl<E: Env> Replica<E> {
             rounds: Rounds::default(),
             full,
             settled,
+            leases,
             machine,
             wal,
             dir,

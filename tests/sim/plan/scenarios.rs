@@ -3,7 +3,7 @@
 //!
 //! **Not here**: the stories of the bugs (docs/simulation.md, "Bugs found").
 
-use super::{Crash, Event, Fault, Members, Plan, Round, Workload};
+use super::{Crash, Event, Fault, Members, Plan, READ_LEASE_MS, Round, Workload};
 
 /// Seeds of these plans: the first, and on. No campaign comes that far.
 pub const FROM: u64 = 1_000_000_000_000_000_000;
@@ -11,7 +11,7 @@ pub const FROM: u64 = 1_000_000_000_000_000_000;
 type Scenario = (&'static str, fn() -> Workload, fn() -> Vec<Round>);
 
 /// Names, loads and rounds, in the order of their seeds.
-const ALL: [Scenario; 9] = [
+const ALL: [Scenario; 10] = [
     ("a deposed leader takes entries again", heavy, deposed_leader),
     ("a newcomer whose disk is full starts once there is room", heavy, full_newcomer),
     ("a leader wakes up in the middle of a round of reads", patient, paused_leader),
@@ -21,18 +21,24 @@ const ALL: [Scenario; 9] = [
     ("the tie-breaker is replaced while a voter lags; then the leader's disk is gone", steady, tie_breaker_replaced),
     ("all nodes die in the middle of a change of the voters", steady, change_half_done),
     ("a leader's door is shut to its peers, and not to its clients", patient, shut_door),
+    ("the same, while it reads by a lease that they have promised", crowded, shut_door),
 ];
+
+/// From this one on nodes promise.
+const LEASED_FROM: usize = 9;
 
 /// How many there are.
 pub const COUNT: u64 = ALL.len() as u64;
 
 /// The plan with this seed, and its name.
 pub fn plan(seed: u64) -> Option<(&'static str, Plan)> {
-    let (name, workload, rounds) = ALL.get(usize::try_from(seed.checked_sub(FROM)?).ok()?)?;
+    let number = usize::try_from(seed.checked_sub(FROM)?).ok()?;
+    let (name, workload, rounds) = ALL.get(number)?;
+    let read_lease_ms = if number >= LEASED_FROM { READ_LEASE_MS } else { 0 };
     let rounds = rounds();
     let tie_breaker = rounds[0].after.tie_breaker.map(|_| 3);
     let founders = Members { voters: [1, 2, 3].into(), tie_breaker, ..Members::default() };
-    Some((name, Plan { seed, shards: 1, founders, workload: workload(), swarm: Vec::new(), gap_us: 0, rounds }))
+    Some((name, Plan { seed, shards: 1, founders, workload: workload(), read_lease_ms, swarm: Vec::new(), gap_us: 0, rounds }))
 }
 
 /// Large writes as fast as they are answered.
@@ -56,6 +62,11 @@ fn heavy() -> Workload {
 /// Many clients who ask for the same few keys now and then: some have heard of another leader, some have not.
 fn patient() -> Workload {
     Workload { clients: 32, keys: 4, puts: 40, gets: 55, value_bytes: (8, 64), rate_max: 60, timeout_ms: 10_000, ..heavy() }
+}
+
+/// The same of many more clients: what is wrong for a tenth of a second is seen.
+fn crowded() -> Workload {
+    Workload { clients: 64, keys: 2, rate_max: 400, ..patient() }
 }
 
 /// Large writes, so few that a log takes some seconds to be worth a snapshot.

@@ -58,7 +58,12 @@ impl Default for NodeSettings {
             },
             snapshot_after_bytes: 1 << 20,
             snapshot_pause: ms(2),
-            timers: Timers { heartbeat: ms(100), election_timeout_min: ms(300), election_timeout_max: ms(600) },
+            timers: Timers {
+                heartbeat: ms(100),
+                election_timeout_min: ms(300),
+                election_timeout_max: ms(600),
+                read_lease: ms(0),
+            },
             state: Limits { sessions_max: 1024, session_window: 64, ..Limits::default() },
             key_bytes_max: 1 << 10,
             value_bytes_max: 16 << 10,

@@ -291,15 +291,17 @@ pub fn peer_reply(id: u64, body: &PeerReplyBody) -> String {
     let none = Raw("null".to_string());
     let (kind, body) = match body {
         PeerReplyBody::Welcome(welcome) => ("PeerWelcome", fields!(welcome; version, node, incarnation, ring)),
-        PeerReplyBody::Append { reply, full } => (
+        PeerReplyBody::Append { reply, full, promised_ms } => (
             "AppendReply",
             match reply {
-                AppendReply::Success => fields!(outcome: 0u8, matched: none, vote: none, full: full),
+                AppendReply::Success => fields!(outcome: 0u8, matched: none, vote: none, full: full, promised_ms: promised_ms),
                 AppendReply::Partial { matched } => {
-                    fields!(outcome: 1u8, matched: matched, vote: none, full: full)
+                    fields!(outcome: 1u8, matched: matched, vote: none, full: full, promised_ms: promised_ms)
                 }
-                AppendReply::Conflict => fields!(outcome: 2u8, matched: none, vote: none, full: full),
-                AppendReply::HigherVote(vote) => fields!(outcome: 3u8, matched: none, vote: vote, full: full),
+                AppendReply::Conflict => fields!(outcome: 2u8, matched: none, vote: none, full: full, promised_ms: promised_ms),
+                AppendReply::HigherVote(vote) => {
+                    fields!(outcome: 3u8, matched: none, vote: vote, full: full, promised_ms: promised_ms)
+                }
             },
         ),
         PeerReplyBody::Vote(answer) => ("VoteReply", fields!(answer; vote, granted, last)),

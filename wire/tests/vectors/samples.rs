@@ -276,7 +276,7 @@ fn peer_replies() -> Vec<(&'static str, Sample)> {
     let vote_reply = VoteReply { vote: VOTE, granted: true, last: Some(ID) };
     let membership = Membership { configs: vec![vec![1, 2], vec![1, 2, 3]], members: members() };
     let peer = Sample::PeerReply;
-    let append = |reply, full| peer(PeerReplyBody::Append { reply, full });
+    let append = |reply, full| peer(PeerReplyBody::Append { reply, full, promised_ms: 0 });
     vec![
         ("peer welcome", peer(PeerReplyBody::Welcome(PeerWelcome { version: 1, node: 2, incarnation: RING + 2, ring: RING }))),
         ("append reply, success", append(AppendReply::Success, false)),
@@ -477,6 +477,10 @@ fn pinned() -> Vec<(&'static str, Sample)> {
         ("scan, to be pinned", request(Moment::Pin { keys: u32::MAX })),
         ("scan, of a pinned moment", request(Moment::Pinned { pin: 4_294_967_298, index: 1_001 })),
         ("items, pinned", Sample::Reply(ReplyBody::Items(items))),
+        (
+            "append reply, with a promise",
+            Sample::PeerReply(PeerReplyBody::Append { reply: AppendReply::Success, full: false, promised_ms: 200 }),
+        ),
         ("unpin", Sample::Request(0, RequestBody::Unpin { pin: 4_294_967_298 })),
     ]
 }

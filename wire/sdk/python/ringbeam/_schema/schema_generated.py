@@ -5991,8 +5991,15 @@ class AppendReply(object):
             return bool(self._tab.Get(flatbuffers.number_types.BoolFlags, o + self._tab.Pos))
         return False
 
+    # AppendReply
+    def PromisedMs(self):
+        o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(12))
+        if o != 0:
+            return self._tab.Get(flatbuffers.number_types.Uint32Flags, o + self._tab.Pos)
+        return 0
+
 def AppendReplyStart(builder):
-    builder.StartObject(4)
+    builder.StartObject(5)
 
 def AppendReplyAddOutcome(builder, outcome):
     builder.PrependUint8Slot(0, outcome, 0)
@@ -6005,6 +6012,9 @@ def AppendReplyAddVote(builder, vote):
 
 def AppendReplyAddFull(builder, full):
     builder.PrependBoolSlot(3, full, 0)
+
+def AppendReplyAddPromisedMs(builder, promisedMs):
+    builder.PrependUint32Slot(4, promisedMs, 0)
 
 def AppendReplyEnd(builder):
     return builder.EndObject()
