@@ -2,7 +2,7 @@
 """Seven regions on one machine: a ring whose nodes are as far from each other as real ones, measured whole and with regions cut off.
 
     cargo build --release
-    sudo benches/wan.py [--matrix planet|metro] [--seconds 15] [--dir /var/tmp/ringbeam-wan] [--json FILE] [CASE..]
+    sudo benches/wan.py [--matrix planet|metro] [--read-lease MS] [--seconds 15] [--dir /var/tmp/ringbeam-wan] [--json FILE] [CASE..]
 
 Cases (all when none is named): healthy one leader three four. Each region is a network namespace with a node and clients of its own; what
 they send each other passes a router in user space that holds every packet back for the time between the two regions, so that
@@ -140,7 +140,7 @@ def route(tuns, delays, control):
 
 
 class Ring:
-    def __init__(self, world, names, matrix, directory, binary):
+    def __init__(self, world, names, matrix, read_lease_ms, directory, binary):
         self.world, self.names, self.binary, self.processes = world, names, binary, []
         founders = ", ".join(f'{{ id = {n}, peer = "{address(n)}:7702" }}' for n in world.homes)
         for n in world.homes:
@@ -151,7 +151,7 @@ class Ring:
                 f.write(f'[node]\nid = {n}\ndata_dir = "{home}/data"\nregion = "{names[n - 1]}"\npin_cores = false\n'
                         f'[listen]\nclient = "{address(n)}:7701"\npeer = "{address(n)}:7702"\nadmin = ""\n'
                         f'[ring]\nfounders = [{founders}]\n[log]\nsegment_bytes = 16777216\nspare_segments_count = 2\n'
-                        f'[timers]\n{TIMERS[matrix]}')
+                        f'[timers]\n{TIMERS[matrix]}read_lease_ms = {read_lease_ms}\n')
             log = open(os.path.join(home, "log"), "w")
             self.processes.append(subprocess.Popen(world.within(n, [binary, "serve", "--config", config]), stdout=log, stderr=log,
                                                    preexec_fn=die_with_parent))
@@ -264,6 +264,9 @@ def cut_off(ring, names, cut, seconds):
         "writes where a quorum is" if len(cut) <= 3 else "writes elsewhere": ring.bench(stays, "--op", "put", "--rate", "20", *common),
         "local reads where it is cut": ring.bench(goes, "--op", "get", "--consistency", "local", "--rate", "50", *common),
     }
+    for name, words in {"reads of a session": ["session"], "bounded reads, 1 s": ["bounded", "--max-age", "1s"],
+                        "the same, or stale": ["bounded", "--max-age", "1s", "--stale-ok"], "linearizable reads": ["linearizable"]}.items():
+        loads[f"{name}, there"] = ring.bench(goes, "--op", "get", "--consistency", *words, "--rate", "20", *common)
     until(lambda: all(load.lines for load in loads.values()), 60, "a load does not begin")
     # From here on only what goes through established connections.
     loads["writes where it is cut"] = ring.bench(goes, "--op", "put", "--rate", "20", "--skip-load", *common)
@@ -316,6 +319,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", choices=["healthy", "one", "leader", "three", "four", []])
     parser.add_argument("--matrix", choices=MATRICES, default="planet")
+    parser.add_argument("--read-lease", type=int, default=0, metavar="MS", help="timers.read_lease_ms of all nodes")
     parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--dir", default="/var/tmp/ringbeam-wan")
     parser.add_argument("--binary", default=os.environ.get("RINGBEAM", "target/release/ringbeam"))
@@ -331,7 +335,7 @@ def main():
     shutil.rmtree(args.dir, ignore_errors=True)
     os.makedirs(args.dir)
     world = World(full)
-    ring = Ring(world, names, args.matrix, args.dir, os.path.realpath(args.binary))
+    ring = Ring(world, names, args.matrix, args.read_lease, args.dir, os.path.realpath(args.binary))
     found = {"matrix": args.matrix, "round_trips_ms": full, "names": names}
     try:
         print(f"round trips, ms, `{args.matrix}`: " + "; ".join(f"{name} {row}" for name, row in zip(names, full)))

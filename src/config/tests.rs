@@ -129,6 +129,12 @@ fn bad_values_are_refused_with_key_value_and_what_would_be_right() {
             |c| c.timers.election_timeout_max_ms = 300,
             "timers.election_timeout_max_ms = 300: it must be more than timers.election_timeout_min_ms = 300",
         ),
+        (
+            |c| c.timers.read_lease_ms = 149,
+            "timers.read_lease_ms = 149: it must be 0, or from one and a half times timers.heartbeat_ms = 100",
+        ),
+        (|c| c.timers.read_lease_ms = 301, "to timers.election_timeout_min_ms = 300, or a follower elects itself within it"),
+        (|c| c.scan.pinned_bytes_max = 1, "scan.pinned_bytes_max = 1: it must be from 1048576"),
     ];
     for (change, expected) in cases {
         let why = refusal(change);

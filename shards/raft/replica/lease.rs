@@ -126,7 +126,7 @@ fn shortened(promise: Duration) -> Duration {
     promise * (1000 - drift) / (1000 + drift)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
     use crate::io::sim::{Crash, Settings, Sim, World};
