@@ -90,6 +90,9 @@ mod tests {
         Revision { index, position: 0 }
     }
 
+    /// Index, backward, keys with their indexes, more.
+    type Case = (u64, bool, &'static [(&'static str, u64)], bool);
+
     /// a@1 b@2 c@3, then b@4 again, c gone @5, d@6.
     fn judged(index: u64, backward: bool, items: &[(&str, u64)], more: bool) -> Vec<String> {
         judged_of(None, index, backward, items, more)
@@ -109,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_page_as_of_its_index_is_right() {
-        let right: [(u64, bool, &[(&str, u64)], bool); 6] = [
+        let right: [Case; 6] = [
             (3, false, &[("a", 1), ("b", 2), ("c", 3)], false),
             (3, false, &[("a", 1), ("b", 2)], true),
             (4, false, &[("a", 1), ("b", 4), ("c", 3)], false),
@@ -131,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_page_of_another_moment_is_found() {
-        let wrong: [(u64, bool, &[(&str, u64)], bool); 6] = [
+        let wrong: [Case; 6] = [
             (3, false, &[("a", 1), ("b", 4), ("c", 3)], false),
             (3, false, &[("a", 1), ("c", 3)], false),
             (3, false, &[("a", 1), ("b", 2)], false),
