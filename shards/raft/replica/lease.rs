@@ -58,14 +58,18 @@ impl Leases {
         let noted = |name: &String| name.strip_prefix(NAME).and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
         let before = names.iter().filter_map(noted).max().unwrap_or_default();
         // The longest stays noted, and each start waits so long.
-        if length > before {
-            disk.reserve(&format!("{dir}/{NAME}{}", length.as_millis()), BLOCK_BYTES as u64).await?;
+        let mut promises = length;
+        if length > before
+            && let Err(why) = disk.reserve(&format!("{dir}/{NAME}{}", length.as_millis()), BLOCK_BYTES as u64).await
+        {
+            tracing::warn!("{dir}: nothing is promised for reads by lease, as that cannot be noted: {why}");
+            promises = Duration::ZERO;
         }
         if length > before || !names.is_empty() {
             disk.sync_dir(dir).await?;
         }
         E::sleep((started + before).since(E::now())).await;
-        Ok(Rc::new(Leases::of(length)))
+        Ok(Rc::new(Leases::of(promises)))
     }
 
     fn of(length: Duration) -> Leases {
