@@ -3,6 +3,8 @@
 //! **Not here**: what applying them means, against a model (`shards/state/tests`); histories under faults (`tests/sim`).
 
 mod ring;
+#[path = "data/scans.rs"]
+mod scans;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

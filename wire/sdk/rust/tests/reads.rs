@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
 mod fake;
+#[path = "reads/scans.rs"]
+mod scans;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,15 +1,13 @@
 //! Scans of one moment on a real ring: while others write, while leaders change, and when the node cannot keep the moment any more.
 //!
 //! **Not here**: pages against a model (`shards/state/tests/pins.rs`), under faults (`tests/sim`), what the SDK does about nodes that fail
-//! (`wire/sdk/rust/tests/scan.rs`).
-
-mod ring;
+//! (`wire/sdk/rust/tests/reads/scans.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ring::{Plan, Ring};
+use crate::ring::{Plan, Ring};
 use ringbeam_sdk::{Client, Code, Consistency, Entry, Error, GetOptions, Range, Step, Txn};
 
 /// As little as may be is kept for scans.

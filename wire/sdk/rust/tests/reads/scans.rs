@@ -1,14 +1,10 @@
 //! Scans of one moment: whom pages are asked of, and what becomes of a scan whose moment is gone.
 
-#![allow(clippy::unwrap_used)] // a panic is how a test fails
-
-mod fake;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use fake::{Act, Asked, At, Ring};
+use crate::fake::{Act, Asked, At, Ring};
 use ringbeam_sdk::{Client, Code, Error, Range, Refusal};
 use ringbeam_wire::client::Moment;
 
