@@ -184,13 +184,10 @@ async fn make<E: Env>(shard: &Rc<Shard<E>>, scan: &Scan<'_>, waiter: &mut Option
         }
         let narrowed = machine.change_pins(|state| state.narrow(pin, index, scan.namespace, &from, &until));
         narrowed.map_err(|why| not_pinned(shard, pin, index, why))?;
-        let age_ms = match shard.scans.0.borrow_mut().get_mut(&pin) {
-            Some(held) => {
-                held.used = now;
-                held.age_ms(now)
-            }
-            None => None,
-        };
+        let age_ms = shard.scans.0.borrow_mut().get_mut(&pin).and_then(|held| {
+            held.used = now;
+            held.age_ms(now)
+        });
         let turn = machine.with_state(|state| {
             let (mut items, mut bytes, mut steps, mut passed, mut more) = (Vec::new(), 0, 0, None, false);
             for step in state.pinned(pin, &from, &until, scan.backward) {
@@ -213,8 +210,9 @@ async fn make<E: Env>(shard: &Rc<Shard<E>>, scan: &Scan<'_>, waiter: &mut Option
                 Some(passed) => Turn::Further(passed.to_vec()),
                 None => {
                     let pinned = if more { pin } else { 0 };
-                    let page = Items { items, index, more, age_ms, stale: false, pinned };
-                    waiter.take().into_iter().for_each(|waiter| waiter.answer(&ReplyBody::Items(page.clone())));
+                    if let Some(waiter) = waiter.take() {
+                        waiter.answer(&ReplyBody::Items(Items { items, index, more, age_ms, stale: false, pinned }));
+                    }
                     Turn::Done { more }
                 }
             }

@@ -132,7 +132,8 @@ async fn appends<E: Env>(
     let results = replica.raft.stream_append(input);
     let over = Rc::new(Cell::new(false));
     let (wal, leases) = (replica.wal().clone(), replica.leases.clone());
-    let say = move |vote| (wal.has_room().is_err(), leases.promise(vote, E::now()));
+    let say =
+        move |accepted: Option<Vote>| (wal.has_room().is_err(), accepted.map_or(0, |vote| leases.promise(vote, E::now())));
     E::spawn(append_replies::<E>(say, Box::pin(results), sent.clone(), writer, over.clone()));
 
     let mut frame = first;
@@ -193,7 +194,7 @@ struct Asked {
 type AppendResult<E> = Result<StreamAppendResult<Types<E>>, openraft::errors::Fatal<Types<E>>>;
 
 async fn append_replies<E: Env>(
-    say: impl Fn(Vote) -> (bool, u32) + 'static,
+    say: impl Fn(Option<Vote>) -> (bool, u32) + 'static,
     results: impl futures_util::Stream<Item = AppendResult<E>> + Unpin,
     sent: Rc<RefCell<VecDeque<Asked>>>,
     mut writer: PeerWriter<E>,
@@ -226,8 +227,8 @@ async fn append_replies<E: Env>(
     let _ = writer.shutdown().await;
 }
 
-/// `say`: whether the disk is full, and what is promised to whom the append was accepted from.
-fn append_reply<E: Env>(result: AppendResult<E>, asked: &Asked, say: impl Fn(Vote) -> (bool, u32)) -> PeerReplyBody {
+/// `say`: whether the disk is full, and what is promised to the leader of this vote, whose append was accepted.
+fn append_reply<E: Env>(result: AppendResult<E>, asked: &Asked, say: impl Fn(Option<Vote>) -> (bool, u32)) -> PeerReplyBody {
     let reply = match result {
         Ok(Ok(matched)) => match matched.map(|id| wire_id(log_id_out::<E>(&id))) {
             matched if matched == asked.last => AppendReply::Success,
@@ -238,8 +239,8 @@ fn append_reply<E: Env>(result: AppendResult<E>, asked: &Asked, say: impl Fn(Vot
         Err(fatal) => return refused(Code::ShardFault, fatal.to_string()),
     };
     let accepted = matches!(reply, AppendReply::Success | AppendReply::Partial { .. });
-    let (full, promised_ms) = say(asked.vote);
-    PeerReplyBody::Append { reply, full, promised_ms: if accepted { promised_ms } else { 0 } }
+    let (full, promised_ms) = say(accepted.then_some(asked.vote));
+    PeerReplyBody::Append { reply, full, promised_ms }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //! - What all pins keep is at most `bytes_max`, or one record more. The one that keeps most is shed for it, and is gone for its scan.
 //! - State that is replaced by a snapshot has no pins: they are gone, too.
 //!
-//! **Not here**: who pins, for how long (`crate::pins`).
+//! **Not here**: who pins, for how long (`crate::scan`).
 
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Included, Unbounded};

@@ -308,7 +308,11 @@ impl Scan {
 }
 
 impl Client {
-    /// Reads a range in order, page by page, linearizably unless [`Client::consistency`] says otherwise. The head of `scan.rs` says what is consistent.
+    /// Reads a range in order, page by page, linearizably unless [`Client::consistency`] says otherwise.
+    ///
+    /// All that it gives of one shard is as of one moment, when its first page was read; different shards are of different moments, close to
+    /// each other. The node that has answered first keeps what changes meanwhile, up to `scan.pinned_bytes_max` of its configuration: when it
+    /// cannot any more, the scan ends with [`Code::Compacted`](crate::Code::Compacted). [`Range::unpinned`] asks for none of that.
     pub fn scan(&self, range: Range) -> Scan {
         self.scan_with(range, &GetOptions::default())
     }
