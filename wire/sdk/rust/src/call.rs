@@ -88,7 +88,7 @@ impl Inner {
             }
             first = Some((leader, Some(turn), outcome));
         }
-        Box::pin(self.carry_out(Job { number, shard, kind, what, time }, first, tally)).await
+        Box::pin(self.carry_out(Job { number, shard, kind, what, time, pin: None }, first, tally)).await
     }
 
     /// A read of the shard with this number; its answer is `Value` or `Items`.
@@ -117,7 +117,7 @@ impl Inner {
             }
             first = Some((node, None, outcome));
         }
-        Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time }, first, tally)).await
+        Box::pin(self.carry_out(Job { number, shard, kind: Kind::Read, what, time, pin: None }, first, tally)).await
     }
 
     pub(crate) fn shard(&self, number: u32) -> Result<&Shard, Error> {
@@ -134,7 +134,7 @@ impl Inner {
         timeout: Duration,
     ) -> Result<Answer, Error> {
         let (shard, time) = (self.shard(number)?, Time::start(timeout));
-        let job = Job { number, shard, kind, what: What::Ring(body), time };
+        let job = Job { number, shard, kind, what: What::Ring(body), time, pin: None };
         if !self.hooks.wanted() {
             return Box::pin(self.carry_out(job, None, &mut Tally::default())).await;
         }
@@ -142,7 +142,7 @@ impl Inner {
     }
 
     /// The loop. `first`: an attempt that was made already.
-    async fn carry_out<'a>(
+    pub(crate) async fn carry_out<'a>(
         self: &Arc<Self>,
         job: Job<'a>,
         first: Option<First<'a>>,
@@ -217,10 +217,10 @@ impl Inner {
                 }
             }
             let anywhere = job.what.reads_anywhere() && too_old < FRESH_READERS_TRIED;
-            let found = if anywhere {
-                self.find_reader(job.number, job.shard, job.time.deadline).await
-            } else {
-                self.find_leader(job.number, job.shard, job.time.deadline).await
+            let found = match job.pin {
+                Some(pin) => pin.reach(self, job.number, job.time.deadline).await,
+                None if anywhere => self.find_reader(job.number, job.shard, job.time.deadline).await,
+                None => self.find_leader(job.number, job.shard, job.time.deadline).await,
             };
             let connection = match found {
                 Ok(connection) => connection,

@@ -5,22 +5,22 @@
 //! - Who drops the last handle tells the node, if the connection is open; else it finds out by itself, within 30 s.
 //! - While keys are taken from a scan, no pin of it rests so long that its node gives it up.
 //!
-//! **Not here**: the first page, which is a read like others (`call.rs`); what a scan makes of pages (`scan.rs`).
+//! **Not here**: what is done when it fails, as for all calls (`call.rs`); what a scan makes of pages (`scan.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringbeam_wire::client::{Moment, RequestBody};
 
-use crate::answer::{Answer, Outcome};
-use crate::budget;
+use crate::answer::Answer;
 use crate::client::Inner;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::leader::NotFound;
 use crate::limits::PIN_ASKED_AGAIN;
 use crate::observe::Tally;
-use crate::request::{Job, Time, What, Why, deadline_ms};
-use crate::retry::{Effort, Kind, Next, Seen};
+use crate::request::{Job, Time, What};
+use crate::retry::{Kind, backoff};
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -65,14 +65,27 @@ impl Pin {
     }
 
     /// A connection to the node that keeps it, opened anew if need be.
-    async fn reach(&self, inner: &Inner, shard: u32, deadline: Instant) -> Result<Arc<Connection>, String> {
-        let node = self.node();
-        if node.is_open() {
-            return Ok(node);
+    pub(crate) async fn reach(&self, inner: &Inner, shard: u32, deadline: Instant) -> Result<Arc<Connection>, NotFound> {
+        let mut tries = 0;
+        loop {
+            let node = self.node();
+            if node.is_open() {
+                return Ok(node);
+            }
+            let why = match inner.pool.open(&node.address, shard, deadline).await {
+                Ok(node) => {
+                    self.lock().node = node.clone();
+                    return Ok(node);
+                }
+                Err(error) => format!("the node that keeps the moment of this scan is not reached: {error}"),
+            };
+            tries += 1;
+            let wait = backoff(tries, inner.dice());
+            if Instant::now() + wait >= deadline {
+                return Err(NotFound { why, error: None });
+            }
+            tokio::time::sleep(wait).await;
         }
-        let node = inner.pool.open(&node.address, shard, deadline).await.map_err(|error| error.to_string())?;
-        self.lock().node = node.clone();
-        Ok(node)
     }
 }
 
@@ -83,7 +96,7 @@ impl Drop for Pin {
 }
 
 impl Inner {
-    /// A page of a pinned moment.
+    /// A page of a pinned moment, which must not say how fresh it is to be: it is of that moment.
     pub(crate) async fn read_pinned(
         self: &Arc<Self>,
         number: u32,
@@ -91,61 +104,15 @@ impl Inner {
         what: What<'_>,
         timeout: Duration,
     ) -> Result<Answer, Error> {
-        let time = Time::start(timeout);
-        if !self.hooks.wanted() {
-            return self.try_pinned(number, pin, what, time, &mut Tally::default()).await;
-        }
-        let asked = async move |tally: &mut Tally| self.try_pinned(number, pin, what, time, tally).await;
-        self.hooks.watch("scan", number, time.started, asked).await
-    }
-
-    async fn try_pinned(
-        self: &Arc<Self>,
-        number: u32,
-        pin: &Pin,
-        what: What<'_>,
-        time: Time,
-        tally: &mut Tally,
-    ) -> Result<Answer, Error> {
-        let job = Job { number, shard: self.shard(number)?, kind: Kind::Read, what, time };
-        let mut effort = Effort::new(Kind::Read);
-        loop {
-            let (node, outcome) = match pin.reach(self, number, time.deadline).await {
-                Ok(node) => {
-                    tally.asked(node.welcome.node);
-                    let outcome = node.call(job.what.body(None), time.deadline, deadline_ms(time.remaining())).await;
-                    (Some(node), outcome)
-                }
-                Err(why) if time.remaining().is_zero() => return Err(Why::text(why).error(effort.out_of_time(), &job, None)),
-                Err(_) => (None, Outcome::Lost { sent: false }),
-            };
-            let seen = match &outcome {
-                Outcome::Answer(Answer::Refused(refusal)) => Seen::Refused(refusal),
-                Outcome::Answer(_) => {
-                    node.iter().for_each(|node| node.health.answered());
-                    pin.lock().used = Instant::now();
-                    let Outcome::Answer(answer) = outcome else { continue };
-                    return Ok(answer);
-                }
-                Outcome::Lost { sent } => Seen::Lost { sent: *sent },
-                Outcome::DeadlinePassed => Seen::DeadlinePassed,
-                Outcome::Busy => Seen::Busy,
-            };
-            let next = effort.after(seen, self.dice());
-            let spent = matches!(next, Next::Again { leader, .. } if budget::costs(seen, leader, effort.attempts()))
-                && !self.may_retry();
-            let why = match &node {
-                Some(node) => Why::of(node, outcome),
-                None => Why::text(pin.node().why_closed()),
-            };
-            match next {
-                Next::Fail(verdict) => return Err(why.error(verdict, &job, None)),
-                Next::Again { .. } if spent => return Err(why.spent().error(effort.out_of_time(), &job, None)),
-                Next::Again { after, .. } if after >= time.remaining() => {
-                    return Err(why.error(effort.out_of_time(), &job, None));
-                }
-                Next::Again { after, .. } => tokio::time::sleep(after).await,
-            }
-        }
+        let (time, kind) = (Time::start(timeout), what.kind());
+        let job = Job { number, shard: self.shard(number)?, kind: Kind::Read, what, time, pin: Some(pin) };
+        let answer = if self.hooks.wanted() {
+            let asked = async move |tally: &mut Tally| self.carry_out(job, None, tally).await;
+            self.hooks.watch(kind, number, time.started, asked).await?
+        } else {
+            Box::pin(self.carry_out(job, None, &mut Tally::default())).await?
+        };
+        pin.lock().used = Instant::now();
+        Ok(answer)
     }
 }

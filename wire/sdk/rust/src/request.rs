@@ -14,6 +14,7 @@ use crate::answer::{Answer, Outcome};
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::limits::DEADLINE_MARGIN_MAX;
+use crate::pinned::Pin;
 use crate::retry::{Kind, Verdict};
 use crate::session::Ticket;
 use crate::shard::{Shard, Turn};
@@ -67,6 +68,8 @@ pub(crate) struct Job<'a> {
     pub(crate) kind: Kind,
     pub(crate) what: What<'a>,
     pub(crate) time: Time,
+    /// Only the node that keeps this will do.
+    pub(crate) pin: Option<&'a Pin>,
 }
 
 impl Time {

@@ -347,7 +347,8 @@ impl Client {
             backward: range.backward,
             keys_only: range.keys_only,
             limit: page,
-            consistency: self.freshness(shard, options),
+            // A pinned moment was fresh enough.
+            consistency: if pin.is_none() { self.freshness(shard, options) } else { Default::default() },
             moment,
         });
         let Some(pin) = pin else {
