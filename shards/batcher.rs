@@ -138,7 +138,9 @@ impl Batcher {
     fn seal(&mut self) {
         let payload = self.builder.finish();
         self.sealed_bytes += payload.len();
-        self.sealed.push_back((payload, std::mem::take(&mut self.waiters)));
+        // The next batch is likely to be as large.
+        let next = Vec::with_capacity(self.waiters.len());
+        self.sealed.push_back((payload, std::mem::replace(&mut self.waiters, next)));
     }
 
     /// Bytes of the next batch, if anything waits.

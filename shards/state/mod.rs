@@ -143,12 +143,20 @@ impl State {
         let now = Moment { index, ring_time_ms: self.ring_time_ms };
         self.sessions.expire(now, &self.limits, self.kept.frozen.as_mut());
         answers.reserve(batch.len());
-        let mut ahead = batch.iter();
-        for (position, write) in (0..).zip(batch.iter()) {
-            if batch.len() > 1 && (position as usize).is_multiple_of(FETCH_KEYS) {
-                self.contents.fetch(write.namespace, &mut ahead);
+        let (mut writes, mut some, mut position) = (batch.iter(), Vec::with_capacity(FETCH_KEYS.min(batch.len())), 0);
+        loop {
+            some.clear();
+            some.extend(writes.by_ref().take(FETCH_KEYS));
+            if some.is_empty() {
+                return;
             }
-            answers.push(self.apply_write(Revision { index, position }, &write, now, sink));
+            if some.len() > 1 {
+                self.contents.fetch(&some);
+            }
+            for write in &some {
+                answers.push(self.apply_write(Revision { index, position }, write, now, sink));
+                position += 1;
+            }
         }
     }
 
@@ -214,21 +222,18 @@ fn digest_moment(digest: &mut Digest, applied: u64, ring_time_ms: u64) {
 }
 
 impl Contents {
-    /// Fetches into the cache what the next writes will read, as far as they are to the namespace of the first.
-    fn fetch<'a>(&self, namespace: &str, ahead: impl Iterator<Item = Write<'a>>) {
-        let keys = ahead.take(FETCH_KEYS).filter(|write| write.namespace == namespace);
-        let keys = keys.filter_map(|write| match write.op {
+    /// Fetches into the cache what these writes will read, as far as they are to the namespace of the first.
+    fn fetch(&self, writes: &[Write<'_>]) {
+        let Some(table) = writes.first().and_then(|first| self.tables.get(first.namespace)) else { return };
+        let keys = writes.iter().filter(|write| write.namespace == writes[0].namespace);
+        table.fetch(keys.filter_map(|write| match write.op {
             Op::Put { key, .. }
             | Op::PutFor { key, .. }
             | Op::Delete { key }
             | Op::Add { key, .. }
             | Op::Extend { key, .. } => Some(key),
             _ => None,
-        });
-        match self.tables.get(namespace) {
-            Some(table) => table.fetch(keys),
-            None => keys.for_each(drop),
-        }
+        }));
     }
 
     fn record(&self, namespace: &str, key: &[u8]) -> Option<&Record> {
