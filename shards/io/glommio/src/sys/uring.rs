@@ -37,7 +37,7 @@ use crate::{
         self,
         blocking::{BlockingThreadOp, BlockingThreadPool},
         dma_buffer::{BufferStorage, DmaBuffer},
-        membarrier, DirectIo, EnqueuedSource, EnqueuedStatus, InnerSource, IoBuffer,
+        DirectIo, EnqueuedSource, EnqueuedStatus, InnerSource, IoBuffer,
         PollableStatus, Source, SourceType, Statx, TimeSpec64,
     },
     uring_sys::{self, IoRingOp},
@@ -1634,10 +1634,9 @@ impl Reactor {
         // last time until now it could be that something happened in a remote executor
         // that opened up room. If it did we bail on sleep and go process it.
         self.notifier.prepare_to_sleep();
-        // See https://www.scylladb.com/2018/02/15/memory-barriers-seastar-linux/ for
-        // details. This translates to `sys_membarrier()` /
-        // `MEMBARRIER_CMD_PRIVATE_EXPEDITED`
-        membarrier::heavy();
+        // The look at the channels must not come before that: `SleepNotifier::notify` has the other half. (A system call that
+        // interrupts the cores of all other executors, before each sleep, cost those more than it saves whoever wakes one.)
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         let events = process_remote_channels() + self.flush_syscall_thread();
         if events == 0 && self.eventfd_src.is_installed().unwrap() {
             main_ring.sleep(user_timer)?;
