@@ -76,6 +76,27 @@ async fn fault_of(ring: &Ring, id: u64, shard: u32) -> String {
     statuses.iter().find(is).and_then(|s| s.fault.clone()).expect("it was seen")
 }
 
+// ---- taking turns ----
+
+#[tokio::test]
+async fn nodes_take_their_snapshots_one_after_the_other() {
+    let extra = SMALL_LOG.replace("snapshot_after_bytes = 2097152", "snapshot_after_bytes = 6291456");
+    let ring = Ring::start("in-turn", Plan { shards: 1, extra, ..Plan::default() }).await;
+    let client = ring.client().await;
+    // Each step: nodes that have a snapshot. A part of 2 MiB is four steps.
+    let mut steps: Vec<usize> = Vec::new();
+    while steps.last() != Some(&3) {
+        assert!(steps.len() < 40, "after so many steps: {steps:?}");
+        fill(&client, "turn", 512 << 10).await;
+        // Longer than a node takes to notice.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let have: Vec<u64> = ring.wait_ready().await.iter().filter(|s| s.snapshot_index > 0).map(|s| s.node).collect();
+        assert!((1..).zip(&have).all(|(turn, node)| turn == *node), "it was not the turn of one of {have:?}, after {steps:?}");
+        steps.push(have.len());
+    }
+    assert!((1..=2).all(|have| steps.contains(&have)), "some at once: {steps:?}");
+}
+
 // ---- catching up ----
 
 #[tokio::test]
