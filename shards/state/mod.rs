@@ -143,19 +143,13 @@ impl State {
         let now = Moment { index, ring_time_ms: self.ring_time_ms };
         self.sessions.expire(now, &self.limits, self.kept.frozen.as_mut());
         answers.reserve(batch.len());
-        let (mut writes, mut some, mut position) = (batch.iter(), Vec::with_capacity(FETCH_KEYS.min(batch.len())), 0);
-        loop {
+        let (mut writes, mut some) = (batch.iter(), Vec::with_capacity(FETCH_KEYS.min(batch.len())));
+        for first in (0..).step_by(FETCH_KEYS).take(batch.len().div_ceil(FETCH_KEYS)) {
             some.clear();
             some.extend(writes.by_ref().take(FETCH_KEYS));
-            if some.is_empty() {
-                return;
-            }
-            if some.len() > 1 {
-                self.contents.fetch(&some);
-            }
-            for write in &some {
+            self.contents.fetch(&some);
+            for (position, write) in (first..).zip(&some) {
                 answers.push(self.apply_write(Revision { index, position }, write, now, sink));
-                position += 1;
             }
         }
     }
@@ -224,9 +218,9 @@ fn digest_moment(digest: &mut Digest, applied: u64, ring_time_ms: u64) {
 impl Contents {
     /// Fetches into the cache what these writes will read, as far as they are to the namespace of the first.
     fn fetch(&self, writes: &[Write<'_>]) {
-        let Some(table) = writes.first().and_then(|first| self.tables.get(first.namespace)) else { return };
-        let keys = writes.iter().filter(|write| write.namespace == writes[0].namespace);
-        table.fetch(keys.filter_map(|write| match write.op {
+        let [first, _, ..] = writes else { return };
+        let Some(table) = self.tables.get(first.namespace) else { return };
+        table.fetch(writes.iter().filter(|write| write.namespace == first.namespace).filter_map(|write| match write.op {
             Op::Put { key, .. }
             | Op::PutFor { key, .. }
             | Op::Delete { key }
