@@ -139,7 +139,7 @@ pub struct Limits {
 pub struct Log {
     /// Length of a segment file, bytes.
     pub segment_bytes: u64,
-    /// A snapshot is taken when the log has more bytes than this, and the log is cut after it.
+    /// A snapshot is taken when the log has more bytes than this, and the log is cut after it; the first one after this node's part of it.
     pub snapshot_after_bytes: u64,
     /// Newest entries kept in memory, bytes.
     pub cache_bytes: u64,
