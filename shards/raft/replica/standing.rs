@@ -83,20 +83,25 @@ impl<E: Env> Replica<E> {
     /// restart could not do without it.
     ///
     /// Nodes take turns: their logs are alike, and nodes that write snapshots at once are slow at once, all that a quorum could be of.
-    /// So the first snapshot is due after a node's own part of `log_bytes_max`, which keeps it apart from the others' for good.
+    /// So the first snapshot is due after a node's own part of `log_bytes_max`; as long as the members stay, so do the distances.
     pub async fn snapshot_if_due(&self, log_bytes_max: u64) {
         if self.machine.distrusts_snapshot() {
             let _ = self.raft.trigger().snapshot().await;
             return;
         }
-        let m = self.metrics();
-        let log_bytes_max = match m.snapshot {
-            None => turn_of(self.context.me.node, self.members().iter().map(|m| m.node).collect(), log_bytes_max),
-            Some(_) => log_bytes_max,
+        let log_bytes_max = {
+            let m = self.metrics.borrow_watched();
+            match m.snapshot {
+                None => {
+                    turn_of(self.context.me.node, m.membership_config.membership().nodes().map(|(id, _)| *id), log_bytes_max)
+                }
+                Some(_) => log_bytes_max,
+            }
         };
         if self.wal.bytes() <= log_bytes_max {
             return;
         }
+        let m = self.metrics();
         let applied = m.last_applied.as_ref().map(|id| id.index);
         let covered = m.snapshot.as_ref().map(|id| id.index);
         let kept_from = self.wal.purged().map_or(0, |id| id.index);
@@ -146,12 +151,14 @@ impl<E: Env> Replica<E> {
 }
 
 /// The end of this node's part, when the members of the group divide the `whole` by the order of their ids.
-fn turn_of(me: u64, mut members: Vec<u64>, whole: u64) -> u64 {
-    members.sort_unstable();
-    match (1..).zip(&members).find(|(_, id)| **id == me) {
-        Some((turn, _)) => whole / members.len() as u64 * turn,
-        None => whole,
+fn turn_of(me: u64, members: impl Iterator<Item = u64>, whole: u64) -> u64 {
+    let (mut count, mut turn) = (0, 0);
+    for id in members {
+        count += 1;
+        turn += u64::from(id <= me);
     }
+    // Not a member yet, or before the first one is known: nobody to take turns with.
+    if turn == 0 { whole } else { whole / count * turn }
 }
 
 #[cfg(test)]
@@ -160,7 +167,8 @@ mod tests {
 
     #[test]
     fn members_divide_a_cycle_by_the_order_of_their_ids() {
-        assert_eq!([2, 5, 9].map(|me| turn_of(me, vec![9, 2, 5], 300)), [100, 200, 300]);
-        assert_eq!((turn_of(1, vec![1], 300), turn_of(7, vec![1, 2], 300), turn_of(1, vec![], 300)), (300, 300, 300));
+        assert_eq!([2, 5, 9].map(|me| turn_of(me, [9, 2, 5].into_iter(), 300)), [100, 200, 300]);
+        assert_eq!((turn_of(1, [1].into_iter(), 300), turn_of(7, [1, 2].into_iter(), 300)), (300, 300));
+        assert_eq!(turn_of(1, [].into_iter(), 300), 300);
     }
 }
