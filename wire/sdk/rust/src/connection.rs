@@ -16,7 +16,7 @@
 //!
 //! **Invariants**
 //! - Whoever waits is answered, swept, or told that the connection is lost: no outcome depends on another event.
-//! - `Lost { sent: false }` is said only when the last byte of the request never reached the kernel.
+//! - `Lost { sent: false }` is said only when the last byte of the request never reached the kernel, and never will.
 //! - After `closed` is set, nothing is added to `out` and nobody waits.
 //!
 //! **Not here**: which node, what to do when it fails (`call.rs`), how it is opened (`handshake.rs`).
@@ -156,11 +156,21 @@ impl Connection {
 
     /// Ends the connection and tells everyone who waits.
     pub(crate) fn close(&self, why: &str) {
+        self.end(why, true);
+    }
+
+    /// As [`Connection::close`], by its driver: nothing is being written.
+    pub(crate) fn close_by_driver(&self, why: &str) {
+        self.end(why, false);
+    }
+
+    fn end(&self, why: &str, driven: bool) {
         let mut wakers = Vec::new();
         let mut shared = self.lock();
         if shared.closed.is_none() {
             shared.closed = Some(why.into());
-            let sent = shared.sent;
+            // What the driver has taken out of `out` is not all in the kernel, but may be in a moment.
+            let sent = if driven && shared.writing { shared.queued - shared.out.len() as u64 } else { shared.sent };
             shared.slab.sweep(&mut wakers, |_, end| Some(Outcome::Lost { sent: end <= sent }));
             shared.out = Vec::new();
         }
@@ -174,7 +184,7 @@ impl Connection {
         let mut guard = self.lock();
         let shared = &mut *guard;
         if shared.closed.is_none() && !shared.writing {
-            shared.encoder.request(&mut shared.out, NOBODY, 0, body);
+            shared.append(NOBODY, 0, body);
             // A failure leaves the ring with a session that expires by itself.
             let _ = self.writer.try_write(&shared.out);
         }

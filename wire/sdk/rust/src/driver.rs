@@ -46,21 +46,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Drives the connection until it is closed from either side.
     pub(crate) async fn run(connection: Arc<Connection>, reader: OwnedReadHalf, decoder: Decoder) {
-        let mut driver = Driver {
-            connection,
-            reader,
-            decoder,
-            replies: Vec::with_capacity(REPLIES_PER_LOCK),
-            wakers: Vec::new(),
-            piece: Vec::new(),
-            piece_sent: 0,
-            sweep: Box::pin(tokio::time::sleep(SWEEP)),
-            heard: false,
-            heard_at: Instant::now(),
-            pinged: false,
-            progress: false,
-            progress_at: Instant::now(),
-        };
+        let mut driver = Driver::new(connection, reader, decoder);
         loop {
             match poll_fn(|cx| driver.turn(cx)).await {
                 Ok(burst) if burst > 1 => tokio::task::yield_now().await,
@@ -75,9 +61,27 @@ impl Driver {
                             metrics.connection_lost(welcome.node, welcome.shard, &why);
                         }
                     }
-                    return driver.connection.close(&why);
+                    return driver.connection.close_by_driver(&why);
                 }
             }
+        }
+    }
+
+    fn new(connection: Arc<Connection>, reader: OwnedReadHalf, decoder: Decoder) -> Driver {
+        Driver {
+            connection,
+            reader,
+            decoder,
+            replies: Vec::with_capacity(REPLIES_PER_LOCK),
+            wakers: Vec::new(),
+            piece: Vec::new(),
+            piece_sent: 0,
+            sweep: Box::pin(tokio::time::sleep(SWEEP)),
+            heard: false,
+            heard_at: Instant::now(),
+            pinged: false,
+            progress: false,
+            progress_at: Instant::now(),
         }
     }
 
@@ -109,6 +113,10 @@ impl Driver {
     /// Writes until nothing is left (false) or the socket takes no more (true).
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, String> {
         let connection = self.connection.clone();
+        // The rest of a piece: whoever closed the connection meanwhile has told its calls.
+        if self.piece_sent < self.piece.len() && !connection.is_open() {
+            return Ok(false);
+        }
         let mut taken = 0;
         loop {
             if self.piece_sent == self.piece.len() {
@@ -279,6 +287,9 @@ impl Driver {
 impl Drop for Driver {
     /// Also when the runtime ends and drops the task: nobody may wait for ever.
     fn drop(&mut self) {
-        self.connection.close("the runtime that drove this connection has ended");
+        self.connection.close_by_driver("the runtime that drove this connection has ended");
     }
 }
+
+#[cfg(test)]
+mod tests;
