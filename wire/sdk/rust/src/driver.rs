@@ -1,7 +1,8 @@
 //! The task that owns a connection's socket: writes what callers appended, reads replies, sweeps deadlines.
 //!
 //! One turn is: write, read, sweep, sleep. Writing comes first: after a burst of replies the callers have appended by then
-//! what they ask next, and a stream of replies without end cannot hold requests back.
+//! what they ask next, and a stream of replies without end cannot hold requests back. Nor deadlines: reads that complete something are
+//! followed by a sweep only each so often, as the next read mostly finds nothing.
 //!
 //! **Not here**: what callers do (`connection.rs`).
 
@@ -19,7 +20,7 @@ use tokio::time::Sleep;
 
 use crate::answer::{self, Answer, Outcome};
 use crate::connection::{Connection, FOLLOWING, NOBODY};
-use crate::limits::{OUT_BYTES_KEPT, REPLIES_PER_LOCK, SILENCE_BEFORE_PING, SILENCE_MAX, STALL, SWEEP};
+use crate::limits::{OUT_BYTES_KEPT, READS_PER_SWEEP, REPLIES_PER_LOCK, SILENCE_BEFORE_PING, SILENCE_MAX, STALL, SWEEP};
 
 /// See the head of this file.
 pub(crate) struct Driver {
@@ -34,6 +35,8 @@ pub(crate) struct Driver {
     piece: Vec<u8>,
     piece_sent: usize,
     sweep: Pin<Box<Sleep>>,
+    /// Reads that completed something since the last look at it.
+    unswept: u32,
     /// Bytes came since the last sweep.
     heard: bool,
     heard_at: Instant,
@@ -77,6 +80,7 @@ impl Driver {
             piece: Vec::new(),
             piece_sent: 0,
             sweep: Box::pin(tokio::time::sleep(SWEEP)),
+            unswept: 0,
             heard: false,
             heard_at: Instant::now(),
             pinged: false,
@@ -92,18 +96,28 @@ impl Driver {
                 Ok(blocked) => blocked,
                 Err(why) => return Poll::Ready(Err(why)),
             };
-            match self.read(cx) {
-                Ok(0) => {}
-                other => return Poll::Ready(other),
+            let burst = match self.read(cx) {
+                Ok(burst) => burst,
+                Err(why) => return Poll::Ready(Err(why)),
+            };
+            // A stream of replies without end must not hold deadlines back. Usually the socket is empty before so many reads.
+            self.unswept = if burst > 0 { self.unswept + 1 } else { READS_PER_SWEEP };
+            if self.unswept >= READS_PER_SWEEP {
+                self.unswept = 0;
+                if let Err(why) = self.sweep(cx) {
+                    return Poll::Ready(Err(why));
+                }
             }
-            if let Err(why) = self.sweep(cx) {
-                return Poll::Ready(Err(why));
+            if burst > 0 {
+                return Poll::Ready(Ok(burst));
             }
             let mut shared = self.connection.lock();
             if let Some(why) = &shared.closed {
                 return Poll::Ready(Err(why.to_string()));
             }
-            if shared.out.is_empty() || blocked {
+            // A call that came after the sweep and wrote itself has woken nobody: without a sweep ahead it might wait for ever.
+            let timed = shared.sweeping || shared.slab.waiting() == 0;
+            if timed && (shared.out.is_empty() || blocked) {
                 shared.driver = Some(cx.waker().clone());
                 return Poll::Pending;
             }

@@ -187,6 +187,9 @@ pub const OUT_BYTES_KEPT: usize = 256 << 10;
 /// Replies decoded between two looks at the lock, so that callers wait microseconds for it.
 pub const REPLIES_PER_LOCK: usize = 128;
 
+/// Reads in a row that completed calls before deadlines are looked at all the same: a megabyte at most, and less than a look for each.
+pub const READS_PER_SWEEP: u32 = 16;
+
 /// A value of at most this many bytes is copied out of the buffer it was read into: a caller that keeps a small value must
 /// not keep 64 KiB alive.
 pub const VALUE_BYTES_COPIED_MAX: usize = 1 << 10;

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
+use std::sync::Mutex;
+use std::task::Wake;
 use std::time::Duration;
 
-use ringbeam_wire::client::{Encoder, Welcome, parse_request};
+use ringbeam_wire::client::{Encoder, ReplyBody, Welcome, parse_request};
 use ringbeam_wire::limits::REPLY_FRAME_BYTES_MAX;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +30,10 @@ async fn connected() -> (Arc<Connection>, Driver, TcpStream) {
     (connection, driver, node.unwrap().0)
 }
 
+fn ping(connection: &Connection, until: Instant) -> Pin<Box<Call<'_>>> {
+    Box::pin(connection.call(RequestBody::Ping, until, 1))
+}
+
 fn poll(call: &mut Pin<Box<Call<'_>>>) -> Poll<Outcome> {
     call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -35,6 +41,82 @@ fn poll(call: &mut Pin<Box<Call<'_>>>) -> Poll<Outcome> {
 /// Lets time pass and the runtime notice, without a step of the driver.
 async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
+}
+
+/// A caller that asks again as soon as it is woken, on whatever thread wakes it.
+struct AsksAgain(Arc<Connection>, Mutex<Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>>);
+
+impl Wake for AsksAgain {
+    fn wake(self: Arc<Self>) {
+        let connection = self.0.clone();
+        let mut again: Pin<Box<dyn Future<Output = Outcome> + Send>> = Box::pin(async move {
+            let until = Instant::now() + 3 * SWEEP;
+            connection.call(RequestBody::Ping, until, 1).await
+        });
+        assert!(again.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        *self.1.lock().unwrap() = Some(again);
+    }
+}
+
+/// A lone call writes itself. One that did so after the driver had found nobody to sweep for, and before it slept, woke nobody: the driver
+/// slept without a timer, and at a node that had fallen silent the call never ended.
+#[tokio::test]
+async fn a_call_that_comes_between_the_sweep_and_the_sleep_ends_by_its_deadline() {
+    let (connection, mut driver, _mute) = connected().await;
+    let mut cx = Context::from_waker(Waker::noop());
+    let again = Arc::new(AsksAgain(connection.clone(), Mutex::default()));
+    let waker = Waker::from(again.clone());
+    let mut first = ping(&connection, Instant::now());
+    assert!(first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(driver.turn(&mut cx).is_pending());
+    // This one has to wake the driver, which so has nobody else to be woken by.
+    let mut second = ping(&connection, Instant::now());
+    assert!(poll(&mut second).is_pending() && connection.lock().driver.is_none());
+    pass(3 * SWEEP).await;
+    // From here on as in life: it has a turn when something wakes it.
+    tokio::spawn(async move { poll_fn(|cx| driver.turn(cx)).await });
+    let third = loop {
+        pass(SWEEP).await;
+        if let Some(third) = again.1.lock().unwrap().take() {
+            break third;
+        }
+    };
+    assert!(matches!(poll(&mut second), Poll::Ready(Outcome::DeadlinePassed)));
+    let outcome = tokio::time::timeout(PATIENCE, third).await.expect("somebody ends the call");
+    assert!(matches!(outcome, Outcome::DeadlinePassed));
+}
+
+/// Deadlines were looked at only once nothing more was there to be read.
+#[tokio::test]
+async fn deadlines_are_kept_in_a_stream_of_replies_without_end() {
+    let (connection, mut driver, node) = connected().await;
+    let mut cx = Context::from_waker(Waker::noop());
+    // To calls that went away. Each time as many as the socket takes, so that there is always more than one read of them.
+    let mut replies = Vec::new();
+    while replies.len() < 1 << 20 {
+        Encoder::new().reply(&mut replies, NOBODY, &ReplyBody::Done { message: "x".repeat(1 << 10) });
+    }
+    let mut at = 0;
+    let mut call = ping(&connection, Instant::now() + 3 * SWEEP);
+    assert!(poll(&mut call).is_pending());
+    let started = Instant::now();
+    node.writable().await.unwrap();
+    while started.elapsed() < PATIENCE {
+        while let Ok(bytes) = node.try_write(&replies[at..]) {
+            at = (at + bytes) % replies.len();
+        }
+        // Real drivers let their callers run as well.
+        tokio::task::yield_now().await;
+        if let Poll::Ready(Err(why)) = driver.turn(&mut cx) {
+            panic!("{why}");
+        }
+        match poll(&mut call) {
+            Poll::Ready(Outcome::DeadlinePassed) => return,
+            Poll::Ready(other) => panic!("{other:?}"),
+            Poll::Pending => {}
+        }
+    }
+    panic!("not swept in {PATIENCE:?}");
 }
 
 /// Whoever closed a connection told the calls of a half-written piece that they had not been sent, and then the driver sent them.
