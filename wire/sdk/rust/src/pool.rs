@@ -2,11 +2,12 @@
 //!
 //! Two tasks that need the same connection wait for one dial. It has a task and a time of its own: a caller who gives up does not end it,
 //! or callers with little time left could go on ending it for ever where a handshake takes longer than that. A dial that failed answers everyone for
-//! [`CONNECT_FAILURE_SHARED`], so that a thousand tasks knock once at a dead node and not a thousand times.
+//! [`CONNECT_FAILURE_SHARED`], so that a thousand tasks knock once at a dead node and not a thousand times. A dial that outlives the client
+//! ends what it has opened.
 //! Bounded by the addresses ever known times shards.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -31,6 +32,8 @@ pub(crate) struct Pool {
     /// The ring that nodes must belong to; 0 until the first answered.
     ring: AtomicU64,
     entries: Mutex<Entries>,
+    /// Its client is gone.
+    closed: AtomicBool,
     health: Mutex<HashMap<Address, Arc<Health>>>,
     /// Handed to every connection.
     doubt: Doubt,
@@ -50,6 +53,7 @@ impl Pool {
             hooks,
             ring: AtomicU64::new(ring),
             entries: Mutex::default(),
+            closed: AtomicBool::new(false),
             health: Mutex::default(),
             doubt: Doubt::default(),
         }
@@ -109,11 +113,16 @@ impl Pool {
                 Err(OpenError::Protocol(connection.why_closed()))
             }
             Ok(connection) => {
+                entry.keep(connection.clone());
+                // Looked at once it is kept: either this sees the flag, or whoever set it finds the connection.
+                if self.closed.load(Ordering::SeqCst) {
+                    connection.close("the client was dropped");
+                    return Err(OpenError::Connect(connection.why_closed()));
+                }
                 if let Some(metrics) = &self.hooks.0 {
                     metrics.connection_opened(connection.welcome.node, shard);
                 }
                 *failure = None;
-                entry.keep(connection.clone());
                 Ok(connection)
             }
             Err(error) => {
@@ -149,8 +158,9 @@ impl Pool {
         }
     }
 
-    /// Ends all connections.
+    /// Ends all connections, also those that are being opened.
     pub(crate) fn close(&self, why: &str) {
+        self.closed.store(true, Ordering::SeqCst);
         let entries = std::mem::take(&mut *self.entries());
         for entry in entries.into_values().flat_map(HashMap::into_values) {
             if let Some(connection) = entry.open() {
@@ -161,6 +171,13 @@ impl Pool {
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pool {
+    /// Of a client that came to be, it is closed already; this is for one that found no ring, or was given up while it looked for one.
+    fn drop(&mut self) {
+        self.close("the client was dropped");
     }
 }
 

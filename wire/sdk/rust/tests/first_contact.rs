@@ -4,6 +4,7 @@
 
 mod fake;
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use fake::{Act, Asked, Ring};
@@ -116,4 +117,43 @@ async fn who_calls_when_there_is_a_leader_does_not_wait() {
             assert!(started.elapsed() < Duration::from_millis(100), "node {leader}, a call after {:?}", started.elapsed());
         }
     }
+}
+
+/// A dial outlives who wanted it. When it came to its end after the client was gone, nobody ever closed what it had opened: a socket, a task
+/// and a place at the node for each such client.
+#[tokio::test]
+async fn a_connection_that_opens_after_its_client_is_gone_is_closed() {
+    let ring = Ring::start(2, 1, |ring, at, asked| match asked {
+        Asked::Hello { .. } if at.node == 2 => Some(Act::Later(Duration::from_millis(500), Box::new(ring.usual(at, asked)))),
+        _ => None,
+    })
+    .await;
+    let dialled = async |dials| {
+        while ring.count(|at, asked| at.node == 2 && matches!(asked, Asked::Hello { .. })) < dials {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let all_closed = async |whose: &str| {
+        let began = Instant::now();
+        while ring.open.load(Ordering::SeqCst) > 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "{whose}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Node 1 answers first, and the client goes while node 2 has still to say welcome.
+    let client = Client::builder().endpoints(ring.endpoints()).connect().await.unwrap();
+    dialled(1).await;
+    drop(client);
+    all_closed("of a client that was dropped").await;
+    // There is no client yet, and the time to find one is over.
+    let late = Client::builder().endpoints([ring.address(2)]).timeout(Duration::from_millis(100)).connect().await;
+    assert!(matches!(late, Err(Error::Connect(_))), "{late:?}");
+    dialled(2).await;
+    all_closed("of a client that found no ring in time").await;
+    // Nobody waits for it any more.
+    let endpoint = ring.address(2);
+    let given_up = tokio::spawn(async move { Client::connect(&endpoint).await });
+    dialled(3).await;
+    given_up.abort();
+    all_closed("of a client that was given up").await;
 }

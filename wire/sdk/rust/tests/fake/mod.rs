@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringbeam_sdk::{Code, Refusal, Role, SlotRange};
+use ringbeam_sdk::{Code, LeaseState, Refusal, Role, SlotRange};
 use ringbeam_wire::client::{
-    Consistency, Encoder, Item, Items, Member, Moment, ReplyBody, RequestBody, Revision, Status, Topology, Value, WatchStarted,
-    Welcome, Written, parse_request,
+    Consistency, Encoder, Event, Events, Item, Items, Member, Moment, ReplyBody, RequestBody, Revision, Status, Topology,
+    Value, WatchStarted, Welcome, Written, parse_request,
 };
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::preamble::Preamble;
@@ -60,8 +60,14 @@ pub enum Act {
     Welcome(Welcome),
     /// A page of a scan: its keys, its index, whether there is more, and the pin.
     Items(Vec<&'static str>, u64, bool, u64),
+    /// A lease with this id.
+    Lease(u64),
     /// A watch that begins, and of which nothing comes.
     Watching,
+    /// A put of this key at this index, to who watches.
+    Event(String, u64),
+    /// Several messages that answer one request.
+    Each(Vec<Act>),
     /// No answer, ever.
     Silence,
     /// The connection ends at once.
@@ -97,6 +103,8 @@ pub struct Ring {
     answers: Mutex<BTreeMap<(u64, u64), Written>>,
     sessions: AtomicU64,
     connections: AtomicU32,
+    /// Connections of which neither side has ended.
+    pub open: AtomicU32,
     /// Who follows the topology: shard, request id, and the way there.
     followers: Mutex<Vec<(u32, u64, Replies)>>,
     /// Watches that have begun and whose connections live.
@@ -130,6 +138,7 @@ impl Ring {
             answers: Mutex::default(),
             sessions: AtomicU64::new(0),
             connections: AtomicU32::new(0),
+            open: AtomicU32::new(0),
             followers: Mutex::default(),
             watches: AtomicU32::new(0),
             script: Box::new(script),
@@ -256,7 +265,12 @@ impl Ring {
 async fn serve(ring: Arc<Ring>, node: u64, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
         let connection = ring.connections.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(converse(ring.clone(), node, connection, stream));
+        let ring = ring.clone();
+        tokio::spawn(async move {
+            ring.open.fetch_add(1, Ordering::SeqCst);
+            converse(ring.clone(), node, connection, stream).await;
+            ring.open.fetch_sub(1, Ordering::SeqCst);
+        });
     }
 }
 
@@ -340,6 +354,13 @@ fn encode(id: u64, act: Act) -> Vec<u8> {
             let item = |key: &&'static str| Item { key: key.as_bytes(), found: true, value: b"v", ..Item::default() };
             ReplyBody::Items(Items { items: keys.iter().map(item).collect(), index, more, pinned, ..Items::default() })
         }
+        Act::Lease(lease) => ReplyBody::Lease(LeaseState { lease, ..LeaseState::default() }),
+        Act::Event(key, index) => {
+            value = Some(key.into_bytes());
+            let (key, revision) = (value.as_deref().unwrap_or_default(), Revision { index, position: 0 });
+            ReplyBody::Events(Events { events: vec![Event { key, revision, ..Event::default() }], index, ..Events::default() })
+        }
+        Act::Each(acts) => return acts.into_iter().flat_map(|act| encode(id, act)).collect(),
         Act::Refuse(refusal) => ReplyBody::Refused(refusal),
         Act::Opened(session) => ReplyBody::SessionOpened { session, lifetime_ms: 60_000 },
         Act::Topology(topology) => ReplyBody::Topology(topology),
