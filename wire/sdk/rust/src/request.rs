@@ -83,6 +83,16 @@ impl Time {
     pub(crate) fn remaining(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+
+    /// An error of a part of this call, which had what was left of its time: it was tried for all of it.
+    pub(crate) fn of_the_call(&self, error: Error) -> Error {
+        match error {
+            Error::Timeout { why, .. } if self.remaining().is_zero() => {
+                Error::Timeout { timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX), why }
+            }
+            other => other,
+        }
+    }
 }
 
 /// What the server is told of `remaining`: see [`DEADLINE_MARGIN_MAX`].

@@ -44,7 +44,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::limits::{BUNDLES_AT_ONCE_MAX, SCANNED_ANEW_MAX};
 use crate::pinned::Pin;
-use crate::request::{What, odd};
+use crate::request::{Time, What, odd};
 
 /// A key, its value and when it last changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -388,6 +388,7 @@ impl Client {
         keys: impl IntoIterator<Item = K>,
         options: &GetOptions,
     ) -> Result<Vec<Option<Value>>, Error> {
+        let time = Time::start(self.time(options.timeout));
         let keys: Vec<Bytes> = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
         keys.iter().try_for_each(|key| check_key(key)).map_err(Error::Refused)?;
         let mut asking = JoinSet::new();
@@ -398,7 +399,7 @@ impl Client {
             }
             let (client, options) = (self.clone(), options.clone());
             let keys: Vec<Bytes> = places.iter().map(|place| keys[*place].clone()).collect();
-            asking.spawn(async move { (places, client.bundle(shard, &keys, &options).await) });
+            asking.spawn(async move { (places, client.bundle(shard, &keys, options, time).await) });
         }
         while !asking.is_empty() {
             take(&mut values, asking.join_next().await)?;
@@ -425,14 +426,21 @@ impl Client {
         bundles
     }
 
-    /// The keys of one request; what does not fit into its answer is asked for again.
-    async fn bundle(&self, shard: u32, keys: &[Bytes], options: &GetOptions) -> Result<Vec<Option<Value>>, Error> {
+    /// The keys of one request; what does not fit into its answer is asked for again, in what is left of the call's time.
+    async fn bundle(
+        &self,
+        shard: u32,
+        keys: &[Bytes],
+        mut options: GetOptions,
+        time: Time,
+    ) -> Result<Vec<Option<Value>>, Error> {
         let mut values = Vec::with_capacity(keys.len());
         while values.len() < keys.len() {
             let due = keys[values.len()..].iter().map(|key| &key[..]).collect();
-            let consistency = self.freshness(shard, options);
+            options.timeout = Some(time.remaining());
+            let consistency = self.freshness(shard, &options);
             let many = GetMany { namespace: self.name(&options.namespace), keys: due, consistency };
-            let page = self.items(shard, What::GetMany(&many), options).await?;
+            let page = self.items(shard, What::GetMany(&many), &options).await.map_err(|error| time.of_the_call(error))?;
             let enough = page.more || page.entries.len() == many.keys.len();
             if page.entries.is_empty() || !enough || page.entries.len() > many.keys.len() {
                 let why = format!("a node answered {} keys with {} values", many.keys.len(), page.entries.len());

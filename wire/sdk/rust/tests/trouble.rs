@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fake::{Act, Asked, Ring};
-use ringbeam_sdk::{Client, Code, Error, Refusal, Topology};
+use ringbeam_sdk::{Client, Code, Error, GetOptions, Refusal, Topology};
 use ringbeam_wire::client::Welcome;
 
 fn is_write(asked: &Asked) -> bool {
@@ -405,4 +405,24 @@ async fn a_leader_cut_off_from_its_quorum_is_left_for_one_of_a_later_term() {
     assert!((Duration::from_millis(1_500)..Duration::from_secs(4)).contains(&took), "took {took:?}");
     let puts: Vec<(u64, u64)> = ring.puts().iter().map(|&(node, _, sequence, _)| (node, sequence)).collect();
     assert_eq!(puts, [(1, 1), (1, 2), (2, 2)]);
+}
+
+/// What does not fit into one answer is asked for again, and each time anew with all of the call's time.
+#[tokio::test]
+async fn several_keys_in_many_answers_have_one_deadline() {
+    // A key an answer, a third of the call's time each: the answers to ten keys would take three times as long as it may.
+    let ring = Ring::start(1, 1, |_, _, asked| match asked {
+        Asked::Ring(what) if what.starts_with("GetMany") => {
+            Some(Act::Later(Duration::from_millis(200), Box::new(Act::Items(vec!["k"], 1, true, 0))))
+        }
+        _ => None,
+    })
+    .await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    let options = GetOptions { timeout: Some(Duration::from_millis(600)), ..GetOptions::default() };
+    let keys: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
+    let late = client.get_many_with(&keys, &options).await;
+    assert!(matches!(late, Err(Error::Timeout { timeout_ms: 600, .. })), "{late:?}");
+    let asked = ring.count(|_, asked| matches!(asked, Asked::Ring(what) if what.starts_with("GetMany")));
+    assert!((1..=4).contains(&asked), "asked {asked} times");
 }
