@@ -23,7 +23,7 @@ use crate::hedge::HedgeBudget;
 use crate::lease::Holder;
 use crate::observe::Hooks;
 use crate::pool::Pool;
-use crate::request::{What, odd};
+use crate::request::{Time, What, odd};
 use crate::routing::Routes;
 use crate::shard::{Led, Shard};
 
@@ -141,10 +141,16 @@ impl Client {
         options: &PutOptions,
     ) -> Result<Written, Error> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let none = options.ttl.is_none() && options.lease.is_none();
-        let life = if none { Life::default() } else { self.life(key, options).await? };
+        let (mut life, mut timeout, mut whole) = (Life::default(), options.timeout, None);
+        if options.ttl.is_some() || options.lease.is_some() {
+            // A lease may have to be granted first: the write has what is left of the call's time.
+            let time = Time::start(self.time(options.timeout));
+            life = self.life(key, options, time).await?;
+            (timeout, whole) = (Some(time.remaining()), Some(time));
+        }
         let what = What::Put { namespace: self.name(&options.namespace), key, value, life };
-        written(self.write(key, what, options.timeout).await?)
+        let answer = self.write(key, what, timeout).await;
+        written(answer.map_err(|error| whole.map_or(error.clone(), |time| time.of_the_call(error)))?)
     }
 
     /// Removes a key. [`Written::existed`] says whether it was there.

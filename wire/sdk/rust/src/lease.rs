@@ -36,11 +36,12 @@ use ringbeam_wire::client::{Lease as LeaseState, Life, Place, RequestBody};
 use ringbeam_wire::refusal::{Code, Refusal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::timeout_at;
 
 use crate::answer::Answer;
 use crate::client::{Client, PutOptions};
 use crate::error::Error;
-use crate::request::odd;
+use crate::request::{Time, odd};
 use crate::retry::Kind;
 
 /// A lease that is kept alive while one of its clones is there. See the head of this module.
@@ -61,8 +62,8 @@ struct Shared {
     client: Client,
     ttl: Duration,
     granted: Mutex<BTreeMap<u32, Granted>>,
-    /// Held by the one task that grants it on another shard.
-    granting: tokio::sync::Mutex<()>,
+    /// By shard: held by the one task that grants it there.
+    granting: Vec<tokio::sync::Mutex<()>>,
     lost: watch::Sender<bool>,
 }
 
@@ -89,7 +90,7 @@ impl From<u64> for Holder {
 impl Client {
     /// A lease of this time, at least a second. Nothing is granted before it is used, and nothing waits.
     pub fn lease(&self, ttl: Duration) -> Lease {
-        let (granted, granting) = (Mutex::default(), tokio::sync::Mutex::default());
+        let (granted, granting) = (Mutex::default(), self.inner.shards.iter().map(|_| tokio::sync::Mutex::default()).collect());
         Lease(Arc::new(Shared { client: self.clone(), ttl, granted, granting, lost: watch::Sender::new(false) }))
     }
 
@@ -126,12 +127,12 @@ impl Client {
         }
     }
 
-    /// The life that these options give a key.
-    pub(crate) async fn life(&self, key: &[u8], options: &PutOptions) -> Result<Life, Error> {
+    /// The life that these options give a key, within the call's time.
+    pub(crate) async fn life(&self, key: &[u8], options: &PutOptions, time: Time) -> Result<Life, Error> {
         let lease = match &options.lease {
             None => 0,
             Some(Holder::Id(id)) => *id,
-            Some(Holder::Lease(lease)) => lease.life(key).await?.lease,
+            Some(Holder::Lease(lease)) => lease.id_within(self.inner.shard_of(key).0, time).await?,
         };
         Ok(Life { ttl_ms: options.ttl.map_or(0, |ttl| millis(ttl).max(1)), lease })
     }
@@ -146,21 +147,36 @@ impl Lease {
 
     /// Its id on a shard; granted there if it was not yet.
     pub async fn id_on(&self, shard: u32) -> Result<u64, Error> {
+        self.id_within(shard, Time::start(self.0.client.timeout)).await
+    }
+
+    async fn id_within(&self, shard: u32, time: Time) -> Result<u64, Error> {
         let known = |shared: &Shared| shared.granted().get(&shard).map(|granted| granted.id);
         if let Some(id) = known(&self.0).filter(|_| !self.is_lost()) {
             return Ok(id);
         }
-        let _one = self.0.granting.lock().await;
+        let gone = || Error::Refused(Refusal::new(Code::LeaseNotFound, "this lease was lost or revoked; make a new one"));
+        self.0.client.inner.shard(shard)?;
+        let Ok(_one) = timeout_at(time.deadline.into(), self.0.granting[shard as usize].lock()).await else {
+            let why = format!("the lease is still being granted on shard {shard}");
+            return Err(time.of_the_call(Error::Timeout { timeout_ms: 0, why }));
+        };
         if self.is_lost() {
-            return Err(Error::Refused(Refusal::new(Code::LeaseNotFound, "this lease was lost or revoked; make a new one")));
+            return Err(gone());
         }
         if let Some(id) = known(&self.0) {
             return Ok(id);
         }
         let sent = Instant::now();
-        let id = self.0.client.grant_lease(shard, self.0.ttl).await?.lease;
+        let client = self.0.client.with_timeout(time.remaining());
+        let id = client.grant_lease(shard, self.0.ttl).await.map_err(|error| time.of_the_call(error))?.lease;
+        let mut granted = self.0.granted();
+        // Lost meanwhile: nobody would end its keeper. What was granted ends by itself.
+        if self.is_lost() {
+            return Err(gone());
+        }
         let keeper = tokio::spawn(keep(Arc::downgrade(&self.0), shard, id)).abort_handle();
-        self.0.granted().insert(shard, Granted { id, alive_until: sent + self.0.ttl, keeper });
+        granted.insert(shard, Granted { id, alive_until: sent + self.0.ttl, keeper });
         Ok(id)
     }
 
@@ -179,7 +195,6 @@ impl Lease {
 
     /// Ends it on all shards: its keys go shortly. The handle and its clones are lost.
     pub async fn revoke(&self) -> Result<(), Error> {
-        let _one = self.0.granting.lock().await;
         self.0.lose();
         let granted: Vec<(u32, u64)> = self.0.granted().iter().map(|(shard, granted)| (*shard, granted.id)).collect();
         for (shard, id) in granted {
