@@ -20,7 +20,7 @@
 //! ```
 //!
 //! A lease of the ring is of one shard. A [`Lease`] here is of as many shards as it is used on: it is granted on each when it is first
-//! needed there, and kept alive on all of them, each by a task of its own, every third of its time.
+//! needed there, and kept alive on all of them, each by a task of its own, every third of its time; sooner again when that fails.
 //!
 //! **How long is it alive?** A shard ends a lease by ring time, of which no more passes than time does: it cannot end before its time has
 //! passed since the last keep-alive that was answered *was sent*. So until then [`Lease::is_alive`] is certain, whatever became of the
@@ -227,25 +227,33 @@ impl Drop for Shared {
 
 /// Keeps the lease alive on one shard until it is lost or dropped.
 async fn keep(lease: Weak<Shared>, shard: u32, id: u64) {
+    let Some(ttl) = lease.upgrade().map(|lease| lease.ttl) else { return };
+    let mut wait = ttl / 3;
     loop {
-        let Some(third) = lease.upgrade().map(|lease| lease.ttl / 3) else { return };
-        tokio::time::sleep(third).await;
-        let kept = {
-            let Some(shared) = lease.upgrade() else { return };
-            let until = shared.granted().get(&shard).map(|granted| granted.alive_until);
-            let client =
-                shared.client.with_timeout(until.map_or(third, |until| until.saturating_duration_since(Instant::now())));
-            let ttl = shared.ttl;
-            // The lease may be dropped meanwhile.
-            drop(shared);
-            let sent = Instant::now();
-            client.keep_lease(shard, id).await.map(|_| sent + ttl)
+        tokio::time::sleep(wait).await;
+        let Some((client, alive_until)) = lease.upgrade().and_then(|shared| {
+            let alive_until = shared.granted().get(&shard)?.alive_until;
+            Some((shared.client.clone(), alive_until))
+        }) else {
+            return;
         };
+        let sent = Instant::now();
+        let kept = client.with_timeout(alive_until.saturating_duration_since(sent)).keep_lease(shard, id).await;
+        // It may have been dropped meanwhile.
         let Some(shared) = lease.upgrade() else { return };
         match kept {
-            Ok(until) => shared.granted().get_mut(&shard).into_iter().for_each(|granted| granted.alive_until = until),
-            // Its deadline was the lease's end.
-            Err(_) => return shared.lose(),
+            Ok(_) => {
+                shared.granted().get_mut(&shard).into_iter().for_each(|granted| granted.alive_until = sent + ttl);
+                wait = ttl / 3;
+            }
+            Err(Error::Refused(refusal)) if refusal.code == Code::LeaseNotFound => return shared.lose(),
+            Err(_) => {
+                let left = alive_until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return shared.lose();
+                }
+                wait = left.min(ttl / 10);
+            }
         }
     }
 }

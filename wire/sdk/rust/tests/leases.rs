@@ -4,17 +4,63 @@
 
 mod fake;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fake::{Act, Asked, Ring};
-use ringbeam_sdk::{Client, Error, PutOptions};
+use fake::{Act, Asked, At, Ring};
+use ringbeam_sdk::{Client, Code, Error, PutOptions, Refusal};
 use ringbeam_wire::slots;
+
+const TTL: Duration = Duration::from_secs(6);
 
 /// What would be for ever.
 const EVER: Duration = Duration::from_secs(60);
 
 fn is(asked: &Asked, kind: &str) -> bool {
     matches!(asked, Asked::Ring(what) if what.starts_with(kind))
+}
+
+fn kept(ring: &Ring) -> usize {
+    ring.count(|_, asked| is(asked, "KeepLease"))
+}
+
+/// A ring that grants, and refuses the first keep-alive so.
+async fn refuses_once(code: Code) -> Arc<Ring> {
+    Ring::start(1, 1, move |ring: &Ring, _: At, asked: &Asked| match asked {
+        _ if is(asked, "KeepLease") && kept(ring) == 1 => Some(Act::Refuse(Refusal::new(code, "as the test wants it"))),
+        _ if is(asked, "KeepLease") || is(asked, "GrantLease") => Some(Act::Lease(1)),
+        _ => None,
+    })
+    .await
+}
+
+/// The first keep-alive that failed lost the lease, with two thirds of its time left.
+#[tokio::test]
+async fn a_lease_is_kept_while_there_is_time_to_try_again() {
+    // One that is not tried again within a call.
+    let ring = refuses_once(Code::BadRequest).await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    let lease = client.lease(TTL);
+    lease.id_on(0).await.unwrap();
+    let three = async {
+        while kept(&ring) < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = lease.lost() => panic!("lost after {} keep-alives", kept(&ring)),
+        () = three => assert!(lease.is_alive()),
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_the_ring_does_not_know_is_lost_at_once() {
+    let ring = refuses_once(Code::LeaseNotFound).await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    let lease = client.lease(TTL);
+    lease.id_on(0).await.unwrap();
+    lease.lost().await;
+    assert_eq!(kept(&ring), 1);
 }
 
 /// One lock was held while a lease was granted on any shard, and a put's deadline began behind it.
