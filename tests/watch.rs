@@ -2,6 +2,8 @@
 //!
 //! **Not here**: the engine alone, under random work (`shards/watch/tests`); rings under all faults (`tests/sim`).
 
+#[path = "watch/places.rs"]
+mod places;
 mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -47,7 +47,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::client::Client;
 use crate::error::Error;
 use crate::scan::Range;
-use lane::{Lane, Said};
+use lane::{Began, Lane, Said};
 use token::Token;
 
 /// Batches that wait for the caller, of all shards together.
@@ -191,7 +191,9 @@ impl Client {
         check_namespace(&namespace).map_err(Error::Refused)?;
         let shards = self.inner.shards.len() as u32;
         let ring = self.inner.routes().ring();
-        let (queued, mut queue) = mpsc::channel(QUEUED_MAX);
+        let (queued, queue) = mpsc::channel(QUEUED_MAX);
+        // Beside the queue, which shards that have begun may fill before others do. Each says one thing.
+        let (starting, mut started) = mpsc::channel(shards.max(1) as usize);
         let mut lanes = JoinSet::new();
         let only = range.only_shard(|key| self.inner.shard_of(key).0);
         let mut token = Token::new(ring, shards);
@@ -199,7 +201,7 @@ impl Client {
             given.check(ring, shards).map_err(Error::Protocol)?;
             token = given.clone();
         }
-        let mut starting = 0;
+        let mut missing = 0;
         for shard in (0..shards).filter(|shard| only.is_none_or(|only| only == *shard)) {
             let (after, copy) = match &options.begin {
                 Begin::Now => (None, false),
@@ -211,60 +213,34 @@ impl Client {
             let (from, until) = range.ends();
             // What begins now, at whichever node, does not go back behind what the caller has seen.
             let seen = if after.is_none() && !copy { self.seen.at(shard) } else { 0 };
-            let lane = Lane { client, shard, namespace, from, until, options, after, seen, copying: copy, announced: false };
+            let starting = Some(starting.clone());
+            let lane = Lane { client, shard, namespace, from, until, options, after, seen, copying: copy, starting };
             lanes.spawn(lane.run(queued.clone()));
-            starting += 1;
+            missing += 1;
         }
-        drop(queued);
-        let mut held = Vec::new();
+        drop((queued, starting));
         let until = Instant::now() + self.timeout;
-        while starting > 0 {
-            match timeout_at(until, queue.recv()).await {
-                Ok(Some(Said::Began { shard, after })) => {
-                    token.set(shard, after, false);
-                    starting -= 1;
+        while missing > 0 {
+            match timeout_at(until, started.recv()).await {
+                Ok(Some(Ok(Began { shard, after, copying }))) => {
+                    // One who goes on from here before the copy has come begins with it again.
+                    token.set(shard, after, copying);
+                    missing -= 1;
                 }
-                Ok(Some(Said::Failed(why))) => return Err(why),
-                // Events of shards that have begun before others: they stay in order.
-                Ok(Some(said)) => held.push(said),
+                Ok(Some(Err(why))) => return Err(why),
                 Ok(None) => return Err(Error::Connect("the runtime has ended".into()).into()),
                 Err(_) => {
                     let timeout_ms = self.timeout.as_millis() as u64;
-                    let why = format!("{starting} of {shards} shards could not be watched on any node");
+                    let why = format!("{missing} of {shards} shards could not be watched on any node");
                     return Err(Error::Timeout { timeout_ms, why }.into());
                 }
             }
-            if held.len() > QUEUED_MAX {
-                return Err(Error::Timeout { timeout_ms: 0, why: "some shards can be watched and others cannot".into() }.into());
-            }
         }
-        let mut watch = Watch { queue, token, failed: None, _lanes: lanes };
-        watch.hold(held);
-        Ok(watch)
+        Ok(Watch { queue, token, failed: None, _lanes: lanes })
     }
 }
 
 impl Watch {
-    /// Puts what has come already before what will.
-    fn hold(&mut self, held: Vec<Said>) {
-        if held.is_empty() {
-            return;
-        }
-        let (queued, queue) = mpsc::channel(QUEUED_MAX + held.len());
-        let mut rest = std::mem::replace(&mut self.queue, queue);
-        for said in held {
-            // There is room for all of them.
-            let _ = queued.try_send(said);
-        }
-        self._lanes.spawn(async move {
-            while let Some(said) = rest.recv().await {
-                if queued.send(said).await.is_err() {
-                    return;
-                }
-            }
-        });
-    }
-
     /// The next events; waits for them. After an error, always that error. `None`: the runtime ends.
     pub async fn next(&mut self) -> Result<Option<Batch>, WatchError> {
         loop {
@@ -280,18 +256,15 @@ impl Watch {
         if let Some(why) = &self.failed {
             return Err(why.clone());
         }
-        loop {
-            match self.queue.recv().await {
-                None => return Ok(None),
-                Some(Said::Failed(why)) => {
-                    self.failed = Some(why.clone());
-                    return Err(why);
-                }
-                Some(Said::Began { shard, after }) => self.token.set(shard, after, false),
-                Some(Said::Batch { batch, after, copying }) => {
-                    self.token.set(batch.shard, after, copying);
-                    return Ok(Some(batch));
-                }
+        match self.queue.recv().await {
+            None => Ok(None),
+            Some(Said::Failed(why)) => {
+                self.failed = Some(why.clone());
+                Err(why)
+            }
+            Some(Said::Batch { batch, after, copying }) => {
+                self.token.set(batch.shard, after, copying);
+                Ok(Some(batch))
             }
         }
     }

@@ -26,14 +26,17 @@ const SILENCE_MAX: Duration = Duration::from_millis(3_500);
 /// The only request on its connection.
 const REQUEST: u64 = 1;
 
-/// What a lane tells.
+/// The shard is being watched: behind this revision, or from a copy on, none of which has come yet.
+#[derive(Debug)]
+pub(crate) struct Began {
+    pub(crate) shard: u32,
+    pub(crate) after: Revision,
+    pub(crate) copying: bool,
+}
+
+/// What a lane tells once it has begun.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// The shard is being watched, behind this revision.
-    Began {
-        shard: u32,
-        after: Revision,
-    },
     /// Something happened, and with it the caller has all up to a revision, or a part of a copy.
     Batch {
         batch: Batch,
@@ -57,8 +60,8 @@ pub(crate) struct Lane {
     pub(crate) seen: u64,
     /// It is to begin with a copy, or is in the middle of one.
     pub(crate) copying: bool,
-    /// The caller knows that it has begun.
-    pub(crate) announced: bool,
+    /// Where to say that it has begun, or why it cannot; `None`: that was said.
+    pub(crate) starting: Option<mpsc::Sender<Result<Began, WatchError>>>,
 }
 
 /// Why a connection is left.
@@ -88,7 +91,7 @@ impl Lane {
                 match left {
                     Left::Moved => {}
                     Left::Compacted(kept) => oldest = Some(oldest.map_or(kept, |oldest| oldest.min(kept))),
-                    Left::Failed(error) => return drop(queue.send(Said::Failed(error.into())).await),
+                    Left::Failed(error) => return self.fail(error.into(), &queue).await,
                     Left::Dropped => return,
                 }
                 if progressed {
@@ -99,7 +102,7 @@ impl Lane {
                 Some(_) if self.options.restart => self.copying = true,
                 Some(oldest) => {
                     let compacted = WatchError::Compacted { shard: self.shard, oldest };
-                    return drop(queue.send(Said::Failed(compacted)).await);
+                    return self.fail(compacted, &queue).await;
                 }
                 None => {}
             }
@@ -111,6 +114,15 @@ impl Lane {
             if queue.is_closed() {
                 return;
             }
+        }
+    }
+
+    /// Tells whoever listens why there is no more to come.
+    async fn fail(self, why: WatchError, queue: &mpsc::Sender<Said>) {
+        // Nobody may listen any more.
+        match self.starting {
+            Some(starting) => drop(starting.send(Err(why)).await),
+            None => drop(queue.send(Said::Failed(why)).await),
         }
     }
 
@@ -152,10 +164,14 @@ impl Lane {
                     if self.after.is_none() || self.copying {
                         self.after = Some(Revision { index: started.index.max(self.seen), position: u32::MAX });
                     }
-                    if std::mem::replace(&mut self.announced, true) {
-                        continue;
+                    if let Some(starting) = self.starting.take() {
+                        let after = self.after.unwrap_or_default();
+                        let began = Began { shard: self.shard, after, copying: self.copying };
+                        if starting.send(Ok(began)).await.is_err() {
+                            return Left::Dropped;
+                        }
                     }
-                    Said::Began { shard: self.shard, after: self.after.unwrap_or_default() }
+                    continue;
                 }
                 ReplyBody::Events(events) => self.take(&payload, &events, &mut begins),
                 ReplyBody::WatchEnded(ended) if ended.code == Code::Compacted as u16 => return Left::Compacted(ended.oldest),
