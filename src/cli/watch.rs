@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::Args;
-use ringbeam_sdk::{Batch, Event, EventKind, Range, Revision, WatchError, WatchOptions};
+use ringbeam_sdk::{Batch, Error, Event, EventKind, Range, Revision, WatchError, WatchOptions};
 use serde_json::json;
 
 use super::Reach;
@@ -19,12 +19,12 @@ use super::keys::{bytes_json, revision, revision_json};
 /// For `--help`.
 pub const HELP: &str = "\
 A line: the revision, the kind (put, delete, expire, extend, snapshot), the key and the value, divided by tabs; with --previous what
-was there before, behind one more tab. Revisions are of a shard each: --after is for a key, or a prefix with a {tag}. --json tells bytes
-that are not text, and when a copy begins and ends.
+was there before, behind one more tab. Revisions are of a shard each, so --after needs a prefix with a {tag}, unless the ring has one
+shard. --json tells bytes that are not text, and when a copy begins and ends.
 
 Exit codes:
   0  the count or the time was reached, or it was interrupted
-  2  wrong arguments; nothing was asked of the ring
+  2  wrong arguments, or --after with keys of several shards; nothing is watched
   3  the ring refused, or does not keep what was asked for any more
   5  no connection";
 
@@ -40,7 +40,7 @@ pub struct WatchArgs {
     /// Before this key.
     #[arg(long, value_name = "KEY")]
     until: Option<OsString>,
-    /// Only what came behind this revision; without it, what comes from now on.
+    /// Only what came behind this revision, which is of one shard; without it, what comes from now on.
     #[arg(long, value_name = "INDEX.POSITION", value_parser = parse_revision)]
     after: Option<Revision>,
     /// First what there is.
@@ -90,7 +90,13 @@ pub async fn run(args: WatchArgs) -> Result<Exit, Failure> {
     if args.conflate {
         options = options.conflate().restart();
     }
-    let mut watch = client.watch(&range, &options).await?;
+    let mut watch = client.watch(&range, &options).await.map_err(|error| match (error, args.after) {
+        (WatchError::Failed(Error::Misuse(_)), Some(Revision { index, position })) => Failure::usage(format!(
+            "--after {index}.{position}: a revision is of one shard, and these keys are in several. Give a prefix with a {{tag}}, as in \
+             'cart:{{42}}:', or take --snapshot instead"
+        )),
+        (error, _) => error.into(),
+    })?;
     let left = async {
         match args.duration {
             Some(duration) => tokio::time::sleep(duration).await,

@@ -1,9 +1,10 @@
-//! From where a watch goes on: tokens that are taken early.
+//! From where a watch goes on: tokens that are taken early, and revisions.
 
 use std::collections::BTreeSet;
 
 use ringbeam_sdk::{Bytes, Range, WatchOptions};
 
+use super::ring::ringbeam_at;
 use super::{next, start};
 
 /// A token that was taken before a shard's copy had come said that everything up to where the watch began was known: whoever went on with
@@ -35,4 +36,18 @@ async fn a_token_from_before_the_copy_brings_the_copy() {
         seen.extend(next(&mut watch).await.events.into_iter().map(|event| event.key));
     }
     assert_eq!(seen, keys);
+}
+
+#[tokio::test]
+async fn the_command_takes_a_revision_for_keys_of_one_shard_only() {
+    let (ring, client) = start("watch-after", 2, "").await;
+    let first = client.put("{cart}/1", "one").await.expect("a write").revision;
+    client.put("{cart}/2", "two").await.expect("a write");
+    let (endpoints, after) = (ring.endpoints(), format!("{}.{}", first.index, first.position));
+    let (code, out, err) = ringbeam_at(&endpoints, &["watch", "cart", "--after", &after, "--count", "1"]).await;
+    assert_eq!((code, &out[..]), (2, ""), "{err}");
+    assert!(err.contains(&format!("--after {after}")) && err.contains("{tag}"), "{err}");
+    let (code, out, err) = ringbeam_at(&endpoints, &["watch", "{cart}/", "--after", &after, "--count", "1"]).await;
+    assert_eq!(code, 0, "{err}");
+    assert!(out.ends_with("\tput\t{cart}/2\ttwo\n"), "{out}");
 }

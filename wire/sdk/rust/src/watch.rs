@@ -142,7 +142,8 @@ impl WatchOptions {
         Ok(WatchOptions { begin: Begin::Token(token), ..WatchOptions::default() })
     }
 
-    /// Only what came behind this revision: for ranges of one shard, as revisions of different shards have nothing in common.
+    /// Only what came behind this revision: for ranges of one shard, as revisions of different shards have nothing in common. Of a range of
+    /// several it is [`Error::Misuse`]; [`WatchOptions::from_token`] goes on in all of them.
     pub fn after(self, revision: Revision) -> WatchOptions {
         WatchOptions { begin: Begin::After(revision), ..self }
     }
@@ -196,6 +197,13 @@ impl Client {
         let (starting, mut started) = mpsc::channel(shards.max(1) as usize);
         let mut lanes = JoinSet::new();
         let only = range.only_shard(|key| self.inner.shard_of(key).0);
+        if let (Begin::After(Revision { index, position }), None, 2..) = (&options.begin, only, shards) {
+            let why = format!(
+                "a watch after revision {index}.{position} of a range in {shards} shards: a revision is of one shard. Watch one key or \
+                 a prefix with a {{tag}}, or go on from a watch's token"
+            );
+            return Err(Error::Misuse(why).into());
+        }
         let mut token = Token::new(ring, shards);
         if let Begin::Token(given) = &options.begin {
             given.check(ring, shards).map_err(Error::Protocol)?;

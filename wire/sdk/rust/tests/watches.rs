@@ -1,4 +1,4 @@
-//! Watches of shards that begin at different times.
+//! Watches of shards that begin at different times, and what cannot be watched.
 
 #![allow(clippy::unwrap_used)] // a panic is how a test fails
 
@@ -7,7 +7,7 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Act, Asked, Ring};
-use ringbeam_sdk::{Client, Range, WatchOptions};
+use ringbeam_sdk::{Client, Error, Range, Revision, WatchError, WatchOptions};
 
 /// Events of one shard were taken while others had still to begin, and a watch that had to take more than its queue holds gave up, with a
 /// timeout of 0 ms.
@@ -29,4 +29,26 @@ async fn a_shard_that_begins_late_is_waited_for_however_much_others_have_to_tell
         let batch = watch.next().await.unwrap().unwrap();
         assert_eq!((batch.shard, batch.index, &batch.events[0].key[..]), (0, index, format!("k/{index}").as_bytes()));
     }
+}
+
+/// A revision of one shard was sent to all of them, and what the others had before it, by number, was left out in silence.
+#[tokio::test]
+async fn a_revision_is_no_place_in_several_shards() {
+    let ring = Ring::start(1, 2, |_, _, _| None).await;
+    let client = Client::connect(&ring.address(1)).await.unwrap();
+    let after = WatchOptions::default().after(Revision { index: 7, position: 3 });
+    for range in [Range::all(), Range::prefix("k/"), Range::between("a", "b")] {
+        match client.watch(&range, &after).await {
+            Err(WatchError::Failed(Error::Misuse(why))) => {
+                assert!(["7.3", "2 shards", "{tag}", "token"].iter().all(|part| why.contains(part)), "{why}");
+            }
+            other => panic!("{range:?}: {other:?}"),
+        }
+    }
+    assert_eq!(ring.count(|_, asked| *asked == Asked::Watch), 0, "nothing was asked");
+    for range in [Range::prefix("{cart:7}/"), Range::between("k", "k\0")] {
+        client.watch(&range, &after).await.unwrap();
+    }
+    let alone = Ring::start(1, 1, |_, _, _| None).await;
+    Client::connect(&alone.address(1)).await.unwrap().watch(&Range::all(), &after).await.unwrap();
 }
