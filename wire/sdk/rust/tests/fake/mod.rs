@@ -40,7 +40,7 @@ pub enum Asked {
     Follow,
     Status,
     Ping,
-    Watch,
+    Watch { snapshot: bool },
     Scan { from: Vec<u8>, limit: u32, moment: Moment },
     Unpin(u64),
     Ring(String),
@@ -230,7 +230,7 @@ impl Ring {
             Asked::Topology | Asked::Follow => Act::Topology(self.topology(at.shard)),
             Asked::Status => Act::Status(Box::new(Status { node: at.node, shard: at.shard, ..Status::default() })),
             Asked::Ping => Act::Done("here".into()),
-            Asked::Watch => Act::Watching,
+            Asked::Watch { .. } => Act::Watching,
             Asked::Unpin(_) => Act::Done(String::new()),
             Asked::Scan { .. } if leads => Act::Items(Vec::new(), 1, false, 0),
             Asked::Get { key, local, .. } if leads || *local => Act::Value(self.store.lock().unwrap().get(key).cloned()),
@@ -322,7 +322,7 @@ async fn converse(ring: Arc<Ring>, node: u64, connection: u32, stream: TcpStream
                     if asked == Asked::Follow {
                         ring.followers.lock().unwrap().push((shard, request.id, replies.clone()));
                     }
-                    if asked == Asked::Watch {
+                    if matches!(asked, Asked::Watch { .. }) {
                         watches += 1;
                         ring.watches.fetch_add(1, Ordering::SeqCst);
                     }
@@ -399,7 +399,7 @@ fn owned(body: &RequestBody<'_>) -> Asked {
         RequestBody::FollowTopology => Asked::Follow,
         RequestBody::GetStatus => Asked::Status,
         RequestBody::Ping => Asked::Ping,
-        RequestBody::Watch(_) => Asked::Watch,
+        RequestBody::Watch(watch) => Asked::Watch { snapshot: watch.snapshot },
         RequestBody::Scan(scan) => Asked::Scan { from: scan.from.into(), limit: scan.limit, moment: scan.moment },
         RequestBody::Unpin { pin } => Asked::Unpin(*pin),
         other => Asked::Ring(format!("{other:?}")),
