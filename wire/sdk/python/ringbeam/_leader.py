@@ -197,9 +197,9 @@ class Finder:
                 raise NotFound(why)
             await asyncio.sleep(wait)
 
-    async def own(self, shard: Shard) -> Connection:
+    async def own(self, shard: Shard, failed: set[str]) -> Connection:
         """A connection of its own to a node for reads that any may answer, for whoever follows one. Goes on until there
-        is one: raises NotFound only if that cannot be, or the client is closed."""
+        is one: raises NotFound only if that cannot be, or the client is closed. Puts into `failed` whose failed."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         rounds = 0
@@ -215,6 +215,7 @@ class Finder:
                 try:
                     return await self._pool.open_own(chosen[0], shard.number)
                 except OpenError as failure:
+                    failed.add(chosen[0])
                     shard.readers.failed(chosen[0], loop.time())
                     if failure.nonsense or (failure.refusal is not None and lasts(failure.refusal.code)):
                         lasting.append(failure.error())

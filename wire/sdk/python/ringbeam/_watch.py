@@ -83,6 +83,7 @@ class _Lane:
         "started",
         "taken",
         "task",
+        "tried",
         "waiting",
         "wake",
     )
@@ -115,6 +116,8 @@ class _Lane:
         """Why there is nothing more to come."""
         self.compacted: dict[str, Compacted] = {}
         """Nodes that do not keep what comes next."""
+        self.tried: set[str] = set()
+        """Nodes that were asked, or could not be reached, since one has last taken the watch."""
         self.task: asyncio.Task[None] | None = None
 
     def next_ask(self) -> Ask:
@@ -126,6 +129,7 @@ class _Lane:
         match answer:
             case WatchStarted():
                 self.compacted.clear()
+                self.tried.clear()
                 if self.received is None:
                     self.received = Revision(max(answer.index, self.seen), POSITION_MAX)
                     self.taken = None if self.copy_due else self.received
@@ -166,8 +170,8 @@ class Watch:
     """Every change of a range of keys. Made by `Client.watch`; `async with` begins and ends it.
 
     Iterating gives each `Event`; `batches` gives them as they came together, and says where a snapshot begins and ends.
-    It ends with an error only: `Compacted` when what comes next is no longer kept by any node, `ConnectError` when the
-    client is closed.
+    It ends with an error only: `Compacted` when what comes next is no longer kept by any node in reach, `ConnectError` when
+    the client is closed.
     """
 
     __slots__ = ("__weakref__", "_batch", "_core", "_given", "_idle", "_lanes", "_seen", "_timeout", "_wake")
@@ -303,19 +307,20 @@ async def _follow(core: Core, lane: _Lane) -> None:
         while lane.error is None:
             began = loop.time()
             try:
-                connection = await core.finder.own(shard)
+                connection = await core.finder.own(shard, lane.tried)
             except NotFound as nobody:
                 lane.error = nobody.lasting or ConnectError(nobody.why)
                 return
             lane.connection, lane.copying = connection, False
             lane.over = loop.create_future()
+            lane.tried.add(connection.address)
             connection.follow(lane.next_ask(), lane.hear)
             try:
                 outcome = await lane.over
             finally:
                 lane.connection = None
                 connection.close("this part of the watch has ended")
-            lane.error = _lasting(lane, connection, outcome, len(core.routes.candidates()))
+            lane.error = _lasting(lane, connection, outcome, {one.address for one in core.routes.candidates()})
             shard.readers.failed(connection.address, loop.time())
             attempts = 1 if loop.time() - began > 1.0 else attempts + 1
             if lane.error is None:
@@ -324,8 +329,8 @@ async def _follow(core: Core, lane: _Lane) -> None:
         lane.wake.set()
 
 
-def _lasting(lane: _Lane, connection: Connection, outcome: Answer | Lost, nodes: int) -> Error | None:
-    """Why the watch cannot go on at another node; None: it can."""
+def _lasting(lane: _Lane, connection: Connection, outcome: Answer | Lost, nodes: set[str]) -> Error | None:
+    """Why the watch cannot go on at another node, of these; None: it can."""
     if isinstance(outcome, Lost):
         return ProtocolError(connection.why_closed()) if connection.nonsense else None
     if isinstance(outcome, WatchEnded):
@@ -335,9 +340,9 @@ def _lasting(lane: _Lane, connection: Connection, outcome: Answer | Lost, nodes:
             code = Code.INTERNAL
         refusal = Refusal(code, message=outcome.message)
         if code is Code.COMPACTED:
-            # Another node may keep more.
+            # Another node may keep more. One that is down is not waited for: what is lost would never be told.
             lane.compacted[connection.address] = Compacted(refusal, lane.shard, outcome.oldest)
-            if len(lane.compacted) < nodes:
+            if not nodes <= lane.tried | lane.compacted.keys():
                 return None
             if not lane.restart:
                 return min(lane.compacted.values(), key=lambda gone: gone.oldest)

@@ -221,6 +221,38 @@ async def test_what_nobody_keeps_is_compacted_and_a_snapshot_is_the_way_out() ->
             assert {event.key for event in await take(aiter(watch), 5)} == {b"0", b"1", b"2", b"3", b"4"}
 
 
+def stop(ring: Ring, node: int) -> None:
+    """Nobody listens there any more."""
+    ring._servers[node - 1].close()
+    ring.cut(node)
+
+
+async def test_what_nobody_keeps_is_compacted_also_while_a_node_is_down() -> None:
+    """The watch waited for the node that was down to say so, too, for ever."""
+    async with Ring(3) as ring, await ringbeam.connect(ring.endpoints) as client:
+        for n in range(5):
+            await client.put(str(n), "v")
+        stop(ring, 2)
+        ring.compacted = 4
+        with pytest.raises(ringbeam.Compacted, match="not kept on node"):
+            await take(aiter(client.watch(after=Revision(2), timeout=20.0)), 1)
+        assert {at.node for at, body in ring.asked if isinstance(body, Watch)} == {1, 3}, "whoever is there was asked"
+
+
+async def test_a_watch_that_lost_changes_while_it_was_away_restarts_also_while_a_node_is_down() -> None:
+    async with Ring(3) as ring, await ringbeam.connect(ring.endpoints) as client:
+        async with client.watch(restart=True, timeout=20.0) as watch:
+            await client.put("0", "v")
+            assert short(await take(aiter(watch), 1)) == [("PUT", b"0", b"v")]
+            stop(ring, 3)
+            ring.compacted = 9
+            await cut(ring)
+            copied: list[Batch] = []
+            while not copied or not copied[-1].copy_ends:
+                copied += await take(watch.batches(), 1)
+        assert [event.key for batch in copied for event in batch.events] == [b"0"]
+
+
 async def test_who_was_too_slow_asks_what_is_still_kept() -> None:
     def script(_ring: Ring, at: At, body: Body) -> Act | None:
         slow = isinstance(body, Watch) and at.connection not in asked_again and not asked_again
