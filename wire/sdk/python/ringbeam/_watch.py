@@ -170,8 +170,8 @@ class Watch:
     """Every change of a range of keys. Made by `Client.watch`; `async with` begins and ends it.
 
     Iterating gives each `Event`; `batches` gives them as they came together, and says where a snapshot begins and ends.
-    It ends with an error only: `Compacted` when what comes next is no longer kept by any node in reach, `ConnectError` when
-    the client is closed.
+    It ends with an error only: `Compacted` when what comes next is no longer kept by any node in reach, `ConnectError`
+    when the client is closed.
     """
 
     __slots__ = ("__weakref__", "_batch", "_core", "_given", "_idle", "_lanes", "_seen", "_timeout", "_wake")
