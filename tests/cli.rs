@@ -225,6 +225,28 @@ async fn outcomes_without_a_quorum(ring: Ring, endpoints: &str) {
     assert_eq!(code, 0, "{said}");
 }
 
+/// `delete-range "$PREFIX"` with a variable that was never set deleted all keys of the namespace.
+#[tokio::test]
+async fn delete_range_takes_no_empty_word_for_all_keys() {
+    let ring = Ring::start("cli-empty", small(1)).await;
+    let endpoints = ring.endpoints();
+    assert_eq!(ring::ringbeam_at(&endpoints, &["put", "k", "v"]).await.0, 0);
+    for (args, says) in [
+        (&[""][..], "the prefix is empty"),
+        (&["--from", ""], "--from is empty"),
+        (&["--until", ""], "--until is empty"),
+        (&["--from", "", "--until", ""], "--until is empty"),
+        (&["--from", "a", "--until", ""], "--until is empty"),
+    ] {
+        let (code, out, said) = ring::ringbeam_at(&endpoints, &[&["delete-range"], args].concat()).await;
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}: {said}");
+        assert!(said.contains(says), "{args:?}: {said}");
+    }
+    let deletes = async |args: &[&str]| ring::ringbeam_at(&endpoints, &[&["delete-range"], args].concat()).await.1;
+    assert_eq!(deletes(&["--from", "", "--until", "k"]).await, "0\n", "what is before a key has no first one");
+    assert_eq!(deletes(&["--all"]).await, "1\n", "it was still there");
+}
+
 #[tokio::test]
 async fn disk_in_memory_is_refused_unless_it_is_allowed_by_name() {
     let shm = PathBuf::from(format!("/dev/shm/ringbeam-cli-{}", std::process::id()));

@@ -64,13 +64,32 @@ struct WhichArgs {
     all: bool,
 }
 
+impl WhichArgs {
+    /// A word that is empty says nothing: mostly it is a variable that was never set.
+    fn range(&self) -> Result<Range, Failure> {
+        let bytes = |key: &Option<OsString>| key.as_ref().map_or(Vec::new(), |key| key.as_bytes().to_vec());
+        let (prefix, from, until) = (bytes(&self.prefix), bytes(&self.from), bytes(&self.until));
+        if self.all {
+            return Ok(Range::all());
+        }
+        if !prefix.is_empty() {
+            return Ok(Range::prefix(prefix));
+        }
+        if self.until.is_some() && until.is_empty() {
+            return Err(Failure::usage("--until is empty: name the key that is the first to stay, or leave --until out"));
+        }
+        if from.is_empty() && until.is_empty() {
+            let what = if self.prefix.is_some() { "the prefix" } else { "--from" };
+            let right = "name a prefix or a key, or say --all if all keys of the namespace are to go";
+            return Err(Failure::usage(format!("{what} is empty: {right}")));
+        }
+        Ok(Range::between(from, until))
+    }
+}
+
 pub async fn delete_range(args: DeleteRangeArgs) -> Result<Exit, Failure> {
+    let range = args.which.range()?;
     let client = args.reach.connect().await?.namespace(&args.namespace);
-    let bytes = |key: &Option<OsString>| key.as_ref().map_or(Vec::new(), |key| key.as_bytes().to_vec());
-    let range = match &args.which.prefix {
-        Some(prefix) => Range::prefix(prefix.as_bytes()),
-        None => Range::between(bytes(&args.which.from), bytes(&args.which.until)),
-    };
     let deleted = client.delete_range(range).await?;
     if args.reach.json {
         print_json(&json!({ "deleted": deleted }))?;
