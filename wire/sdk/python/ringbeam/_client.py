@@ -230,15 +230,19 @@ class Client:
                 that
         lease   the key goes when this lease ends: a `Lease`, or the id of one of the key's shard
         """
-        octets_of_key = octets(key, "key")
+        octets_of_key, left, lease_id = octets(key, "key"), self._timeout_of(timeout), 0
+        if lease is not None:
+            deadline = asyncio.get_running_loop().time() + left
+            lease_id = await self._lease_id(lease, octets_of_key, deadline)
+            left = _left(deadline)
         what = Put(
             self._namespace_of(namespace),
             octets_of_key,
             octets(value, "value"),
             ttl_ms=0 if ttl is None else milliseconds(ttl),
-            lease=0 if lease is None else await self._lease_id(lease, octets_of_key),
+            lease=lease_id,
         )
-        return await self._core.write(what, Written, self._timeout_of(timeout), self._seen)
+        return await self._core.write(what, Written, left, self._seen)
 
     async def get(
         self,
@@ -388,10 +392,13 @@ class Client:
         put. `Transacted.succeeded` says which list ran, `Transacted.gets` what its gets found."""
         if not isinstance(txn, Txn):
             raise TypeError(f"the transaction is of type {type(txn).__name__}, right is Txn")
+        left = self._timeout_of(timeout)
         if txn.has_handles:
-            txn = await txn.resolved(self._lease_id)
+            deadline = asyncio.get_running_loop().time() + left
+            txn = await txn.resolved(lambda lease, key: self._lease_id(lease, key, deadline))
+            left = _left(deadline)
         what = Transact(self._namespace_of(namespace), txn)
-        return await self._core.transact(what, self._timeout_of(timeout), self._seen)
+        return await self._core.transact(what, left, self._seen)
 
     async def get_many(
         self,
@@ -640,14 +647,14 @@ class Client:
             return begin, until, list(range(routes.shards))
         return begin, until, shards_of_prefix(begin, routes.table, routes.shards)
 
-    async def _lease_id(self, lease: Holder, key: bytes) -> int:
-        """The id of a lease on a key's shard."""
+    async def _lease_id(self, lease: Holder, key: bytes, deadline: float) -> int:
+        """The id of a lease on a key's shard, where it is granted until `deadline` if it was not yet."""
         if isinstance(lease, int) and not isinstance(lease, bool):
             return lease
         if not isinstance(lease, Lease):
             raise TypeError(f"the lease is of type {type(lease).__name__}, right is Lease or an id")
         refuse(check_key(key))
-        return await lease.id_on(self._core.routes.table[slot_of(key)])
+        return await lease.id_on(self._core.routes.table[slot_of(key)], _left(deadline))
 
     def _fresh(self, consistency: Freshness | None) -> Freshness:
         return self._consistency if consistency is None else checked(consistency)
@@ -657,6 +664,11 @@ class Client:
 
     def _namespace_of(self, namespace: str | None) -> bytes:
         return self._namespace if namespace is None else octets(namespace, "namespace")
+
+
+def _left(deadline: float) -> float:
+    """Of a call's time, seconds: never none, as the call itself says that it was not done in time."""
+    return max(deadline - asyncio.get_running_loop().time(), 0.001)
 
 
 async def _first_contact(pool: Pool, addresses: list[str], timeout: float) -> tuple[Connection, Topology]:

@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from ringbeam._answers import LeaseStatus, Written
 from ringbeam._call import Core
-from ringbeam._errors import Error, Refused
+from ringbeam._errors import Error, Refused, Timeout
 from ringbeam._limits import KEPT_ALIVE_TIMES
 from ringbeam._octets import milliseconds
 from ringbeam._refusal import Code, Refusal
@@ -55,8 +56,8 @@ class Lease:
         self._timeout = timeout
         # By shard.
         self._granted: dict[int, _Granted] = {}
-        # Held by the one task that grants it on another shard.
-        self._granting = asyncio.Lock()
+        # By shard: held by the one task that grants it there. A shard without a leader holds up nothing on the others.
+        self._granting: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lost = asyncio.Event()
 
     async def __aenter__(self) -> Lease:
@@ -84,30 +85,48 @@ class Lease:
         """Returns when it is not certain any more that it has not ended; at once, if it was revoked."""
         await self._lost.wait()
 
-    async def id_on(self, shard: int) -> int:
-        """Its id on a shard; granted there if it was not yet. Refused with `LEASE_NOT_FOUND` once it is lost."""
+    async def id_on(self, shard: int, timeout: float | None = None) -> int:
+        """Its id on a shard; granted there if it was not yet, within `timeout`. Refused with `LEASE_NOT_FOUND` once it
+        is lost."""
         if (known := self._granted.get(shard)) is not None and not self._lost.is_set():
             return known.id
-        async with self._granting:
-            if self._lost.is_set():
-                why = "this lease was lost or revoked; make a new one"
-                raise Refused(Refusal(Code.LEASE_NOT_FOUND, message=why))
+        loop = asyncio.get_running_loop()
+        timeout = self._timeout if timeout is None else timeout
+        deadline = loop.time() + timeout
+        granting = self._granting[shard]
+        try:
+            async with asyncio.timeout_at(deadline):
+                await granting.acquire()
+        except TimeoutError:
+            raise Timeout(timeout, f"another task waits for this lease on shard {shard}") from None
+        try:
+            self._check_held()
             if (known := self._granted.get(shard)) is not None:
                 return known.id
-            loop = asyncio.get_running_loop()
             sent = loop.time()
-            id = (await grant(self._core, shard, self.ttl, self._timeout)).lease
+            id = (await grant(self._core, shard, self.ttl, max(deadline - sent, 0.001))).lease
+            # One that was granted to a handle that was lost meanwhile ends by itself.
+            self._check_held()
             keeper = loop.create_task(_keep(weakref.ref(self), self._core, shard, id, self.ttl))
             self._granted[shard] = _Granted(id, sent + self.ttl, keeper)
             return id
+        finally:
+            granting.release()
+
+    def _check_held(self) -> None:
+        if self._lost.is_set():
+            why = "this lease was lost or revoked; make a new one"
+            raise Refused(Refusal(Code.LEASE_NOT_FOUND, message=why))
 
     async def revoke(self) -> None:
         """Ends it on all shards: its keys go shortly, and the handle is lost."""
-        async with self._granting:
-            self.lose()
-            granted, self._granted = self._granted, {}
-            for shard, lease in granted.items():
-                await revoke(self._core, shard, lease.id, self._timeout)
+        self.lose()
+        granted, self._granted = self._granted, {}
+        ended = (revoke(self._core, shard, lease.id, self._timeout) for shard, lease in granted.items())
+        # On each, also when it cannot be said to one of them.
+        for outcome in await asyncio.gather(*ended, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def lose(self) -> None:
         """It is not certain any more that it has not ended."""

@@ -7,7 +7,7 @@ import gc
 from typing import Any
 
 import pytest
-from fake import Act, ApplyAndClose, At, Ring, Silence
+from fake import Act, ApplyAndClose, At, Later, Ring, Silence
 
 import ringbeam
 from ringbeam import Code, LeaseStatus, Txn
@@ -61,6 +61,75 @@ async def test_a_lease_is_granted_on_each_shard_when_it_is_used_there_and_revoke
         with pytest.raises(ringbeam.Refused, match="this lease was lost or revoked; make a new one") as caught:
             await client.put(keys[3], "v", lease=lease)
         assert caught.value.code is Code.LEASE_NOT_FOUND
+
+
+def keys_of(shards: int) -> list[str]:
+    """A key of each."""
+    each = 4096 // shards
+    return [next(str(n) for n in range(999) if slot_of(str(n).encode()) // each == shard) for shard in range(shards)]
+
+
+async def test_a_shard_that_grants_nothing_holds_up_its_own_puts_until_their_deadline_and_no_others() -> None:
+    """The grant had the client's time instead of the put's, and one lock for all shards."""
+
+    def script(_ring: Ring, at: At, body: Body) -> Act | None:
+        return Silence() if isinstance(body, GrantLease) and at.shard == 0 else None
+
+    here, there = keys_of(2)
+    async with Ring(1, 2, script=script) as ring, await ringbeam.connect(ring.endpoints, timeout=60.0) as client:
+        lease = client.lease(10.0)
+        stuck = asyncio.ensure_future(client.put(here, "v", lease=lease))
+        async with asyncio.timeout(20.0):
+            while ring.count(GrantLease) == 0:
+                await asyncio.sleep(0.001)
+            with pytest.raises(ringbeam.Timeout):
+                await client.put(here, "v", lease=lease, timeout=0.1)
+            with pytest.raises(ringbeam.Timeout):
+                await client.txn(Txn(then=[ringbeam.Put(here, "v", lease=lease)]), timeout=0.1)
+            await client.put(there, "v", lease=lease)
+            assert not stuck.done() and lease.is_alive
+            await lease.revoke()
+        assert ring.store == {}
+        stuck.cancel()
+
+
+async def test_a_put_with_a_lease_has_what_the_grant_has_left_of_its_time() -> None:
+    def script(ring: Ring, at: At, body: Body) -> Act | None:
+        return Later(1.0, ring.usual(at, body)) if isinstance(body, GrantLease) else None
+
+    async with Ring(script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        await client.put("k", "v", lease=client.lease(10.0), timeout=20.0)
+        [told] = [at.deadline_ms for at, body in ring.asked if isinstance(body, Put)]
+        assert told <= 19_000
+
+
+async def test_a_lease_that_was_revoked_while_it_was_granted_is_not_used() -> None:
+    def script(ring: Ring, at: At, body: Body) -> Act | None:
+        return Later(0.2, ring.usual(at, body)) if isinstance(body, GrantLease) else None
+
+    async with Ring(script=script) as ring, await ringbeam.connect(ring.endpoints) as client:
+        lease = client.lease(10.0)
+        put = asyncio.ensure_future(client.put("k", "v", lease=lease, timeout=20.0))
+        while ring.count(GrantLease) == 0:
+            await asyncio.sleep(0.001)
+        await lease.revoke()
+        with pytest.raises(ringbeam.Refused, match="this lease was lost or revoked"):
+            await put
+        assert ring.store == {}
+
+
+async def test_what_one_shard_does_not_hear_is_revoked_on_the_others() -> None:
+    def script(_ring: Ring, at: At, body: Body) -> Act | None:
+        return Silence() if isinstance(body, RevokeLease) and at.shard == 0 else None
+
+    here, there = keys_of(2)
+    async with Ring(1, 2, script=script) as ring, await ringbeam.connect(ring.endpoints, timeout=1.0) as client:
+        lease = client.lease(10.0)
+        for key in (here, there):
+            await client.put(key, "v", lease=lease, timeout=20.0)
+        with pytest.raises(ringbeam.Timeout):
+            await lease.revoke()
+        assert list(ring.store) == [here.encode()]
 
 
 async def test_a_lease_is_kept_alive_until_it_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
