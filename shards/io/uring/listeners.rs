@@ -12,8 +12,8 @@
 //! **Invariants**
 //! - Nothing is read behind the preamble before the owner has the connection, and the descriptor moves at most once.
 //! - Open connections are bounded for each port, and those that a shard has not accepted for each shard; what is beyond is
-//!   closed. Those without a preamble are bounded for each core; beyond, nothing is accepted until one has announced itself
-//!   or was cut off, and the kernel's backlog waits.
+//!   closed. Those without a preamble are bounded for each core and port; beyond, nothing is accepted on that port until one has
+//!   announced itself or was cut off, and the kernel's backlog waits. Silent clients never keep peers out.
 //!
 //! **Not here**: what the 16 bytes mean: `route` says.
 
@@ -71,7 +71,7 @@ pub struct ConnectionLimits {
     pub clients_max: usize,
     /// Open peer connections of the node. Apart from the clients', so that these cannot crowd the ring out.
     pub peers_max: usize,
-    /// Connections of one core whose preamble has not come yet; at that many, the core accepts no more.
+    /// Connections of one core and port whose preamble has not come yet; at that many, the core accepts no more on that port.
     pub unannounced_max: usize,
     /// Time a connection has for its preamble.
     pub preamble_timeout: Duration,
@@ -221,9 +221,9 @@ pub(crate) struct Door {
     route: Route,
     limits: ConnectionLimits,
     counts: Counts,
-    /// Connections that owe their preamble or wait for their way, and who waits for one fewer of them.
-    unannounced: Cell<usize>,
-    announced: Notify,
+    /// By port: connections that owe their preamble or wait for their way, and who waits for one fewer of them.
+    unannounced: [Cell<usize>; 2],
+    announced: [Notify; 2],
     /// The shards of this executor.
     shards: BTreeMap<u32, UringNet>,
     /// To the other executors; absent for this one and until the other has started.
@@ -251,8 +251,8 @@ impl Door {
             route,
             limits,
             counts,
-            unannounced: Cell::new(0),
-            announced: Notify::new(),
+            unannounced: Default::default(),
+            announced: Default::default(),
             shards,
             others,
             ports,
@@ -266,8 +266,8 @@ impl Door {
         // SAFETY: the descriptor was just given up by `listener` and is a listening socket.
         let listener = unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) };
         while !self.closing.get() {
-            if self.unannounced.get() >= self.limits.unannounced_max {
-                self.unless_closed(self.announced.notified()).await;
+            if self.unannounced[port as usize].get() >= self.limits.unannounced_max {
+                self.unless_closed(self.announced[port as usize].notified()).await;
                 continue;
             }
             match self.unless_closed(listener.shared_accept()).await {
@@ -303,7 +303,7 @@ impl Door {
         let Some(place) = Place::take(taken, limit) else {
             return;
         };
-        self.unannounced.set(self.unannounced.get() + 1);
+        self.unannounced[port as usize].update(|count| count + 1);
         glommio::spawn_local(async move {
             let announced = match Connection::new(stream, Some(place)) {
                 Ok(connection) => timeout(self.limits.preamble_timeout, announce(connection)).await,
@@ -312,8 +312,8 @@ impl Door {
             if let Some(Some((preamble, connection))) = announced {
                 self.pass(port, preamble, connection).await;
             }
-            self.unannounced.set(self.unannounced.get() - 1);
-            self.announced.notify_one();
+            self.unannounced[port as usize].update(|count| count - 1);
+            self.announced[port as usize].notify_one();
         })
         .detach();
     }

@@ -174,6 +174,23 @@ fn silent_connections_hold_up_others_only_until_they_are_cut_off() {
     node.stop();
 }
 
+/// One counter served both ports: a node took nothing from its peers while silent clients filled it.
+#[test]
+fn silent_clients_do_not_keep_peers_out() {
+    let limits =
+        ConnectionLimits { unannounced_max: 4, preamble_timeout: Duration::from_secs(600), ..ConnectionLimits::default() };
+    let node = Echo::start(1, limits);
+    let silent: Vec<_> = (0..60).map(|_| node.connect_silently()).collect();
+    for _ in 0..40 {
+        let mut peer = TcpStream::connect(node.peer).expect("connect");
+        peer.set_read_timeout(Some(Duration::from_secs(20))).expect("timeout");
+        peer.write_all(&preamble(0, 0)).expect("write");
+        assert!(is_closed(&mut peer), "no shard of this test takes peers, and who is not accepted is not closed");
+    }
+    drop(silent);
+    node.stop();
+}
+
 #[test]
 fn two_thousand_idle_connections_are_served() {
     check_host(std::path::Path::new("/var/tmp"), false).expect("raises the limit of open descriptors");
