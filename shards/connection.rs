@@ -152,7 +152,7 @@ pub(crate) async fn serve<E: Env>(shard: Rc<Shard<E>>, mut reader: <E::Net as Ne
     let outbox = Outbox::new();
     shard.connections.set(shard.connections.get() + 1);
     E::spawn(send_replies(shard.clone(), outbox.clone(), writer));
-    let mut decoder = Decoder::new(shard.frame_bytes_max());
+    let mut decoder = Decoder::new(shard.settings.frame_bytes_max());
     let (mut greeted, accepted) = (false, E::now());
     'connection: while outbox.room().await {
         let read = reader.read(decoder.space());

@@ -181,10 +181,6 @@ impl<E: Env> Shard<E> {
         self.fault.borrow().clone()
     }
 
-    pub fn frame_bytes_max(&self) -> usize {
-        self.settings.value_bytes_max + self.settings.key_bytes_max + ringbeam_wire::limits::FRAME_OVERHEAD_BYTES_MAX as usize
-    }
-
     /// Why the log takes no more writes, here or on so many nodes that there is no quorum.
     fn disk_full(&self) -> Option<String> {
         self.replica.wal().has_room().err().map(|full| full.to_string()).or_else(|| self.replica.quorum_full())

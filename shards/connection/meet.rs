@@ -6,7 +6,7 @@ use ringbeam_wire::preamble;
 use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::io::{Env, Net, Reader, Writer};
-use crate::limits::{READ_BYTES_MAX, SEND_STALL_MAX};
+use crate::limits::SEND_STALL_MAX;
 use crate::raft::runtime::timeout;
 use crate::shard::{Settings, Shard};
 
@@ -46,15 +46,24 @@ pub(crate) async fn refuse<E: Env>(
     mut reader: <E::Net as Net>::Reader,
     mut writer: <E::Net as Net>::Writer,
 ) {
-    let mut decoder = Decoder::new(READ_BYTES_MAX);
+    // As the shard would: what it would take is answered, too.
+    let mut decoder = Decoder::new(settings.frame_bytes_max());
     let (mut encoder, mut out) = (Encoder::new(), Vec::new());
     loop {
         match timeout::<E, _>(SEND_STALL_MAX, reader.read(decoder.space())).await {
             Ok(Ok(bytes)) if bytes > 0 => decoder.filled(bytes),
             _ => return,
         }
-        while let Ok(Some(frame)) = decoder.next() {
-            let Ok(request) = client::parse_request(&frame) else { return };
+        let malformed = loop {
+            let request = match decoder.next() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break None,
+                Err(e) => break Some((0, e.to_string())),
+            };
+            let request = match client::parse_request(&request) {
+                Ok(request) => request,
+                Err(e) => break Some((e.id.unwrap_or(0), e.to_string())),
+            };
             let body = match request.body {
                 RequestBody::GetStatus => ReplyBody::Status(Box::new(Status {
                     node: settings.node.node,
@@ -71,8 +80,11 @@ pub(crate) async fn refuse<E: Env>(
                 _ => ReplyBody::Refused(Refusal::new(Code::ShardFault, why.clone())),
             };
             encoder.reply(&mut out, request.id, &body);
+        };
+        if let Some((id, why)) = &malformed {
+            encoder.reply(&mut out, *id, &ReplyBody::Refused(Refusal::new(Code::BadRequest, why.clone())));
         }
-        if writer.write_all(&out).await.is_err() {
+        if writer.write_all(&out).await.is_err() || malformed.is_some() {
             return;
         }
         out.clear();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ringbeam_wire::limits::FRAME_OVERHEAD_BYTES_MAX;
 use ringbeam_wire::peer::Member;
 
 use crate::raft::replica::Timers;
@@ -48,4 +49,11 @@ pub struct Settings {
     pub history: Bounds,
     /// Bytes of what changes that are kept for scans under way.
     pub pinned_bytes_max: u64,
+}
+
+impl Settings {
+    /// Longest frame of a client, bytes.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        self.value_bytes_max + self.key_bytes_max + FRAME_OVERHEAD_BYTES_MAX as usize
+    }
 }
