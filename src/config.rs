@@ -119,7 +119,7 @@ pub struct Limits {
     pub key_bytes_max: u32,
     /// Longest value, bytes.
     pub value_bytes_max: u32,
-    /// Client and peer connections of the node at once.
+    /// Client connections of the node at once; peers have a bound of their own.
     pub connections_max: u32,
     /// Bytes of writes that may wait in one shard for their batch; more are refused as `Overloaded`.
     pub queue_bytes_max: u64,

@@ -4,6 +4,7 @@
 //! config.rs    the file of a node, checked whole         logging.rs   log lines, never in a shard's way
 //! identity.rs  whose data directory it is                founding.rs  how it comes to a ring
 //! node.rs      puts shards on cores and runs them        admin/       health, status and metrics over HTTP
+//! descriptors.rs  how many connections fit them
 //! cli/         put, get, delete, incr, status, ring, dev, bench
 //! ```
 //!
@@ -12,6 +13,7 @@
 mod admin;
 mod cli;
 mod config;
+mod descriptors;
 mod founding;
 mod identity;
 mod logging;

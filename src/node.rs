@@ -25,6 +25,7 @@ use ringbeam_wire::preamble::{Kind, Preamble};
 
 use crate::admin;
 use crate::config::{Config, resolve};
+use crate::descriptors::connection_limits;
 use crate::founding;
 use crate::identity::DataDirectory;
 
@@ -38,6 +39,8 @@ pub fn serve(config: &Config) -> Result<(), String> {
     let data = &config.node.data_dir;
     std::fs::create_dir_all(data).map_err(|e| format!("node.data_dir {}: {e}", data.display()))?;
     let host = check_host(data, config.node.allow_volatile_disk).map_err(|e| e.to_string())?;
+    let cores = cores(config);
+    let limits = connection_limits(config, cores.len(), host.descriptors)?;
     if !host.durable {
         tracing::warn!("{} is on {}: nothing written there survives a power loss", data.display(), host.file_system);
     }
@@ -56,7 +59,14 @@ pub fn serve(config: &Config) -> Result<(), String> {
     if !founding::settle(&mut directory, &config.founders(), &config.listen.peer, &stop)? {
         return Ok(());
     }
-    run_shards(config, directory, &stop)
+    run_shards(config, directory, cores, limits, &stop)
+}
+
+/// A core for each executor.
+fn cores(config: &Config) -> Vec<usize> {
+    let mut cores = if config.node.cores.is_empty() { available_cores() } else { config.node.cores.clone() };
+    cores.truncate(config.ring.shards as usize);
+    cores
 }
 
 /// This node as it appears in the membership; the incarnation is the directory's.
@@ -72,10 +82,14 @@ fn member(config: &Config) -> Member {
     }
 }
 
-fn run_shards(config: &Config, directory: DataDirectory, stop: &Arc<StopFlag>) -> Result<(), String> {
+fn run_shards(
+    config: &Config,
+    directory: DataDirectory,
+    cores: Vec<usize>,
+    limits: ConnectionLimits,
+    stop: &Arc<StopFlag>,
+) -> Result<(), String> {
     let shards = config.ring.shards;
-    let mut cores = if config.node.cores.is_empty() { available_cores() } else { config.node.cores.clone() };
-    cores.truncate(shards as usize);
     let listeners = Listeners {
         client: resolve("listen.client", &config.listen.client)?,
         peer: resolve("listen.peer", &config.listen.peer)?,
@@ -83,7 +97,6 @@ fn run_shards(config: &Config, directory: DataDirectory, stop: &Arc<StopFlag>) -
     let sockets = Sockets::bind(&listeners, cores.len()).map_err(|e| e.to_string())?;
     let _admin = admin::start(config, shards).map_err(|e| format!("listen.admin {}: {e}", config.listen.admin))?;
     let executors = Executors { cores, pin: config.node.pin_cores, io_memory_bytes: IO_MEMORY_BYTES };
-    let limits = ConnectionLimits { clients_max: config.limits.connections_max as usize, ..ConnectionLimits::default() };
     let settings = settings(config, &directory);
     let (node, ring) = (config.node.id, directory.identity.ring);
     tracing::info!(node, ring = format!("{ring:016x}"), shards, client = config.listen.client, "node starts");

@@ -4,11 +4,15 @@ mod ring;
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ring::light::Load;
+use ring::raw::{self, Raw};
 use ring::{Plan, Ring, SMALL_LOG, ringbeam_at};
 use ringbeam_sdk::{Client, Status};
+use ringbeam_wire::client::RequestBody;
+use ringbeam_wire::refusal::Code;
 
 /// For what takes seconds on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
@@ -275,6 +279,82 @@ async fn a_rotten_snapshot_is_refused_by_name() {
     let name = snapshot.file_name().expect("it has a name").to_string_lossy().into_owned();
     assert!(fault.contains(&name) && fault.contains("checksum"), "{fault}");
     client.with_timeout(SOON).put("still", "written").await.expect("two of three can write");
+}
+
+/// Where a shard does not start, whoever asks for what the shard would take is told why. What is longer is no request at all; before, a put
+/// of the largest value that is allowed was that, too, and its client was left without an answer.
+#[tokio::test]
+async fn a_shard_that_did_not_start_answers_also_the_largest_put() {
+    let mut ring = Ring::start("rot-large", Plan { nodes: 1, ..Plan::default() }).await;
+    fill(&ring.client().await, "some", 1 << 20).await;
+    ring.terminate(1);
+    let segment = segments(&ring, 1, 0).remove(0);
+    let mut bytes = fs::read(&segment).expect("the segment can be read");
+    bytes[3 * BLOCK_BYTES + 100] ^= 0x10;
+    fs::write(&segment, bytes).expect("the segment can be written");
+    ring.spawn(1);
+    ring.wait_said(1, "the shard does not start").await;
+
+    let address = ring.node(1).client.clone();
+    let mut raw = Raw::greeted(&address, 0);
+    for _ in 0..2 {
+        assert_eq!(raw.ask(&raw::put(b"key", &vec![7; 1 << 20])).code(), Some(Code::ShardFault));
+        assert_eq!(raw.ask(&RequestBody::Ping).code(), Some(Code::ShardFault));
+    }
+    let (_, frame) = raw.frame(0, &raw::put(b"key", &vec![7; 2 << 20]));
+    // What is behind its length would be in the way of the answer.
+    assert_eq!(raw.after(&frame[..100]).code(), Some(Code::BadRequest));
+    assert_eq!(Raw::greeted(&address, 0).after(b"GET / HTTP/1.1\r\nHost: ringbeam\r\n\r\n").code(), Some(Code::BadRequest));
+}
+
+// ---- descriptors ----
+
+/// Clients that held the last descriptors stopped the shard that was to make a file for its snapshot.
+#[tokio::test]
+async fn a_snapshot_that_finds_no_descriptor_is_taken_later() {
+    let ring = Ring::start("descriptors", Plan { nodes: 1, ..plan(1) }).await;
+    let client = ring.client().await;
+    fill(&client, "some", 64 << 10).await;
+    // The log has the next segment already.
+    let began = Instant::now();
+    while segments(&ring, 1, 0).len() < 2 {
+        assert!(began.elapsed() < SOON, "the log makes no segment ahead");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ring.wait_ready().await;
+    let pid = ring.pid(1).expect("it runs");
+    // What is open stays open.
+    let before = limit_descriptors(pid, 3);
+    fill(&client, "some", 5 << 19).await;
+    ring.wait_said(1, "no room for a snapshot").await;
+    fill(&client, "more", 64 << 10).await;
+    limit_descriptors(pid, before);
+    ring.wait_for("it has a snapshot", SOON, |s| s.iter().any(|s| s.snapshot_index > 0)).await;
+    fill(&client, "more", 64 << 10).await;
+}
+
+/// Sets how many descriptors a process may open; how many it could before.
+fn limit_descriptors(pid: u32, count: u64) -> u64 {
+    let pid = libc::pid_t::try_from(pid).expect("a process id");
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives across the call, which fills it.
+    assert_eq!(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) }, 0);
+    let before = std::mem::replace(&mut limit.rlim_cur, count);
+    // SAFETY: `limit` is filled and lives across the call.
+    assert_eq!(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) }, 0);
+    before
+}
+
+#[test]
+fn connections_that_do_not_fit_the_descriptors_are_refused_by_name() {
+    let ring = Ring::prepare("too-few", Plan { nodes: 1, extra: "[limits]\nconnections_max = 30000\n".into(), ..plan(1) });
+    let serve = ["-c", "ulimit -n 4096 && exec timeout 20 \"$0\" serve --config \"$1\"", env!("CARGO_BIN_EXE_ringbeam")];
+    let out = Command::new("sh").args(serve).arg(&ring.node(1).config).output().expect("a shell runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    for word in ["limits.connections_max = 30000", "may open 4096", "LimitNOFILE=", "to 3784 at most"] {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+    }
 }
 
 // ---- founding ----

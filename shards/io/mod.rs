@@ -46,6 +46,12 @@ use std::time::Duration;
 /// Bytes that are written and read as one unit: every offset and length handed to a [`File`] is a multiple of this.
 pub const BLOCK_BYTES: usize = 4096;
 
+/// Whether what the disk refused may go well later, though nothing is done about the file: there was no room (`StorageFull`), or a
+/// quota was used up, that of descriptors among them (`QuotaExceeded`).
+pub fn may_pass(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The outside world of a shard.
 #[allow(async_fn_in_trait)]
 pub trait Env: Clone + std::fmt::Debug + 'static {
@@ -99,7 +105,8 @@ impl Sub<Duration> for Instant {
     }
 }
 
-/// One node's data directory. Paths are relative to it, `/`-separated, without `..`.
+/// One node's data directory. Paths are relative to it, `/`-separated, without `..`. Whatever needs a descriptor says `QuotaExceeded` when
+/// there is none left.
 #[allow(async_fn_in_trait)]
 pub trait Disk: Clone + 'static {
     /// An open file.

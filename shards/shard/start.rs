@@ -8,7 +8,6 @@
 //! **Invariant**: a shard that cannot recover serves nobody, and says why to everybody who asks: the other shards of the node go on.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
 use std::rc::Rc;
 
 use futures_lite::future;
@@ -20,7 +19,7 @@ use crate::attest::Attest;
 use crate::batcher::Batcher;
 use crate::connection;
 use crate::io::channel::Notify;
-use crate::io::{Env, Net, Writer};
+use crate::io::{Env, Net, Writer, may_pass};
 use crate::limits::{READ_BYTES_MAX, START_AGAIN};
 use crate::raft::link::PeerContext;
 use crate::raft::machine::MachineSettings;
@@ -33,7 +32,7 @@ use crate::watch::Hub;
 
 /// Why a shard is not open.
 enum NotOpen {
-    /// There was no room on the disk, which may pass. Nothing was lost.
+    /// There was no room on the disk, or no descriptor left, which may pass. Nothing was lost.
     Full(String),
     Failed(String),
 }
@@ -41,9 +40,7 @@ enum NotOpen {
 impl From<OpenError> for NotOpen {
     fn from(why: OpenError) -> NotOpen {
         match &why {
-            OpenError::Io { error, .. } if error.kind() == ErrorKind::StorageFull && !planted!(FullForEver) => {
-                NotOpen::Full(why.to_string())
-            }
+            OpenError::Io { error, .. } if may_pass(error) && !planted!(FullForEver) => NotOpen::Full(why.to_string()),
             _ => NotOpen::Failed(why.to_string()),
         }
     }

@@ -33,6 +33,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use glommio::GlommioError;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions};
 
 use super::adaptive::{Adaptive, Way};
@@ -103,12 +104,19 @@ thread_local! {
 
 async fn open_direct(path: &Path, flags: i32) -> io::Result<DmaFile> {
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).dma_open(path).await;
-    file.map_err(|e| named(e.into(), "open", path))
+    // Only the source still has the kernel's number.
+    file.map_err(|e| if let GlommioError::EnhancedIoError { source, .. } = e { source } else { e.into() })
+        .map_err(|e| named(e, "open", path))
 }
 
-/// The error with what was tried and where; keeps its kind.
+/// The error with what was tried and where; keeps its kind, where there is one.
 fn named(error: io::Error, verb: &str, path: &Path) -> io::Error {
-    io::Error::new(error.kind(), format!("{verb} {}: {error}", path.display()))
+    let kind = match error.raw_os_error() {
+        // Of the process, of the machine: connections may end.
+        Some(libc::EMFILE | libc::ENFILE) => io::ErrorKind::QuotaExceeded,
+        _ => error.kind(),
+    };
+    io::Error::new(kind, format!("{verb} {}: {error}", path.display()))
 }
 
 impl Disk for UringDisk {

@@ -10,7 +10,7 @@ use openraft::alias::{SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 
 use super::{Inner, Machine, MachineSettings};
 use crate::io::channel::Notify;
-use crate::io::{Disk, Env, channel};
+use crate::io::{Disk, Env, channel, may_pass};
 use crate::limits::{SNAPSHOT_REST_MAX, SNAPSHOT_REST_TIMES, SNAPSHOT_SLICE_BYTES};
 use crate::raft;
 use crate::raft::snapshot::check::read_through;
@@ -111,8 +111,8 @@ impl Pace {
 
 enum Attempt<T> {
     Done(T),
-    /// No room on the disk, or the state was replaced under it: from the start, later.
-    Again(Duration),
+    /// The state was replaced under it: from the start.
+    Again,
 }
 
 impl<E: Env> RaftSnapshotBuilder<Types<E>> for Builder<E> {
@@ -120,10 +120,17 @@ impl<E: Env> RaftSnapshotBuilder<Types<E>> for Builder<E> {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<Types<E>, SnapshotFile>> {
         loop {
-            match self.attempt().await? {
-                Attempt::Done(snapshot) => return Ok(snapshot),
-                // An error here would stop the shard; a full disk must not.
-                Attempt::Again(pause) => E::sleep(pause).await,
+            match self.attempt().await {
+                Ok(Attempt::Done(snapshot)) => return Ok(snapshot),
+                Ok(Attempt::Again) => E::sleep(Duration::ZERO).await,
+                // An error here would stop the shard; a full disk must not, nor clients that hold all descriptors.
+                Err(why) if may_pass(&why) => {
+                    let inner = &self.machine.0;
+                    tracing::warn!(dir = inner.settings.dir, %why, "no room for a snapshot; trying again each second");
+                    let _ = inner.disk.remove(&format!("{}/{BUILDING}", inner.settings.dir)).await;
+                    E::sleep(Duration::from_secs(1)).await;
+                }
+                Err(why) => return Err(why),
             }
         }
     }
@@ -148,11 +155,11 @@ impl<E: Env> Builder<E> {
         let last = if planted!(SnapshotSaysMore) { *inner.applied.borrow() } else { last };
         let result = self.write(&last, &membership, generation).await;
         inner.state.borrow_mut().thaw();
-        match result {
-            Ok(Some(bytes)) => {
+        match result? {
+            Some(bytes) => {
                 let _alone = inner.publishing.lock().await;
                 if inner.generation.get() != generation && !planted!(OldSnapshotPublished) {
-                    return Ok(Attempt::Again(Duration::ZERO));
+                    return Ok(Attempt::Again);
                 }
                 let at = last.as_ref().map(raft::log_id_out::<E>);
                 let from = format!("{}/{BUILDING}", inner.settings.dir);
@@ -163,13 +170,7 @@ impl<E: Env> Builder<E> {
                 inner.doubts.end();
                 Ok(Attempt::Done(snapshot))
             }
-            Ok(None) => Ok(Attempt::Again(Duration::ZERO)),
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
-                tracing::warn!(dir = inner.settings.dir, "no room for a snapshot; trying again each second");
-                let _ = inner.disk.remove(&format!("{}/{BUILDING}", inner.settings.dir)).await;
-                Ok(Attempt::Again(Duration::from_secs(1)))
-            }
-            Err(e) => Err(e),
+            None => Ok(Attempt::Again),
         }
     }
 

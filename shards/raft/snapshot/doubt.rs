@@ -14,7 +14,7 @@
 use std::cell::Cell;
 
 use super::check::read_through;
-use crate::io::Env;
+use crate::io::{Env, may_pass};
 use crate::limits::{CARE_INTERVAL, SNAPSHOT_REFUSALS_MAX};
 use crate::raft::machine::Machine;
 
@@ -62,6 +62,8 @@ impl<E: Env> Machine<E> {
             return;
         }
         match read {
+            // It says nothing of the file.
+            Err(own) if may_pass(&own) => tracing::warn!(path, "the newest snapshot could not be looked at: {own}"),
             Err(own) => self.distrust(&format!("it is damaged on this node's disk, which should be looked at: {own}")),
             Ok(_) if doubts.refusals.get() >= SNAPSHOT_REFUSALS_MAX => {
                 self.distrust(&format!("it reads back well here, and was refused {} times: {why}", doubts.refusals.get()));

@@ -21,7 +21,7 @@ use ringbeam_wire::refusal::Code;
 
 use super::check::{Checked, read_through};
 use super::{INCOMING, SnapshotFile};
-use crate::io::{BLOCK_BYTES, Disk, Env, File};
+use crate::io::{BLOCK_BYTES, Disk, Env, File, may_pass};
 use crate::raft::machine::meta_in;
 use crate::raft::peers::refused;
 use crate::raft::replica::Replica;
@@ -63,7 +63,7 @@ pub(in crate::raft) async fn answer_offer<E: Env>(
         let _ = replica.disk.remove(&path).await;
         let file = match replica.disk.reserve(&path, offer.bytes).await {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+            Err(e) if may_pass(&e) => {
                 let _ = replica.disk.remove(&path).await;
                 return Ok(refused(Code::DiskFull, format!("no room for a snapshot of {} bytes: {e}", offer.bytes)));
             }
