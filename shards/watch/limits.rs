@@ -29,8 +29,10 @@ pub const TOGETHER_MAX: usize = bound(256, 4);
 /// Watches of a connection that has room again which go on at once; the others follow when these have not filled it.
 pub const RESUME_MAX: usize = bound(256, 2);
 
-/// Bytes that wait for a connection, or are on their way into its socket, above which its watches pause. A node with 5,000 clients
-/// that have stopped reading holds 160 MiB for them.
+/// Bytes that wait for a connection, or are on their way into its socket, above which its watches pause. What a watch is told at once goes
+/// beyond: [`SLICE_BYTES`] of the history and the rest of a log index, a batch of up to `limits.batch_bytes_max` (1 MiB, if not chosen), with
+/// the previous values if it wants them. A node with 5,000 clients that have stopped reading holds 160 to 320 MiB for them if batches are
+/// small, and 5 GiB if each of them watched all of a whole batch; for `SEND_STALL_MAX`, when they are ended.
 pub const EVENT_BYTES_MAX: usize = 32 << 10;
 
 /// Bytes of events in one message, about; a transaction is never split.
