@@ -59,7 +59,7 @@ codes! {
     SessionWindowFull = 15,
     /// The shard holds as many sessions as it may.
     TooManySessions = 16,
-    /// No room for the log; reads and deletes go on.
+    /// No room for the log; reads go on.
     DiskFull = 17,
     /// The shard's log or state is broken on this node.
     ShardFault = 18,

@@ -23,7 +23,7 @@ pub struct LeaseArgs {
 enum What {
     /// Grant a lease; prints its id. It ends unless `lease keep` comes in time.
     Grant {
-        /// It ends this long after it was kept alive last, 1 s or more: 500ms, 30s, 5m, 2h, 7d.
+        /// It ends this long after it was kept alive last, 1 s or more: 1500ms, 30s, 5m, 2h, 7d.
         #[arg(long, value_name = "TIME", value_parser = time)]
         ttl: Duration,
         #[command(flatten)]
