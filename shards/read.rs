@@ -208,15 +208,17 @@ fn many_items<'a>(state: &'a State, many: &GetMany<'_>) -> Items<'a> {
     bounded(state, found, many.keys.len())
 }
 
-/// One round: confirms leadership once for all reads that wait now, here or at nodes that ask how far the log is committed.
+/// One round: confirms leadership once for all reads that wait now, here or at nodes that ask how far the log is committed. Whoever has
+/// stopped waiting by then was answered by the sweep (`shard/care.rs`).
 pub(crate) async fn round<E: Env>(shard: &Rc<Shard<E>>) {
-    let readings = std::mem::take(&mut *shard.readings.borrow_mut());
     let questions = shard.replica.rounds.take();
-    if readings.is_empty() && questions.is_empty() {
+    if shard.readings.borrow().is_empty() && questions.is_empty() {
         return;
     }
+    shard.in_round.swap(&shard.readings);
     let began = E::now();
     let confirmed = shard.replica.confirm_leadership().await;
+    let readings = std::mem::take(&mut *shard.in_round.borrow_mut());
     let late = if planted!(ReadJoinsRound) { std::mem::take(&mut *shard.readings.borrow_mut()) } else { Vec::new() };
     let now = E::now();
     if let Ok(index) = &confirmed {

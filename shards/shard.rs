@@ -56,6 +56,8 @@ pub(crate) struct Shard<E: Env> {
     /// There is something to propose, or a batch has come back.
     pub work: Notify,
     pub readings: RefCell<Vec<Reading>>,
+    /// Those that the round under way will answer.
+    pub in_round: RefCell<Vec<Reading>>,
     pub attest: Attest,
     pub topology: Followers,
     /// A round of reads is under way.

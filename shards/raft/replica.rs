@@ -134,18 +134,24 @@ impl<E: Env> Replica<E> {
     }
 
     /// Confirms with a quorum that this node leads now, and waits until all that was committed before is applied here: up to which index.
+    /// Each of the two takes an election timeout at most: a new leader whose first entry no quorum takes keeps nobody waiting.
     pub async fn confirm_leadership(&self) -> Result<u64, NotApplied> {
         if planted!(ReadWithoutQuorum) {
             return if self.leads() { Ok(self.machine.applied_index()) } else { Err(NotApplied::NotLeader) };
         }
-        if planted!(ReadBeforeApplied) {
-            let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
-            return confirmed.map(|read| read.read_log_id().index()).map_err(|e| NotApplied::Unknown(e.to_string()));
-        }
         let policy = if planted!(ReadByLease) { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
-        match self.raft.ensure_linearizable(policy).await {
-            Ok(read) => Ok(read.index()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(NotApplied::NotLeader),
+        let read = match self.raft.get_read_linearizer(policy).await {
+            Ok(read) => read,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => return Err(NotApplied::NotLeader),
+            Err(e) => return Err(NotApplied::Unknown(e.to_string())),
+        };
+        let index = read.read_log_id().index();
+        if planted!(ReadBeforeApplied) {
+            return Ok(index);
+        }
+        match read.try_await_ready(&self.raft, Some(self.timers.election_timeout_max)).await {
+            Ok(Ok(_)) => Ok(index),
+            Ok(Err(_)) => Err(NotApplied::Unknown(format!("log index {index} is not committed, or not applied here"))),
             Err(e) => Err(NotApplied::Unknown(e.to_string())),
         }
     }

@@ -1,5 +1,8 @@
 //! Upkeep, beside the way of anything: whose time is up, snapshots, room on the disk, leaders that spread, and the way out.
 
+#[cfg(all(test, feature = "sim"))]
+mod tests;
+
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use super::Shard;
 use crate::error::{deadline_exceeded, deadline_unknown};
 use crate::io::{Env, Instant, Net};
 use crate::limits::{CARE_INTERVAL, DEADLINE_SWEEP, FUTILE_MAX, HAND_OVER_PATIENCE, PEER_TIMEOUT};
+use crate::read::{self, Reading};
 use crate::{attest, scan};
 
 /// The preferred leader must be in reach and caught up this long before it is given the shard.
@@ -36,6 +40,11 @@ pub(super) async fn watch_waiting<E: Env>(shard: Rc<Shard<E>>) {
             }
         }
         attest::settle(&shard, false);
+        for readings in [&shard.readings, &shard.in_round] {
+            let expired = |reading: &mut Reading| reading.waiter.deadline.is_some_and(|deadline| deadline <= now);
+            let gone: Vec<Reading> = readings.borrow_mut().extract_if(.., expired).collect();
+            gone.into_iter().for_each(|reading| read::refuse(reading, deadline_exceeded()));
+        }
         for waiter in shard.batcher.borrow_mut().take_expired(now) {
             waiter.answer(&ReplyBody::Refused(deadline_exceeded()));
         }
