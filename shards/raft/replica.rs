@@ -36,7 +36,7 @@ use super::machine::Machine;
 use super::network::FullNodes;
 use super::read_index::Rounds;
 use super::snapshot::receive::Incoming;
-use super::{Applied, Batch, Types, vote_out};
+use super::{Applied, Batch, Types};
 use crate::io::{Env, Instant, channel};
 use crate::wal::{Claim, Wal};
 
@@ -197,20 +197,6 @@ impl<E: Env> Replica<E> {
     /// True while this node leads and clients may write here.
     pub fn leads(&self) -> bool {
         self.metrics.borrow_watched().state == ServerState::Leader && self.may_lead()
-    }
-
-    /// Whether nobody else can lead now, and all that was acknowledged is applied here. The log takes a vote for another before that one
-    /// hears of it.
-    pub fn holds_lease(&self, now: Instant) -> bool {
-        let m = self.metrics.borrow_watched();
-        let (vote, me) = (vote_out::<E>(&m.vote), self.context.me.node);
-        let promised = |id: &u64| *id == me || self.leases.binds(*id, vote, now);
-        let configs = m.membership_config.membership().get_joint_config();
-        m.state == ServerState::Leader
-            && configs.iter().all(|voters| voters.iter().filter(|id| promised(id)).count() * 2 > voters.len())
-            && self.leases.may_hold(vote)
-            && self.wal.vote() == Some(vote)
-            && self.machine.has_led_since((vote.term, vote.node))
     }
 
     /// False for a tie-breaker and an observer.

@@ -1,4 +1,4 @@
-//! openraft's storage conformance suite over our log and state machine, on a real disk.
+//! openraft's storage conformance suite over our log and state machine, on a real disk; and one voter alone.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +15,8 @@ use super::log::LogStore;
 use super::machine::{Machine, MachineSettings};
 use super::replica::{Replica, Timers};
 use super::{Site, TEntry, Types, log_id_in, vote_in};
+#[cfg(feature = "sim")]
+use crate::io::sim::{Sim, SimNet, World};
 use crate::io::uring::{DurableWrites, Uring, UringDisk, UringNet};
 use crate::wal::{LogId, Owner, Vote, Wal, WalConfig};
 
@@ -116,4 +118,35 @@ fn a_leader_that_restarts_leads_only_after_an_election() {
     let led = crate::io::uring::block_on(test).expect("an executor can be made");
     drop(scratch);
     assert!(!led, "it led without an election: Config::enable_leader_restore is on");
+}
+
+/// What `test` makes of a group whose only voter leads, in a simulated world.
+#[cfg(feature = "sim")]
+pub(super) fn with_lone_leader<T>(test: impl AsyncFnOnce(std::rc::Rc<Replica<Sim>>) -> T) -> T {
+    let world = World::new(1, Default::default());
+    let host = world.add_host("alone");
+    let disk = world.disk(host);
+    world.block_on(host, async move {
+        let wal = Wal::<Sim>::open(disk.clone(), "shard-0/log", Owner::default(), WAL).await.expect("an empty log opens");
+        let me = Member { node: 1, incarnation: 1, peer: "alone:1".into(), role: Role::Voter, ..Member::default() };
+        let context = PeerContext {
+            net: SimNet::new(),
+            ring: 1,
+            shard: 0,
+            shards: 1,
+            me: me.clone(),
+            frame_bytes_max: 1 << 20,
+            outvoted: Default::default(),
+        };
+        let ms = Duration::from_millis;
+        let timers =
+            Timers { heartbeat: ms(20), election_timeout_min: ms(60), election_timeout_max: ms(120), read_lease: ms(0) };
+        let replica = Replica::open(std::rc::Rc::new(context), disk, wal, machine_in("shard-0"), timers, vec![me]).await;
+        let replica = replica.expect("the group opens");
+        replica.found().await.expect("an empty group is founded");
+        let wait = replica.raft.wait(Some(ms(10_000)));
+        wait.state(ServerState::Leader, "one vote is a quorum").await.expect("it leads");
+        replica.confirm_leadership().await.expect("its first entry is applied");
+        test(replica).await
+    })
 }

@@ -18,20 +18,27 @@
 //!
 //! **Invariants**
 //! - What a lease's holder has applied is all that was acknowledged anywhere when it looked: nobody else could be elected, and it has applied
-//!   an entry of its own term ([`Machine::has_led_since`](crate::raft::machine::Machine)).
+//!   an entry of its own term ([`Machine::has_led_since`](crate::raft::machine::Machine)). It is also all that any follower can have shown:
+//!   those hear of a commit when the holder's log has it.
+//! - Only a voter holds one: raft hands over by itself for a leader that was removed, and asks nobody here ([`Leases::revoke`]).
 //! - No two clocks are compared: a promise is measured by the follower's, the lease by the leader's, each off by no more than
 //!   [`CLOCK_DRIFT_PER_MILLE_MAX`].
 //!
 //! **Caveat**: as for ages (`fresh.rs`), a clock that stands still while its machine is suspended or moved makes a lease too long.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::Replica;
 use crate::io::{BLOCK_BYTES, Disk, Env, Instant};
 use crate::limits::CLOCK_DRIFT_PER_MILLE_MAX;
+use crate::raft::vote_out;
 use crate::wal::Vote;
 
 /// See the module.
@@ -124,6 +131,28 @@ impl Leases {
     }
 }
 
+impl<E: Env> Replica<E> {
+    /// Whether nobody else can lead now, and all that was acknowledged is applied here. The log takes a vote for another before that one
+    /// hears of it.
+    pub fn holds_lease(&self, now: Instant) -> bool {
+        let m = self.metrics.borrow_watched();
+        let vote = vote_out::<E>(&m.vote);
+        let configs = m.membership_config.membership().get_joint_config();
+        m.state == ServerState::Leader
+            && binds_quorums(configs, self.context.me.node, |id| self.leases.binds(id, vote, now))
+            && self.leases.may_hold(vote)
+            && self.wal.vote() == Some(vote)
+            && self.machine.has_led_since((vote.term, vote.node))
+            && self.wal.committed().map_or(0, |id| id.index) <= self.machine.applied_index()
+    }
+}
+
+/// Whether `me` is one of each set of voters, and with those who have promised a quorum of it.
+fn binds_quorums(configs: &[BTreeSet<u64>], me: u64, promised: impl Fn(u64) -> bool) -> bool {
+    let bound = |voters: &BTreeSet<u64>| voters.iter().filter(|id| **id == me || promised(**id)).count();
+    configs.iter().all(|voters| voters.contains(&me) && bound(voters) * 2 > voters.len())
+}
+
 /// What is surely left of a promise that a fast clock measures, by a slow one.
 fn shortened(promise: Duration) -> Duration {
     let drift = CLOCK_DRIFT_PER_MILLE_MAX as u32;
@@ -134,6 +163,8 @@ fn shortened(promise: Duration) -> Duration {
 mod tests {
     use super::*;
     use crate::io::sim::{Crash, Settings, Sim, World};
+    use crate::raft::tests::with_lone_leader;
+    use crate::state::command::{Builder, Op, Write};
 
     const VOTE: Vote = Vote { term: 3, node: 1, committed: true };
     const NEXT: Vote = Vote { term: 4, node: 2, committed: true };
@@ -169,6 +200,50 @@ mod tests {
         leases.revoke(VOTE);
         assert!(!leases.may_hold(VOTE) && leases.may_hold(NEXT));
         assert_eq!(of(0).promise(VOTE, at(5)), 0, "only where it is asked for");
+    }
+
+    /// raft hands over by itself for a leader that was removed: who is asked need not keep a promise, and nothing was revoked.
+    #[test]
+    fn a_leader_holds_no_lease_in_a_membership_without_it() {
+        let of = |sets: &[&[u64]]| -> Vec<BTreeSet<u64>> { sets.iter().map(|set| set.iter().copied().collect()).collect() };
+        let all = |_| true;
+        assert!(binds_quorums(&of(&[&[1, 2, 3]]), 1, |id| id == 2));
+        assert!(!binds_quorums(&of(&[&[1, 2, 3]]), 1, |_| false));
+        assert!(binds_quorums(&of(&[&[1]]), 1, |_| false));
+        assert!(!binds_quorums(&of(&[&[1, 2, 3], &[1, 4, 5]]), 1, |id| id < 4), "a quorum of each set");
+        assert!(!binds_quorums(&of(&[&[1, 2, 3], &[2, 3]]), 1, all) && !binds_quorums(&of(&[&[2, 3]]), 1, all));
+    }
+
+    /// A follower hears of a commit and shows it while the leader still applies what was before: a read by lease must not miss it then.
+    #[test]
+    fn a_leader_holds_no_lease_while_it_has_not_applied_what_is_committed() {
+        let (looks, held) = with_lone_leader(async |replica| {
+            assert!(replica.holds_lease(Sim::now()), "it has applied all there is");
+            let counts: Rc<Cell<(u32, u32)>> = Rc::default();
+            let (watched, counted) = (replica.clone(), counts.clone());
+            Sim::spawn(async move {
+                loop {
+                    if watched.wal().committed().is_some_and(|id| id.index > watched.machine().applied_index()) {
+                        let (looks, held) = counted.get();
+                        counted.set((looks + 1, held + u32::from(watched.holds_lease(Sim::now()))));
+                    }
+                    Sim::yield_now().await;
+                }
+            });
+            for at in 0..8 {
+                let mut builder = Builder::new();
+                builder.start(at);
+                let op = Op::Put { key: b"key", value: b"value" };
+                let write = Write { namespace: "", session: 0, sequence: 0, answered_below: 0, op };
+                builder.push(&write).expect("one small write");
+                let payload = builder.finish();
+                let room = replica.wal().claim(1, payload.len()).expect("the log is empty");
+                replica.propose(payload, room).await.expect("the only voter commits");
+            }
+            counts.get()
+        });
+        assert!(looks > 0, "never between commit and application: the test does not see what it is for");
+        assert_eq!(held, 0, "of {looks} looks");
     }
 
     #[test]
