@@ -5,13 +5,15 @@ use std::rc::Rc;
 
 use ringbeam_wire::peer::{Encoder, Member, PeerHello, PeerReplyBody, PeerRequestBody, Purpose};
 use ringbeam_wire::preamble::{self, Kind, Preamble};
+use ringbeam_wire::refusal::Code;
 
 use super::{FrameReader, Link, PeerContext, invalid, within};
 use crate::io::{Env, Net};
 use crate::limits::PEER_TIMEOUT;
 
 impl<E: Env> Link<E> {
-    /// Connects to `member` and agrees who is who. `Unsupported`: the peer refuses us for good (its words are in the error).
+    /// Connects to `member` and agrees who is who. `Unsupported`: the peer refuses us for good (its words are in the error);
+    /// `ConnectionRefused`: nobody is there, or its shard has stopped.
     pub async fn open(context: &Rc<PeerContext<E>>, member: &Member, purpose: Purpose) -> io::Result<Self> {
         within::<E, _>(PEER_TIMEOUT, async {
             let preamble = Preamble { version: preamble::VERSION, kind: Kind::Peer, shard: context.shard };
@@ -35,10 +37,11 @@ impl<E: Env> Link<E> {
             };
             match link.call(&PeerRequestBody::Hello(hello)).await? {
                 PeerReplyBody::Welcome(_) => Ok(link),
-                PeerReplyBody::Refused { message, .. } => Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    format!("node {} at {} refuses this node: {message}", member.node, member.peer),
-                )),
+                PeerReplyBody::Refused { code, message } => {
+                    let stopped = code == Code::ShardFault as u16;
+                    let kind = if stopped { io::ErrorKind::ConnectionRefused } else { io::ErrorKind::Unsupported };
+                    Err(io::Error::new(kind, format!("node {} at {} refuses this node: {message}", member.node, member.peer)))
+                }
                 _ => Err(invalid("the answer to a hello is neither a welcome nor a refusal")),
             }
         })

@@ -53,7 +53,10 @@ pub(super) async fn greet<E: Env>(
                     return Ok(Some(hello));
                 }
                 Err((code, message)) => {
-                    tracing::warn!(shard = context.shard, from = hello.from, "peer refused: {message}");
+                    // Peers ask a shard that has stopped again and again; it has said so once.
+                    if code != Code::ShardFault {
+                        tracing::warn!(shard = context.shard, from = hello.from, "peer refused: {message}");
+                    }
                     send::<E>(writer, request.id, &refused(code, message)).await?;
                     writer.shutdown().await?;
                     return Ok(None);

@@ -12,8 +12,13 @@ use super::{GroupStanding, Replica};
 use crate::io::Env;
 
 impl<E: Env> Replica<E> {
-    /// May this peer speak? Ring, node, shard and incarnations must agree; the refusal says which does not.
+    /// May this peer speak? Ring, node, shard and incarnations must agree; the refusal says which does not. A group that has stopped has
+    /// nothing to say.
     pub(crate) fn admit(&self, hello: &peer::PeerHello) -> Result<(), (Code, String)> {
+        if let Some(why) = self.fault() {
+            // Who knocks because this leader's connections have closed need not wait for its lease.
+            return Err((Code::ShardFault, why));
+        }
         let me = &self.context.me;
         if hello.version != preamble::VERSION {
             let why = format!("peer protocol version {}; node {} speaks {}", hello.version, me.node, preamble::VERSION);

@@ -240,3 +240,23 @@ fn reads_of_a_leader_that_cannot_commit_are_refused_by_their_deadlines() {
     let read = async { Caller::dial(heir).await.expect("the heir is up").read(200).await.0 };
     assert_eq!(ring.world.block_on(ring.client, read), Said::Done);
 }
+
+/// The followers of a leader whose sync had failed saw their connections close, knocked at its door, and were welcomed: they took it for
+/// alive, and its lease decided.
+#[test]
+fn a_leader_whose_sync_fails_is_replaced_before_its_lease_ends() {
+    for seed in 1..=3 {
+        let ring = Ring::new(seed, Duration::ZERO);
+        let (leader, others) = ring.led();
+        ring.disk(leader).fail_syncs(u64::MAX);
+        let said = ring.world.block_on(ring.client, async {
+            let mut caller = Caller::dial(leader).await.expect("the leader is up");
+            timeout::<Sim, _>(Duration::from_millis(5), caller.put(b"value")).await
+        });
+        assert_ne!(said.ok(), Some(Said::Done), "seed {seed}");
+        let fault = || ring.view(leader).is_some_and(|view| view.fault.is_some());
+        assert!(ring.world.run_until(Duration::from_secs(1), Duration::from_millis(1), fault), "seed {seed}");
+        let (_, took) = ring.await_leader(&others);
+        assert!(took < ELECTION_TIMEOUT_MIN, "seed {seed}: {took:?}");
+    }
+}
