@@ -25,7 +25,7 @@ impl<E: Env> Replica<E> {
             self.electing.set(false);
             return;
         }
-        if !self.has_kept_its_promise(&m.vote).await {
+        if !self.has_kept_its_promise(node, &m.vote).await {
             self.electing.set(false);
             return;
         }
@@ -47,18 +47,22 @@ impl<E: Env> Replica<E> {
         self.electing.set(false);
     }
 
-    /// Waits until nothing is promised to the leader of this vote any more, and promises nothing from then on; false when it is heard
-    /// meanwhile, or there is another.
-    async fn has_kept_its_promise(&self, vote: &TVote<E>) -> bool {
-        let until = self.leases.bound_until();
-        if until > E::now() {
+    /// Waits until nothing is promised to the leader of this vote any more, and promises nothing from then on; false when there is another,
+    /// or its door opens. More is promised meanwhile to appends that came before its connection closed and are durable now; and to a leader
+    /// that lives.
+    async fn has_kept_its_promise(&self, node: u64, vote: &TVote<E>) -> bool {
+        while self.metrics().vote == *vote {
+            let until = self.leases.bound_until();
+            if until <= E::now() {
+                self.leases.give_up(vote_out::<E>(vote));
+                return true;
+            }
             E::sleep(until.since(E::now())).await;
+            if self.leases.bound_until() > until && !self.refuses_connections(node).await {
+                return false;
+            }
         }
-        let kept = self.leases.bound_until() <= E::now() && self.metrics().vote == *vote;
-        if kept {
-            self.leases.give_up(vote_out::<E>(vote));
-        }
-        kept
+        false
     }
 
     /// True when nobody listens at the peer address of `node` any more, or somebody else does. A node that does not answer in

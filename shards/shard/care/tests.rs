@@ -1,5 +1,7 @@
 //! A small ring in a simulated world: what whoever waits is told, and how long a shard is without a leader.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future;
@@ -258,5 +260,36 @@ fn a_leader_whose_sync_fails_is_replaced_before_its_lease_ends() {
         assert!(ring.world.run_until(Duration::from_secs(1), Duration::from_millis(1), fault), "seed {seed}");
         let (_, took) = ring.await_leader(&others);
         assert!(took < ELECTION_TIMEOUT_MIN, "seed {seed}: {took:?}");
+    }
+}
+
+/// A follower that had waited for the end of what it had promised to the dead leader gave up when it had promised more meanwhile, with its
+/// answer to an append that was on its way to the disk: nobody tried again, and raft's lease decided.
+#[test]
+fn promises_that_are_made_after_a_leaders_end_are_waited_for() {
+    let read_lease = ELECTION_TIMEOUT_MIN;
+    for seed in 1..=5 {
+        let ring = Ring::new(seed, read_lease);
+        let (leader, others) = ring.led();
+        for node in others {
+            ring.disk(node).set(|disk| disk.durable_ns = (4_000_000, 8_000_000));
+        }
+        let written = Rc::new(Cell::new(0));
+        ring.world.start(ring.client, future::pending::<()>);
+        for _ in 0..8 {
+            let written = written.clone();
+            let writing = async move {
+                let mut caller = Caller::dial(leader).await.expect("the leader is up");
+                while caller.put(b"value").await == Said::Done {
+                    written.set(written.get() + 1);
+                }
+            };
+            ring.world.enter(ring.client, || Sim::spawn(writing));
+        }
+        assert!(ring.world.run_until(Duration::from_secs(10), Duration::from_millis(1), || written.get() > 200));
+        ring.world.crash(ring.host(leader), Crash::Kill);
+        let (_, took) = ring.await_leader(&others);
+        assert!(took > read_lease / 2, "seed {seed}: {took:?}, and nobody else could be elected for {read_lease:?}");
+        assert!(took < ELECTION_TIMEOUT_MAX, "seed {seed}: {took:?}");
     }
 }
