@@ -98,11 +98,35 @@ async fn answer_transfer<E: Env>(replica: &Replica<E>, request: peer::TransferLe
         request.to,
         request.last.map(|id| log_id_in::<E>(wal_id(id))),
     );
-    replica.led_by_transfer.set(request.to == replica.context.me.node);
     let answer = replica.raft.handle_transfer_leader(rpc).await.map_err(|e| io::Error::other(e.to_string()))?;
     let (accepted, message) = match answer {
-        Ok(()) => (true, String::new()),
+        Ok(()) => {
+            replica.led_by_transfer.set(request.to == replica.context.me.node);
+            (true, String::new())
+        }
         Err(e) => (false, e.to_string()),
     };
     Ok(PeerReplyBody::Transfer { accepted, message })
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::raft::tests::with_lone_leader;
+
+    /// A node that had once refused a hand-over, or had handed its leadership on, took every later election for a hand-over: its shard
+    /// stayed there, also when it belonged elsewhere.
+    #[test]
+    fn only_a_hand_over_that_is_taken_counts_as_one() {
+        with_lone_leader(async |replica| {
+            let from = peer::Vote { term: 0, node: 2, committed: true };
+            let old = peer::TransferLeader { from, to: 1, last: None };
+            let answer = answer_transfer(&replica, old).await.expect("the group runs");
+            assert!(matches!(answer, PeerReplyBody::Transfer { accepted: false, .. }), "{answer:?}");
+            assert!(!replica.led_by_transfer.get(), "it was elected");
+            replica.led_by_transfer.set(true);
+            let _ = replica.hand_over(2).await;
+            assert!(!replica.led_by_transfer.get(), "it has given away what it was given");
+        });
+    }
 }

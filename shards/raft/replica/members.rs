@@ -224,8 +224,9 @@ impl<E: Env> Replica<E> {
     }
 
     /// Asks `to` to lead. From now on this node holds no lease under its vote: who it asks need not keep a promise.
-    pub(super) async fn hand_over(&self, to: u64) -> Result<(), String> {
+    pub(crate) async fn hand_over(&self, to: u64) -> Result<(), String> {
         self.leases.revoke(vote_out::<E>(&self.metrics().vote));
+        self.led_by_transfer.set(false);
         self.raft.trigger().transfer_leader(to).await.map_err(|e| e.to_string())
     }
 
