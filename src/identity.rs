@@ -10,12 +10,14 @@
 //!
 //! **Invariants**
 //! - It is replaced as a whole (temporary file, fsync, rename, fsync of the directory): there is always a valid one, or none.
-//! - Node id and incarnation never change; the ring, once set, never changes; `started` is never taken back.
+//! - Node id and incarnation never change; the ring, once set, never changes, nor does the node's role in it; `started` is never taken
+//!   back.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use ringbeam_wire::Role;
 use ringbeam_wire::frame::Decoder;
 use ringbeam_wire::peer::{Encoder, Identity, Member, PeerReplyBody, parse_reply};
 
@@ -32,7 +34,7 @@ pub struct DataDirectory {
 
 impl DataDirectory {
     /// Reads the identity in `path`, or makes a new one for `me`, whose incarnation is filled in. Refuses a directory of
-    /// another node or with another number of shards, by name.
+    /// another node, with another number of shards or in another role, by name.
     pub fn open(path: &Path, me: &Member, shards: u32) -> Result<DataDirectory, String> {
         fs::create_dir_all(path).map_err(|e| format!("data directory {}: {e}", path.display()))?;
         let file = path.join(NAME);
@@ -77,6 +79,24 @@ impl DataDirectory {
                  the ring is founded",
                 path.display(),
                 identity.shards
+            ));
+        }
+        if identity.ring != 0 && identity.member.role != me.role {
+            let (node, peer) = (me.node, &me.peer);
+            // An observer takes nobody's vote over.
+            let how = match me.role {
+                Role::Observer => {
+                    format!("ringbeam ring add --node NEW_ID --peer {peer}, then: ringbeam ring remove --node {node}")
+                }
+                _ => format!("ringbeam ring replace --node {node} --by NEW_ID --peer {peer}"),
+            };
+            return Err(format!(
+                "{} is of a node that its ring knows as {}, the configuration says {} (node.role): a node keeps the role in which it \
+                 came to its ring. Set it back; or start a new node, with an id that was never used and an empty directory, and \
+                 run: {how}",
+                path.display(),
+                identity.member.role,
+                me.role
             ));
         }
         // It may be of a process that was killed before it had synced the directory.
@@ -164,13 +184,18 @@ mod tests {
     }
 
     #[test]
-    fn identity_survives_and_refuses_another_node_or_shard_count() {
+    fn identity_survives_and_refuses_another_node_shard_count_or_role() {
         let path = scratch("survives");
-        let mut directory = DataDirectory::open(&path, &me(2), 4).expect("a new directory opens");
+        let observer = Member { role: Role::Observer, ..me(2) };
+        DataDirectory::open(&path, &observer, 4).expect("a new directory opens");
+        let mut directory = DataDirectory::open(&path, &me(2), 4).expect("in no ring yet, it may become anything");
         let incarnation = directory.identity.incarnation;
         directory.join(77, vec![me(2)]).expect("a new directory joins");
         let again = DataDirectory::open(&path, &me(2), 4).expect("the same node opens it");
         assert_eq!((again.identity.ring, again.identity.incarnation), (77, incarnation));
+        let role = DataDirectory::open(&path, &observer, 4).expect_err("another role is refused");
+        assert!(role.contains("knows as voter") && role.contains("says observer (node.role)"), "{role}");
+        assert!(role.contains("ring add --node NEW_ID") && role.contains("ring remove --node 2"), "{role}");
         let other = DataDirectory::open(&path, &me(3), 4).expect_err("another node is refused");
         assert!(other.contains("belongs to node 2") && other.contains("node 3"), "{other}");
         let shards = DataDirectory::open(&path, &me(2), 5).expect_err("another shard count is refused");
