@@ -134,10 +134,14 @@ impl<E: Env> Replica<E> {
     }
 
     /// Confirms with a quorum that this node leads now, and waits until all that was committed before is applied here: up to which index.
-    /// Each of the two takes an election timeout at most: a new leader whose first entry no quorum takes keeps nobody waiting.
+    /// Each of the two takes an election timeout at most: a new leader whose first entry no quorum takes keeps nobody waiting. Under a
+    /// lease there is only the second.
     pub async fn confirm_leadership(&self) -> Result<u64, NotApplied> {
         if planted!(ReadWithoutQuorum) {
             return if self.leads() { Ok(self.machine.applied_index()) } else { Err(NotApplied::NotLeader) };
+        }
+        if let Some(index) = self.confirm_by_lease().await {
+            return Ok(index);
         }
         let policy = if planted!(ReadByLease) { ReadPolicy::LeaseRead } else { ReadPolicy::ReadIndex };
         let read = match self.raft.get_read_linearizer(policy).await {

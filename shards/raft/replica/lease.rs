@@ -132,9 +132,28 @@ impl Leases {
 }
 
 impl<E: Env> Replica<E> {
-    /// Whether nobody else can lead now, and all that was acknowledged is applied here. The log takes a vote for another before that one
-    /// hears of it.
+    /// Whether nobody else can lead now, and all that was acknowledged or shown anywhere is applied here.
     pub fn holds_lease(&self, now: Instant) -> bool {
+        self.committed_index() <= self.machine.applied_index() && self.leads_alone(now)
+    }
+
+    /// What a round confirms, while nobody else can lead: waits until all that is committed now is applied here, up to which index. Between
+    /// regions a round takes a thousand times as long as that. `None`: ask a quorum.
+    pub(super) async fn confirm_by_lease(&self) -> Option<u64> {
+        let index = self.committed_index();
+        if !self.leads_alone(E::now()) {
+            return None;
+        }
+        let wait = self.raft.wait(Some(self.timers.election_timeout_max));
+        wait.applied_index_at_least(Some(index), "for reads by lease").await.is_ok().then_some(index)
+    }
+
+    fn committed_index(&self) -> u64 {
+        self.wal.committed().map_or(0, |id| id.index)
+    }
+
+    /// The log takes a vote for another before that one hears of it.
+    fn leads_alone(&self, now: Instant) -> bool {
         let m = self.metrics.borrow_watched();
         let vote = vote_out::<E>(&m.vote);
         let configs = m.membership_config.membership().get_joint_config();
@@ -143,7 +162,6 @@ impl<E: Env> Replica<E> {
             && self.leases.may_hold(vote)
             && self.wal.vote() == Some(vote)
             && self.machine.has_led_since((vote.term, vote.node))
-            && self.wal.committed().map_or(0, |id| id.index) <= self.machine.applied_index()
     }
 }
 
@@ -214,7 +232,8 @@ mod tests {
         assert!(!binds_quorums(&of(&[&[1, 2, 3], &[2, 3]]), 1, all) && !binds_quorums(&of(&[&[2, 3]]), 1, all));
     }
 
-    /// A follower hears of a commit and shows it while the leader still applies what was before: a read by lease must not miss it then.
+    /// A follower hears of a commit and shows it while the leader still applies what was before: a read by lease must not miss it then, and
+    /// waits for that alone.
     #[test]
     fn a_leader_holds_no_lease_while_it_has_not_applied_what_is_committed() {
         let (looks, held) = with_lone_leader(async |replica| {
@@ -223,9 +242,12 @@ mod tests {
             let (watched, counted) = (replica.clone(), counts.clone());
             Sim::spawn(async move {
                 loop {
-                    if watched.wal().committed().is_some_and(|id| id.index > watched.machine().applied_index()) {
+                    let committed = watched.committed_index();
+                    if committed > watched.machine().applied_index() {
                         let (looks, held) = counted.get();
                         counted.set((looks + 1, held + u32::from(watched.holds_lease(Sim::now()))));
+                        assert_eq!(watched.confirm_by_lease().await, Some(committed));
+                        assert!(watched.machine().applied_index() >= committed);
                     }
                     Sim::yield_now().await;
                 }
