@@ -271,6 +271,15 @@ async fn what_would_harm_the_ring_is_refused() {
     ring.wait_converged().await;
     let only = refused(&ring, &["remove", "--node", "1"]).await;
     assert!(only.contains("node 1 is the only voter"), "an observer is no voter: {only}");
+    // Its ring counts on what it was when it came.
+    ring.kill(2);
+    ring.configure(2, "role = \"observer\"", "role = \"voter\"");
+    ring.spawn(2);
+    ring.wait_said(2, "knows as observer, the configuration says voter (node.role)").await;
+    ring.kill(2);
+    ring.configure(2, "role = \"voter\"", "role = \"observer\"");
+    ring.spawn(2);
+    ring.wait_converged().await;
 }
 
 #[tokio::test]
