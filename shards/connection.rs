@@ -58,7 +58,7 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    fn new() -> Rc<Self> {
+    pub fn new() -> Rc<Self> {
         Rc::new(Outbox {
             encoder: RefCell::new(Encoder::new()),
             bytes: RefCell::new(Vec::new()),

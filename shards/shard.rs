@@ -145,7 +145,7 @@ async fn propose_batches<E: Env>(shard: Rc<Shard<E>>) {
                     continue;
                 }
             };
-            let Some(batch) = shard.batcher.borrow_mut().take() else { break };
+            let Some(batch) = shard.batcher.borrow_mut().take(|| shard.replica.ring_time_ms(E::now())) else { break };
             company = None;
             shard.in_flight.borrow_mut().push(batch.clone());
             let shard = shard.clone();
@@ -223,7 +223,7 @@ impl<E: Env> Shard<E> {
     /// Refuses the writes that were not proposed yet.
     fn refuse_queue(&self, refusal: &Refusal) {
         let mut batcher = self.batcher.borrow_mut();
-        while let Some(batch) = batcher.take() {
+        while let Some(batch) = batcher.take(|| 0) {
             batch.answer_all(|_, _| ReplyBody::Refused(refusal.clone()));
         }
     }

@@ -41,7 +41,7 @@ use crate::state::{Answer, Found};
 pub(crate) fn offer<E: Env>(shard: &Shard<E>, write: &Write<'_>, waiter: Waiter) {
     let mut batcher = shard.batcher.borrow_mut();
     match shard.admit(batcher.bytes(), |standing| admission::admit(standing, write)) {
-        Ok(()) => match batcher.push(write, waiter, |arrived| shard.replica.ring_time_ms(arrived)) {
+        Ok(()) => match batcher.push(write, waiter, || shard.replica.ring_time_ms(E::now())) {
             Ok(()) => shard.work.notify_one(),
             Err((waiter, why)) => waiter.answer(&ReplyBody::Refused(Refusal::new(Code::BadRequest, why))),
         },

@@ -45,7 +45,7 @@ pub(super) async fn watch_waiting<E: Env>(shard: Rc<Shard<E>>) {
             let gone: Vec<Reading> = readings.borrow_mut().extract_if(.., expired).collect();
             gone.into_iter().for_each(|reading| read::refuse(reading, deadline_exceeded()));
         }
-        for waiter in shard.batcher.borrow_mut().take_expired(now) {
+        for waiter in shard.batcher.borrow_mut().take_expired(now, shard.replica.ring_time_ms(now)) {
             waiter.answer(&ReplyBody::Refused(deadline_exceeded()));
         }
         for batch in shard.in_flight.borrow().iter() {

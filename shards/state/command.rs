@@ -359,6 +359,13 @@ impl Builder {
     pub fn bytes(&self) -> usize {
         self.buffer.len()
     }
+    /// Gives the batch another ring time: it was begun a while ago.
+    ///
+    /// # Panics
+    /// Without [`Builder::start`] before.
+    pub fn stamp(&mut self, ring_time_ms: u64) {
+        self.buffer[8..HEAD_BYTES].copy_from_slice(&ring_time_ms.to_le_bytes());
+    }
     /// The finished batch. The next one needs a [`Builder::start`].
     pub fn finish(&mut self) -> Bytes {
         assert!(self.buffer.len() >= HEAD_BYTES, "start a batch before finishing it");
