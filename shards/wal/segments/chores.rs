@@ -32,10 +32,10 @@ impl<E: Env> Shared<E> {
             if log.fault.is_some() || log.stopped {
                 return false;
             }
-            // The next segment first: a flush may wait for it. But a spare for it is worth the wait.
+            // The next segment first: a flush may wait for it. But a spare for it is worth the wait, unless it has just not come.
             let wanted = log.next.is_none() && log.block > 1;
             match log.retired.front() {
-                Some(oldest) if !wanted || log.spares.is_empty() => {
+                Some(oldest) if !log.retrying && (!wanted || log.spares.is_empty()) => {
                     let keep = log.spares.len() < self.config.spare_segments as usize;
                     Chore::Free { number: oldest.number, keep }
                 }
@@ -46,6 +46,7 @@ impl<E: Env> Shared<E> {
                 },
             }
         };
+        let frees = matches!(chore, Chore::Free { .. });
         let outcome = match chore {
             Chore::Free { number, keep } => {
                 let freed = segment::free(&self.disk, &self.dir, number, keep).await;
@@ -82,7 +83,8 @@ impl<E: Env> Shared<E> {
             tracing::warn!(dir = self.dir, %error, "a log segment could not be made or freed; trying again");
             self.retry_later();
         }
-        outcome.is_ok()
+        // What cannot be freed for now is passed by: the next segment may be made without it.
+        outcome.is_ok() || frees
     }
 
     /// The number of a spare that is to be made ahead. Numbers of their own, which no used segment reaches.

@@ -104,6 +104,8 @@ pub(in crate::wal) async fn prepare<E: Env>(
         spares.pop();
         match opened {
             Ok(file) if file.len() == bytes => break (spare, file),
+            // It was removed when it was freed first, and to be kept when that was tried again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             _ => disk.remove(&spare).await?,
         }
     };
@@ -136,14 +138,12 @@ pub(in crate::wal) async fn stock<D: Disk>(disk: &D, dir: &str, number: u64, byt
     disk.sync_dir(dir).await
 }
 
-/// Frees a purged segment: makes it a spare, or removes it.
+/// Frees a purged segment: makes it a spare, or removes it. To be tried again until it has succeeded: what an attempt did before the
+/// directory could not be synced is done.
 pub(in crate::wal) async fn free<D: Disk>(disk: &D, dir: &str, number: u64, keep: bool) -> io::Result<()> {
     let path = Name::Segment(number).path(dir);
-    if keep {
-        disk.rename(&path, &Name::Spare(number).path(dir)).await?;
-    } else {
-        disk.remove(&path).await?;
-    }
+    let gone = if keep { disk.rename(&path, &Name::Spare(number).path(dir)).await } else { disk.remove(&path).await };
+    gone.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     disk.sync_dir(dir).await
 }
 

@@ -23,6 +23,10 @@ pub(super) struct Faults {
     pub hold_reads: Cell<bool>,
     /// There is no room for new files.
     pub full: Cell<bool>,
+    /// So many syncs of a directory fail.
+    pub unsynced_dirs: Cell<u32>,
+    /// No segment is renamed or removed.
+    pub segments_stay: Cell<bool>,
 }
 
 enum Step {
@@ -46,6 +50,11 @@ impl Faults {
             Step::Whole => Ok(()),
             Step::Torn | Step::Nothing => Err(Error::other("injected: the disk failed")),
         }
+    }
+    fn leave(&self, path: &str) -> Result<()> {
+        self.step_or_fail()?;
+        let stays = self.segments_stay.get() && path.contains("/wal-");
+        if stays { Err(Error::other("injected: it stays")) } else { Ok(()) }
     }
     /// The fault has happened.
     pub fn stopped(&self) -> bool {
@@ -96,15 +105,19 @@ impl<D: Disk> Disk for FaultyDisk<D> {
         Ok(FaultyFile { file: self.disk.open(path).await?, faults: self.faults.clone() })
     }
     async fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.faults.step_or_fail()?;
+        self.faults.leave(from)?;
         self.disk.rename(from, to).await
     }
     async fn remove(&self, path: &str) -> Result<()> {
-        self.faults.step_or_fail()?;
+        self.faults.leave(path)?;
         self.disk.remove(path).await
     }
     async fn sync_dir(&self, dir: &str) -> Result<()> {
         self.faults.step_or_fail()?;
+        if let Some(left) = self.faults.unsynced_dirs.get().checked_sub(1) {
+            self.faults.unsynced_dirs.set(left);
+            return Err(Error::other("injected: no descriptor for the directory"));
+        }
         self.disk.sync_dir(dir).await
     }
 }
