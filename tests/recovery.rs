@@ -80,6 +80,34 @@ async fn fault_of(ring: &Ring, id: u64, shard: u32) -> String {
     statuses.iter().find(is).and_then(|s| s.fault.clone()).expect("it was seen")
 }
 
+// ---- limits that are changed from node to node ----
+
+/// A leader whose limits are raised already sent entries that the others refused by the length of their frames, again and again, and
+/// said so nowhere: its shard took no more writes.
+#[tokio::test]
+async fn entries_larger_than_a_followers_own_limits_are_taken_or_refused_by_name() {
+    let extra = "[limits]\nvalue_bytes_max = 65536\nbatch_bytes_max = 262144\n[log]\nsegment_bytes = 16777216\n";
+    let mut ring = Ring::prepare("limits", Plan { extra: extra.to_string(), ..Plan::default() });
+    ring.configure(1, "value_bytes_max = 65536", "value_bytes_max = 4194304");
+    ring.configure(3, "segment_bytes = 16777216", "segment_bytes = 4194304");
+    (1..=3).for_each(|id| ring.spawn(id));
+    ring.wait_ready().await;
+    let (client, began) = (ring.client().await.with_timeout(SOON), Instant::now());
+    // Whoever leads meanwhile refuses it for its size.
+    while client.put("large", vec![7; 3 << 20]).await.is_err() {
+        assert!(began.elapsed() < 2 * SOON, "the ring takes no large value\n{}", ring.tails());
+        ringbeam_at(&ring.endpoints(), &["ring", "transfer", "--to", "1"]).await;
+    }
+    ring.wait_said(3, "raise log.segment_bytes").await;
+    assert!(ring.said(3).contains("bytes, the log of this node takes 20"), "{}", ring.tail(3));
+    assert!(!ring.said(3).contains("panicked"), "{}", ring.tail(3));
+    client.put("small", "x").await.expect("two of three go on");
+    ring.kill(3);
+    ring.configure(3, "segment_bytes = 4194304", "segment_bytes = 16777216");
+    ring.spawn(3);
+    ring.wait_converged().await;
+}
+
 // ---- taking turns ----
 
 #[tokio::test]

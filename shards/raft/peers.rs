@@ -53,6 +53,9 @@ pub(crate) async fn serve<E: Env>(replica: Rc<Replica<E>>, reader: <E::Net as Ne
         // We ended it: that says nothing of the peer.
         Ok(EndedBy::Us) => return,
         Ok(EndedBy::Peer) => {}
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(shard = replica.context.shard, from = hello.from, "a peer sent what is not taken here: {e}");
+        }
         Err(e) => tracing::debug!(shard = replica.context.shard, from = hello.from, "peer connection: {e}"),
     }
     if matches!(hello.purpose, Purpose::Replication | Purpose::Heartbeat) {
@@ -166,7 +169,17 @@ async fn find_room<E: Env>(replica: &Replica<E>, entries: &mut [TEntry<E>]) -> b
     if bytes == 0 {
         return true;
     }
-    let began = E::now();
+    let (began, bytes_max) = (E::now(), replica.wal().entry_bytes_max());
+    if let Some(entry) = entries.iter().find(|entry| payload(entry) > bytes_max) {
+        let (id, bytes) = (&entry.log_id, payload(entry));
+        tracing::error!(
+            shard = replica.context.shard,
+            "entry {id} has {bytes} bytes, the log of this node takes {bytes_max}: raise log.segment_bytes to what its leader has"
+        );
+        // As often as one that finds no room.
+        E::sleep(APPEND_STALL_MAX / 2).await;
+        return false;
+    }
     let room = loop {
         match replica.wal().claim(entries.len(), bytes) {
             Ok(claim) => break Rc::new(claim),

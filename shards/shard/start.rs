@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use futures_lite::future;
+use ringbeam_wire::limits::PEER_FRAME_BYTES_MAX;
 use ringbeam_wire::peer::Role;
 use ringbeam_wire::preamble::{Kind, Preamble};
 
@@ -20,7 +21,7 @@ use crate::batcher::Batcher;
 use crate::connection;
 use crate::io::channel::Notify;
 use crate::io::{Env, Net, Writer, may_pass};
-use crate::limits::{READ_BYTES_MAX, START_AGAIN};
+use crate::limits::START_AGAIN;
 use crate::raft::link::PeerContext;
 use crate::raft::machine::MachineSettings;
 use crate::raft::replica::Replica;
@@ -101,7 +102,8 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
         shard: settings.shard,
         shards: settings.shards,
         me: settings.node.clone(),
-        frame_bytes_max: READ_BYTES_MAX + settings.batch_bytes_max + settings.value_bytes_max + (1 << 20),
+        // Not by this node's limits: while they are changed from node to node, a leader's may be larger.
+        frame_bytes_max: PEER_FRAME_BYTES_MAX as usize,
         outvoted: RefCell::new(None),
     };
     let machine = MachineSettings {

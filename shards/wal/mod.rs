@@ -234,6 +234,10 @@ impl<E: Env> Wal<E> {
     pub fn append_bytes_max(&self) -> usize {
         self.0.config.segment_bytes as usize / 8
     }
+    /// See [`WalConfig::entry_bytes_max`].
+    pub fn entry_bytes_max(&self) -> usize {
+        self.0.config.entry_bytes_max
+    }
     /// Flushes what is pending, seals the log and stops its tasks. Other handles' later writes fail.
     pub async fn close(self) {
         self.0.close().await;

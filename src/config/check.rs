@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ringbeam_shards::state::limits::{SESSION_WINDOW_HARD_MAX, VALUE_BYTES_HARD_MAX};
-use ringbeam_wire::limits::{KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, SHARDS_MAX};
+use ringbeam_wire::limits::{KEY_BYTES_MAX, NAMESPACE_BYTES_MAX, PEER_FRAME_BYTES_MAX, SHARDS_MAX};
 
 use super::{Config, Limits, Listen, Log, Node, Ring, Timers};
 
@@ -28,6 +28,7 @@ const _: () = assert!(BATCH_BYTES_HARD_MAX + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES
 const _: () = assert!(
     VALUE_BYTES_HARD_MAX as u64 + KEY_BYTES_MAX as u64 + NAMESPACE_BYTES_MAX as u64 + ENTRY_OVERHEAD_BYTES <= ENTRY_BYTES_MAX
 );
+const _: () = assert!(ENTRY_BYTES_MAX + ENTRY_OVERHEAD_BYTES <= PEER_FRAME_BYTES_MAX as u64);
 
 /// Largest entry that fits a log with segments of this size: a segment holds two of the largest flushes and a header. Of each
 /// flush, a 64th goes to the headers of its blocks.
