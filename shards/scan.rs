@@ -182,7 +182,8 @@ async fn make<E: Env>(shard: &Rc<Shard<E>>, scan: &Scan<'_>, waiter: &mut Option
         if waiter.as_ref().and_then(|waiter| waiter.deadline).is_some_and(|deadline| deadline <= now) {
             return Err(deadline_exceeded());
         }
-        let narrowed = machine.change_pins(|state| state.narrow(pin, index, scan.namespace, &from, &until));
+        // To what was asked for, not to how far this has come: who gets no answer asks for the same page again.
+        let narrowed = machine.change_pins(|state| state.narrow(pin, index, scan.namespace, scan.from, scan.until));
         narrowed.map_err(|why| not_pinned(shard, pin, index, why))?;
         let age_ms = shard.scans.0.borrow_mut().get_mut(&pin).and_then(|held| {
             held.used = now;

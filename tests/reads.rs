@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ring::raw::Raw;
 use ring::{Plan, Ring, SMALL_LOG, ringbeam, signal};
-use ringbeam_wire::client::{Consistency, Get, GetMany, Reply, ReplyBody, RequestBody, Scan, Topology};
+use ringbeam_wire::client::{Consistency, Get, GetMany, Moment, Reply, ReplyBody, RequestBody, Scan, Topology};
 use ringbeam_wire::refusal::Code;
 
 /// An answer that takes longer is lost.
@@ -269,5 +269,51 @@ async fn a_leader_reads_by_lease_where_its_followers_promise_and_only_while_they
         followers.iter().for_each(|pid| ring::signal(*pid, "CONT"));
         assert!(late.is_err(), "promises of {lease_ms} ms, all of them over: {late:?}");
         assert_eq!(read(20_000).await.expect("they are back"), b"v");
+    }
+}
+
+/// The keys of a page of a scan, its pin and its index.
+fn keys(raw: &mut Raw, scan: Scan<'_>) -> (Vec<String>, u64, u64) {
+    raw.send(20_000, &RequestBody::Scan(scan));
+    let of = |reply: &Reply<'_>| match &reply.body {
+        ReplyBody::Items(page) => {
+            let keys = page.items.iter().map(|item| String::from_utf8_lossy(item.key).into_owned()).collect();
+            (keys, page.pinned, page.index)
+        }
+        other => panic!("no page: {other:?}"),
+    };
+    raw.next_as(of, ANSWER_MAX).expect("an answer comes").expect("the node keeps the connection")
+}
+
+/// A page that passed by more newer keys than one turn takes gave up the beginning of its range on the way. The client that lost its
+/// connection before the answer asked again from there, and its scan ended with `BadRequest`.
+#[tokio::test]
+async fn a_pinned_page_behind_many_newer_keys_can_be_asked_for_again() {
+    let ring = Ring::start("reads-pinned", Plan { nodes: 1, ..plan() }).await;
+    let client = ring.client().await.with_timeout(ANSWER_MAX);
+    for key in ["a1", "a2", "c1", "c2"] {
+        client.put(key, "old").await.expect("the ring writes");
+    }
+    let mut raw = Raw::greeted(&ring.node(1).client, 0);
+    let first = Scan { limit: 2, moment: Moment::Pin { keys: 100 }, ..Scan::default() };
+    let (forward, pin, index) = keys(&mut raw, first);
+    let (backward, back_pin, back_index) = keys(&mut raw, Scan { backward: true, ..first });
+    assert_eq!((forward, backward), (vec!["a1".into(), "a2".into()], vec!["c2".into(), "c1".into()]));
+    let pinned = |pin, index| Scan { limit: 1, moment: Moment::Pinned { pin, index }, ..first };
+    let ahead = Scan { from: b"a2\0", ..pinned(pin, index) };
+    let behind = Scan { until: b"c1", backward: true, ..pinned(back_pin, back_index) };
+    for hundred in 0..50 {
+        let mut writes = tokio::task::JoinSet::new();
+        for n in 0..100 {
+            let client = client.clone();
+            writes.spawn(async move { client.put(format!("b/{}", hundred * 100 + n), "new").await.map(|_| ()) });
+        }
+        while let Some(written) = writes.join_next().await {
+            written.expect("a write ends well").expect("the ring writes");
+        }
+        // Each time the same page, over another connection; at the end it takes two turns.
+        let mut raw = Raw::greeted(&ring.node(1).client, 0);
+        assert_eq!(keys(&mut raw, ahead).0, ["c1"]);
+        assert_eq!(keys(&mut raw, behind).0, ["a2"]);
     }
 }
