@@ -17,6 +17,7 @@
 //! - Clean shutdown: leadership is handed over first, then nothing is accepted, then the log is sealed.
 
 mod care;
+mod fixed;
 mod settings;
 mod start;
 

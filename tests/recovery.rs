@@ -108,6 +108,38 @@ async fn entries_larger_than_a_followers_own_limits_are_taken_or_refused_by_name
     ring.wait_converged().await;
 }
 
+/// The log of a young shard was replayed under whatever limits the configuration said, and its state became another one.
+#[tokio::test]
+async fn limits_that_are_fixed_with_the_ring_refuse_a_start_under_others_by_name() {
+    let (made_with, other) = ("session_window_count = 64", "session_window_count = 65");
+    let extra = SMALL_LOG.replace("[limits]", &format!("[limits]\n{made_with}"));
+    let mut ring = Ring::start("fixed-limits", Plan { extra, ..Plan::default() }).await;
+    let client = ring.client().await;
+    client.put("key", "value").await.expect("the ring can be written");
+    let noted = |ring: &Ring| files(ring, 3, 0, "", "limits-");
+    let [file] = &noted(&ring)[..] else { panic!("one file says the limits: {:?}", noted(&ring)) };
+    assert!(file.ends_with("limits-65536-64-16777216-900000"), "{file:?}");
+
+    ring.kill(3);
+    ring.configure(3, made_with, other);
+    ring.spawn(3);
+    let why = fault_of(&ring, 3, 0).await;
+    let said = "limits-65536-64-16777216-900000: this shard was made with limits.session_window_count = 64, now it is 65";
+    assert!(why.contains(said) && why.ends_with("set it back to 64"), "{why}");
+
+    ring.kill(3);
+    ring.configure(3, other, made_with);
+    ring.spawn(3);
+    ring.wait_converged().await;
+
+    // A directory from before the limits were noted.
+    ring.kill(3);
+    fs::remove_file(file).expect("the file can be removed");
+    ring.spawn(3);
+    ring.wait_converged().await;
+    assert_eq!(noted(&ring).first(), Some(file));
+}
+
 // ---- taking turns ----
 
 #[tokio::test]

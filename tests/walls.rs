@@ -23,7 +23,7 @@ const LONG_FILES: [(&str, &str); 1] = [("wire/schema_generated.rs", "flatc write
 
 /// Lines of code of the hot path in formatted sources: whole files, counted as in [`hot_path_lines`], and room for mending. The budget is
 /// 2,500; docs/architecture.md says what stands between the two, and how many lines a put runs.
-const HOT_PATH_LINES_MAX: usize = 5_617;
+const HOT_PATH_LINES_MAX: usize = 5_618;
 
 /// What a file of `shards` may name, of `shards`: a room, or a file at its top, and its neighbours.
 const MAY_IMPORT: [(&str, &[&str]); 22] = [

@@ -1,7 +1,7 @@
 //! From a shard's directory to a shard that serves, or to one that says why it does not.
 //!
 //! ```text
-//!   open ─▶ a shard
+//!   open ─▶ a shard: its limits are those it was made with (fixed.rs), its log, its newest snapshot
 //!     ├──── no room for its log ─▶ tells whoever asks, for START_AGAIN, and looks again
 //!     └──── anything else ───────▶ tells whoever asks, until it is asked to stop
 //! ```
@@ -15,7 +15,7 @@ use ringbeam_wire::limits::PEER_FRAME_BYTES_MAX;
 use ringbeam_wire::peer::Role;
 use ringbeam_wire::preamble::{Kind, Preamble};
 
-use super::{Settings, Shard};
+use super::{Settings, Shard, fixed};
 use crate::attest::Attest;
 use crate::batcher::Batcher;
 use crate::connection;
@@ -93,6 +93,9 @@ async fn refuse_all<E: Env>(net: &E::Net, settings: &Settings, why: &str) {
 }
 
 async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<Rc<Shard<E>>, NotOpen> {
+    // A tie-breaker applies nothing.
+    let keeps_state = settings.node.role != Role::TieBreaker;
+    let noted = !keeps_state || fixed::check(&disk, &settings.dir, settings.state).await?;
     let owner =
         Owner { ring: settings.ring, node: settings.node.node, incarnation: settings.node.incarnation, shard: settings.shard };
     let wal = Wal::open(disk.clone(), &format!("{}/log", settings.dir), owner, settings.log).await?;
@@ -108,14 +111,18 @@ async fn open<E: Env>(settings: Settings, disk: E::Disk, net: E::Net) -> Result<
     };
     let machine = MachineSettings {
         dir: settings.dir.clone(),
-        keeps_state: settings.node.role != Role::TieBreaker,
+        keeps_state,
         limits: settings.state,
         snapshot_pause: settings.snapshot_pause,
         snapshot_after_bytes: settings.snapshot_after_bytes,
         history: settings.history,
     };
     let founders = settings.founders.clone();
-    let replica = Replica::open(Rc::new(context), disk, wal, machine, settings.timers.clone(), founders).await?;
+    let replica = Replica::open(Rc::new(context), disk.clone(), wal, machine, settings.timers.clone(), founders).await?;
+    // Behind the newest snapshot, which is loaded, and before the first entry.
+    if !noted {
+        fixed::note(&disk, &settings.dir, settings.state).await?;
+    }
     replica.found().await?;
     Ok(Rc::new(Shard {
         batcher: RefCell::new(Batcher::new(settings.batch_bytes_max)),
