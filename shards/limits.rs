@@ -121,6 +121,10 @@ pub const SNAPSHOT_WRITE_BYTES: usize = 64 << 10;
 /// Bytes of a snapshot that are read at once, and sent at once to a peer.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 256 << 10;
 
+/// A snapshot that arrives has the room of all of it. When nothing of it has come for so long, the room is given back: far longer than a
+/// sender takes to dial again, or to make another of its own.
+pub const INCOMING_IDLE_MAX: Duration = Duration::from_secs(600);
+
 /// Pause before a snapshot that reads back well here, but was refused, is sent once more to the same peer: the fault is on its side
 /// or on the way, and a whole snapshot is a lot to send in vain. Doubled each time, this many times at most (32 s): a disk that was
 /// replaced is filled within a minute. Also the pause before a peer whose disk was full is asked again.

@@ -81,6 +81,7 @@ pub(super) async fn care<E: Env>(shard: Rc<Shard<E>>) {
         shard.replica.note_settled();
         scan::sweep(&shard).await;
         shard.replica.snapshot_if_due(shard.settings.snapshot_after_bytes).await;
+        shard.replica.give_up_idle_snapshot().await;
         shard.replica.rest_if_removed();
         shard.replica.finish_change().await;
         shard.replica.tie_break().await;

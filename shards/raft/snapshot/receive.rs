@@ -10,7 +10,7 @@
 //! **Invariants**
 //! - Nothing is installed that was not read through after its last byte was durable here.
 //! - Chunks of two nodes never meet in one file: each makes its own snapshots, with other bytes even at the same log index.
-//! - What was refused is gone, so that the next offer begins at byte 0.
+//! - What was refused is gone, so that the next offer begins at byte 0. So is what nobody has gone on with for [`INCOMING_IDLE_MAX`].
 
 use std::io;
 
@@ -21,7 +21,8 @@ use ringbeam_wire::refusal::Code;
 
 use super::check::{Checked, read_through};
 use super::{INCOMING, SnapshotFile};
-use crate::io::{BLOCK_BYTES, Disk, Env, File, may_pass};
+use crate::io::{BLOCK_BYTES, Disk, Env, File, Instant, may_pass};
+use crate::limits::INCOMING_IDLE_MAX;
 use crate::raft::machine::meta_in;
 use crate::raft::peers::refused;
 use crate::raft::replica::Replica;
@@ -36,6 +37,19 @@ pub(crate) struct Incoming<E: Env> {
     offset: u64,
     file: <E::Disk as Disk>::File,
     vote: peer::Vote,
+    /// Its sender was heard last.
+    heard: Instant,
+}
+
+impl<E: Env> Replica<E> {
+    /// Gives back the room of a snapshot with which nobody goes on: its sender is gone, or this node has caught up by the log.
+    pub(crate) async fn give_up_idle_snapshot(&self) {
+        let Some(mut slot) = self.incoming.try_lock() else { return };
+        if slot.as_ref().is_some_and(|incoming| E::now().since(incoming.heard) > INCOMING_IDLE_MAX) {
+            *slot = None;
+            let _ = self.disk.remove(&self.file_path(INCOMING)).await;
+        }
+    }
 }
 
 pub(in crate::raft) async fn answer_offer<E: Env>(
@@ -69,10 +83,10 @@ pub(in crate::raft) async fn answer_offer<E: Env>(
             }
             Err(e) => return Err(e),
         };
-        *slot = Some(Incoming { from, last, bytes: offer.bytes, offset: 0, file, vote: offer.vote });
+        *slot = Some(Incoming { from, last, bytes: offer.bytes, offset: 0, file, vote: offer.vote, heard: E::now() });
     }
     let Some(incoming) = slot.as_mut() else { return Err(io::Error::other("no snapshot is arriving")) };
-    incoming.vote = offer.vote;
+    (incoming.vote, incoming.heard) = (offer.vote, E::now());
     Ok(PeerReplyBody::Snapshot { vote: offer.vote, resume_at: incoming.offset, installed: false })
 }
 
@@ -101,7 +115,7 @@ pub(in crate::raft) async fn answer_chunk<E: Env>(
     let mut buffer = incoming.file.buffer(data.len());
     buffer.copy_from_slice(data);
     incoming.file.write_at(offset, buffer).await?;
-    incoming.offset = end;
+    (incoming.offset, incoming.heard) = (end, E::now());
     if !last {
         return Ok(PeerReplyBody::Snapshot { vote: incoming.vote, resume_at: end, installed: false });
     }

@@ -9,18 +9,23 @@ use futures_util::stream;
 use openraft::entry::RaftEntry;
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, RaftSnapshotBuilder};
+use ringbeam_wire::peer::{self, Member, PeerReplyBody};
 
 use super::check::read_through;
+use super::receive::{answer_chunk, answer_offer};
 use super::{BUILDING, INCOMING, Meta, SnapshotFile, Writer, newest};
 use crate::io::BLOCK_BYTES;
-use crate::io::sim::{Crash, Settings, Sim, SimDisk, World};
+use crate::io::sim::{Crash, Settings, Sim, SimDisk, SimNet, World};
 use crate::io::{Disk, Env, Instant};
+use crate::limits::INCOMING_IDLE_MAX;
 use crate::planted::{Bug, plant};
+use crate::raft::link::PeerContext;
 use crate::raft::machine::{Machine, MachineSettings, meta_in};
+use crate::raft::replica::{Replica, Timers};
 use crate::raft::{Batch, TEntry, log_id_in};
 use crate::state::command::{Builder, Op, Write, parse};
 use crate::state::{Limits, State};
-use crate::wal::LogId;
+use crate::wal::{LogId, Owner, Wal, WalConfig};
 
 const DIR: &str = "shard-0";
 const LIMITS: Limits = Limits { sessions_max: 8, session_window: 8, answers_max: 64, session_lifetime_ms: 1_000 };
@@ -277,4 +282,50 @@ fn a_snapshot_that_was_found_is_there_after_a_power_loss() {
     let lost = (0..100).filter(|seed| newest_after(*seed) != expected).count();
     plant(None);
     assert!(lost > 0, "the test does not come to what it is about");
+}
+
+/// A transfer that broke off kept the room of the whole snapshot until the shard was opened again, also when its node had long caught up
+/// by the log.
+#[test]
+fn a_snapshot_with_which_nobody_goes_on_gives_its_room_back() {
+    on_a_disk(|disk| async move {
+        let wal = WalConfig { segment_bytes: 1 << 20, spare_segments: 0, entry_bytes_max: 64 << 10, ..WalConfig::default() };
+        let wal = Wal::<Sim>::open(disk.clone(), &format!("{DIR}/log"), Owner::default(), wal).await.expect("a new log");
+        let (limits, history, ms) = (LIMITS, Default::default(), Duration::from_millis);
+        let (net, me, outvoted) = (SimNet::new(), Member { node: 1, ..Member::default() }, Default::default());
+        let context = PeerContext { net, ring: 1, shard: 0, shards: 1, me, frame_bytes_max: 1 << 20, outvoted };
+        let (snapshot_pause, snapshot_after_bytes) = (Duration::ZERO, 1 << 20);
+        let machine =
+            MachineSettings { dir: DIR.into(), keeps_state: true, limits, snapshot_pause, snapshot_after_bytes, history };
+        let (election_timeout_min, election_timeout_max) = (ms(600), ms(1_200));
+        let timers = Timers { heartbeat: ms(200), election_timeout_min, election_timeout_max, read_lease: ms(0) };
+        let replica = Replica::open(Rc::new(context), disk.clone(), wal, machine, timers, Vec::new()).await;
+        let replica = replica.expect("the group opens");
+
+        let (vote, last) =
+            (peer::Vote { term: 1, node: 2, committed: true }, Some(peer::LogId { term: 1, leader: 2, index: 9 }));
+        let (membership_at, membership, snapshot, bytes, crc) = (None, &[][..], "", 3 * BLOCK_BYTES as u64, 0);
+        let offer = || peer::SnapshotOffer { vote, last, membership_at, membership, snapshot, bytes, crc };
+        let resume_at = async |says: &str| match answer_offer(&replica, 2, offer()).await.expect("the disk is well") {
+            PeerReplyBody::Snapshot { resume_at, .. } => resume_at,
+            other => panic!("{says}: {other:?}"),
+        };
+        let is_there = async || disk.list(DIR).await.expect("it can be listed").iter().any(|name| name == INCOMING);
+        assert_eq!(resume_at("the first offer").await, 0);
+        for offset in [0, BLOCK_BYTES as u64] {
+            // A sender that is slow, or dials again, is waited for.
+            Sim::sleep(INCOMING_IDLE_MAX - ms(1_000)).await;
+            replica.give_up_idle_snapshot().await;
+            let taken = answer_chunk(&replica, 2, offset, &[0; BLOCK_BYTES], false).await.expect("the disk is well");
+            assert!(matches!(taken, PeerReplyBody::Snapshot { .. }), "{taken:?}");
+        }
+        Sim::sleep(INCOMING_IDLE_MAX - ms(1_000)).await;
+        replica.give_up_idle_snapshot().await;
+        assert_eq!((resume_at("a second offer").await, is_there().await), (2 * BLOCK_BYTES as u64, true));
+        Sim::sleep(INCOMING_IDLE_MAX + ms(1_000)).await;
+        replica.give_up_idle_snapshot().await;
+        assert!(!is_there().await, "its room is given back");
+        assert_eq!(resume_at("an offer after that").await, 0);
+        replica.shutdown().await;
+    });
 }
