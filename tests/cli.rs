@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ring::disk::SmallDisk;
 use ring::raw::{self, Raw};
+use ring::skip::{Need, skipped};
 use ring::{Plan, Ring, SMALL_LOG, free_port, ringbeam};
 use ringbeam_sdk::{Client, Error};
 use ringbeam_wire::refusal::Code;
@@ -251,7 +252,7 @@ async fn delete_range_takes_no_empty_word_for_all_keys() {
 async fn disk_in_memory_is_refused_unless_it_is_allowed_by_name() {
     let shm = PathBuf::from(format!("/dev/shm/ringbeam-cli-{}", std::process::id()));
     if fs::create_dir_all(&shm).is_err() {
-        println!("disk_in_memory: not run here: no /dev/shm to write to");
+        skipped("disk_in_memory_is_refused_unless_it_is_allowed_by_name", Need::Memory, "no /dev/shm to write to");
         return;
     }
     let mut ring = Ring::prepare("memory", small(1));
@@ -334,18 +335,19 @@ impl Tally {
     }
 }
 
-/// Three nodes, each on a small disk of its own. The disks are dropped before the ring, which removes the directory that they are
-/// mounted in. `None`: this machine cannot have them.
-async fn ring_on_small_disks(name: &str) -> Option<(Ring, Vec<SmallDisk>)> {
+/// Three nodes, each on a small disk of its own, for a test of this name. The disks are dropped before the ring, which removes the
+/// directory that they are mounted in. `None`: this machine has none of them. One that has some, but not all, fails the test.
+async fn ring_on_small_disks(test: &str) -> Option<(Ring, Vec<SmallDisk>)> {
     let extra = SMALL_LOG.replace("snapshot_after_bytes = 2097152", "snapshot_after_bytes = 12582912");
-    let mut ring = Ring::prepare(name, Plan { extra, ..Plan::default() });
+    let mut ring = Ring::prepare("small-disks", Plan { extra, ..Plan::default() });
     let mut disks = Vec::new();
     for id in 1..=3 {
         match SmallDisk::new(&ring.root, &format!("disk-{id}"), 96) {
             Ok(disk) => disks.push(disk),
             Err(why) => {
-                println!("{name}: not run here (root and loop devices are needed): {why}");
-                drop(disks);
+                assert!(disks.is_empty(), "{test}: {} small disks of 3, then: {why}", disks.len());
+                drop(ring);
+                skipped(test, Need::LoopDevices, &why);
                 return None;
             }
         }
@@ -398,9 +400,31 @@ async fn recovers(ring: &mut Ring, client: &Client, tally: &mut Tally) {
     (1..=3).for_each(|id| ring.kill(id));
 }
 
+/// The name of the next one.
+const FULL_DISK: &str = "full_disk_refuses_writes_loses_nothing_and_clears_itself";
+
+/// It was not: the harness keeps what a passing test prints. Here a run of this program finds no command that makes disks.
+#[test]
+fn what_a_machine_lacks_is_said_by_name_and_is_a_failure_where_it_was_there() {
+    let list = PathBuf::from(format!("/var/tmp/ringbeam-test-skipped-{}", std::process::id()));
+    let run = |must_run: &str| {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", FULL_DISK]).env("PATH", "/nowhere").stdin(Stdio::null());
+        let out = command.env("RINGBEAM_SKIPPED", &list).env("RINGBEAM_MUST_RUN", must_run).output().expect("it runs again");
+        (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let (passed, said) = run("Memory Mounts");
+    let listed = fs::read_to_string(&list);
+    let _ = fs::remove_file(&list);
+    assert!(passed && said.starts_with(&format!("SKIPPED {FULL_DISK} (LoopDevices): mkfs.ext4")), "{said}");
+    assert_eq!(listed.expect("the list is made"), said);
+    let (passed, said) = run("Memory LoopDevices");
+    assert!(!passed && !list.exists(), "what was seen to work was left out: {said}");
+}
+
 #[tokio::test]
 async fn full_disk_refuses_writes_loses_nothing_and_clears_itself() {
-    let Some((mut ring, disks)) = ring_on_small_disks("full").await else { return };
+    let Some((mut ring, disks)) = ring_on_small_disks(FULL_DISK).await else { return };
     let disk = |id: u64| &disks[id as usize - 1];
     let client = hurried(&ring).await;
     let mut tally = Tally::default();
@@ -491,7 +515,8 @@ async fn full_disk_refuses_writes_loses_nothing_and_clears_itself() {
 /// either, and could not vote: the leader lost its lease, and reads failed until there was space.
 #[tokio::test]
 async fn full_disk_of_followers_does_not_silence_their_leader() {
-    let Some((mut ring, disks)) = ring_on_small_disks("full-followers").await else { return };
+    let test = "full_disk_of_followers_does_not_silence_their_leader";
+    let Some((mut ring, disks)) = ring_on_small_disks(test).await else { return };
     let client = hurried(&ring).await;
     let mut tally = Tally::default();
     assert_eq!(tally.write(&client, 64).await, 64);

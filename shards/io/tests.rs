@@ -12,6 +12,9 @@ use super::uring::{
 };
 use super::{Disk, PreambleBytes};
 
+#[path = "../../tests/ring/skip.rs"]
+mod skip;
+
 /// A directory on a real disk, gone when the test ends.
 pub(super) struct Directory(PathBuf);
 
@@ -39,7 +42,7 @@ impl Drop for Directory {
 struct SmallDisk(Directory);
 
 impl SmallDisk {
-    /// `None`, said by name, where this process may not mount.
+    /// `None`, said by the name of the check that needs it, where this process may not mount.
     fn new() -> Option<SmallDisk> {
         let directory = Directory::new("small");
         let target = std::ffi::CString::new(directory.path().as_os_str().as_encoded_bytes()).expect("no zero byte");
@@ -47,7 +50,8 @@ impl SmallDisk {
         let outcome =
             unsafe { libc::mount(c"none".as_ptr(), target.as_ptr(), c"tmpfs".as_ptr(), 0, c"size=1m".as_ptr().cast()) };
         if outcome != 0 {
-            println!("full disk: not run, cannot mount a small one here ({})", io::Error::last_os_error());
+            let why = format!("no small disk can be mounted: {}", io::Error::last_os_error());
+            skip::skipped("full_disk_refuses_and_keeps_nothing", skip::Need::Mounts, &why);
             return None;
         }
         Some(SmallDisk(directory))

@@ -11,6 +11,7 @@ use crate::book::{Load, Loyal};
 use crate::ring::disk::SmallDisk;
 use crate::ring::net::{Net, Way};
 use crate::ring::random::Random;
+use crate::ring::skip::{Need, skipped};
 use crate::ring::{Plan, Ring, SMALL_LOG, clock};
 use crate::sessions::Sessions;
 
@@ -27,15 +28,16 @@ pub struct Machine {
 impl Machine {
     /// Tries everything; this process is then in namespaces of its own, if that is possible.
     pub fn look() -> Machine {
-        fn said<T>(what: &str, found: Result<T, String>) -> Option<T> {
-            found.inspect_err(|why| println!("SKIPPED {what}: {why}")).ok()
+        fn said<T>(what: &str, need: Need, found: Result<T, String>) -> Option<T> {
+            found.inspect_err(|why| skipped(&format!("history_under_faults_is_linearizable: {what}"), need, why)).ok()
         }
-        let net = said("cuts between nodes", Net::enter()).map(Arc::new);
+        let cuts = "Isolated, Minority, Deaf, Mute, Partial, Flapping";
+        let net = said(cuts, Need::Namespaces, Net::enter()).map(Arc::new);
         let folder = PathBuf::from(format!("/var/tmp/ringbeam-test-faults-{}", std::process::id()));
         let disk = SmallDisk::new(&folder, "disk", 8);
-        let disks = said("full disks", disk).is_some();
+        let disks = said("FullFollower, FullLeader, FullAll", Need::LoopDevices, disk).is_some();
         let _ = std::fs::remove_dir_all(&folder);
-        Machine { net, disks, wall_clocks: said("jumps of wall clocks", clock::library()) }
+        Machine { net, disks, wall_clocks: said("Clock, Clocks", Need::WallClocks, clock::library()) }
     }
 }
 

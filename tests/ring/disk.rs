@@ -6,6 +6,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+/// How often a mount is tried again before this machine is said to have no loop device.
+const MOUNTS: u32 = 5;
 
 /// A small ext4; gone when dropped.
 pub struct SmallDisk {
@@ -21,13 +25,17 @@ impl SmallDisk {
         fs::create_dir_all(&disk.mount).map_err(|e| e.to_string())?;
         fs::File::create(&disk.image).and_then(|file| file.set_len(mib << 20)).map_err(|e| e.to_string())?;
         let (image, mount) = (disk.image.display().to_string(), disk.mount.display().to_string());
-        for command in [vec!["mkfs.ext4", "-q", "-m", "0", &image], vec!["mount", "-o", "loop", &image, &mount]] {
-            let out = Command::new(command[0]).args(&command[1..]).output().map_err(|e| format!("{}: {e}", command[0]))?;
-            if !out.status.success() {
-                return Err(format!("{}: {}", command.join(" "), String::from_utf8_lossy(&out.stderr).trim()));
+        run(&["mkfs.ext4", "-q", "-m", "0", &image])?;
+        // Who asks for a free loop device at the same moment may get the same one; the later mount fails.
+        let mut mounted = run(&["mount", "-o", "loop", &image, &mount]);
+        for _ in 0..MOUNTS {
+            if mounted.is_ok() {
+                break;
             }
+            std::thread::sleep(Duration::from_millis(100));
+            mounted = run(&["mount", "-o", "loop", &image, &mount]);
         }
-        Ok(disk)
+        mounted.map(|()| disk)
     }
 
     /// Leaves no byte.
@@ -47,6 +55,14 @@ impl SmallDisk {
 
     fn ballast(&self) -> PathBuf {
         self.mount.join("ballast")
+    }
+}
+
+fn run(command: &[&str]) -> Result<(), String> {
+    let out = Command::new(command[0]).args(&command[1..]).output().map_err(|e| format!("{}: {e}", command[0]))?;
+    match out.status.success() {
+        true => Ok(()),
+        false => Err(format!("{}: {}", command.join(" "), String::from_utf8_lossy(&out.stderr).trim())),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod light;
 pub mod net;
 pub mod raw;
+pub mod skip;
 
 use std::fs;
 use std::io;
