@@ -140,6 +140,7 @@ fn real_world_keeps_every_promise(durable_writes: DurableWrites) {
             let names = conformance::all::<Uring>(&world).await;
             println!("{} promises kept", names.len());
             over.stop();
+            super::Net::stopping(&world.net).await;
             Ok::<(), RunError>(())
         }
     });

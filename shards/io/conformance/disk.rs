@@ -67,6 +67,70 @@ pub(super) async fn create_refuses_a_taken_name_and_a_broken_length<E: Env>(worl
     assert_eq!(disk.list("refused").await.expect("list"), ["taken"]);
 }
 
+/// A reserved file's room has whatever the disk has there; none of it may be seen.
+pub(super) async fn reserved_file_is_zeroed_and_full_length<E: Env>(world: &impl World<E>) {
+    let disk = directory::<E>(world, "reserved").await;
+    for blocks in [1, 3, 257] {
+        let name = format!("reserved/{blocks}");
+        let file = disk.reserve(&name, blocks * BLOCK).await.expect("reserve");
+        assert_eq!(file.len(), blocks * BLOCK);
+        assert!(all_of::<E>(&file).await.iter().all(|byte| *byte == 0), "what was reserved has zeros only");
+        let beyond = file.read_at(blocks * BLOCK, BLOCK_BYTES).await.expect_err("beyond the end");
+        assert_eq!(beyond.kind(), ErrorKind::UnexpectedEof);
+        let (buffer, written) = pattern::<E>(&file, BLOCK_BYTES, blocks);
+        file.write_at((blocks - 1) * BLOCK, buffer).await.expect("the last block can be written");
+        file.sync().await.expect("sync");
+        file.close().await.expect("close");
+        let file = disk.open(&name).await.expect("open");
+        assert_eq!(file.len(), blocks * BLOCK, "the length outlives the handle");
+        let found = all_of::<E>(&file).await;
+        let (before, last) = found.split_at(found.len() - BLOCK_BYTES);
+        assert!(before.iter().all(|byte| *byte == 0), "what was not written has zeros");
+        assert_eq!(last, written);
+    }
+}
+
+pub(super) async fn reserved_file_grows_by_zeros_and_keeps_what_it_has<E: Env>(world: &impl World<E>) {
+    let disk = directory::<E>(world, "grown").await;
+    let file = disk.reserve("grown/file", 2 * BLOCK).await.expect("reserve");
+    let (buffer, mut expected) = pattern::<E>(&file, 2 * BLOCK_BYTES, 11);
+    file.write_at(0, buffer).await.expect("write");
+    for (asked, has) in [(300, 300), (4, 300), (300, 300), (301, 301)] {
+        file.reserve(asked * BLOCK).await.expect("reserve more");
+        assert_eq!(file.len(), has * BLOCK, "{asked} blocks were asked for");
+        expected.resize(has as usize * BLOCK_BYTES, 0);
+        assert!(all_of::<E>(&file).await == expected, "{has} blocks: what was there, then zeros");
+    }
+    let (buffer, written) = pattern::<E>(&file, BLOCK_BYTES, 12);
+    file.write_at(300 * BLOCK, buffer).await.expect("the new end can be written");
+    expected[300 * BLOCK_BYTES..].copy_from_slice(&written);
+    file.sync().await.expect("sync");
+    file.close().await.expect("close");
+    let file = disk.open("grown/file").await.expect("open");
+    assert_eq!(file.len(), 301 * BLOCK, "the new length outlives the handle");
+    assert!(all_of::<E>(&file).await == expected, "grown, and changed by reopening");
+}
+
+/// A node that begins a snapshot anew, while somebody still reads the one of that name.
+pub(super) async fn reserve_replaces_a_file_that_is_open<E: Env>(world: &impl World<E>) {
+    let disk = directory::<E>(world, "replaced").await;
+    let old = disk.create("replaced/file", 3 * BLOCK).await.expect("create");
+    let (buffer, before) = pattern::<E>(&old, 3 * BLOCK_BYTES, 13);
+    old.write_durable_at(0, buffer).await.expect("write");
+    let new = disk.reserve("replaced/file", 2 * BLOCK).await.expect("reserve over it");
+    assert_eq!((old.len(), new.len()), (3 * BLOCK, 2 * BLOCK));
+    assert!(all_of::<E>(&new).await.iter().all(|byte| *byte == 0), "nothing of the old file is in the new one");
+    let (buffer, written) = pattern::<E>(&new, BLOCK_BYTES, 14);
+    new.write_durable_at(BLOCK, buffer).await.expect("write");
+    assert!(all_of::<E>(&old).await == before, "an open handle keeps its file");
+    old.close().await.expect("close");
+    new.close().await.expect("close");
+    assert_eq!(disk.list("replaced").await.expect("list"), ["file"]);
+    let found = disk.open("replaced/file").await.expect("open");
+    assert_eq!(found.len(), 2 * BLOCK);
+    assert_eq!(found.read_at(BLOCK, BLOCK_BYTES).await.expect("read"), written);
+}
+
 pub(super) async fn durable_write_is_read_back_after_reopening<E: Env>(world: &impl World<E>) {
     let disk = directory::<E>(world, "durable").await;
     let file = disk.create("durable/file", 8 * BLOCK).await.expect("create");

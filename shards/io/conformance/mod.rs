@@ -74,6 +74,9 @@ suite! {
     channels::cancelled_waiter_passes_its_turn_on,
     disk::created_file_is_zeroed_and_full_length,
     disk::create_refuses_a_taken_name_and_a_broken_length,
+    disk::reserved_file_is_zeroed_and_full_length,
+    disk::reserved_file_grows_by_zeros_and_keeps_what_it_has,
+    disk::reserve_replaces_a_file_that_is_open,
     disk::durable_write_is_read_back_after_reopening,
     disk::synced_write_is_read_back_after_reopening,
     disk::write_changes_nothing_beside_it,
@@ -98,6 +101,7 @@ suite! {
     network::dropped_accept_loses_nothing,
     network::many_connections_at_once,
     network::connect_to_nobody_fails,
+    network::nobody_is_accepted_after_the_close,
 }
 
 /// Runs a check under [`PATIENCE`].

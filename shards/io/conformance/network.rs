@@ -190,3 +190,18 @@ pub(super) async fn connect_to_nobody_fails<E: Env>(world: &impl World<E>) {
     let nonsense = net.connect("not an address", world.preamble(0)).await;
     assert!(nonsense.is_err());
 }
+
+/// The last check: nothing arrives in this world afterwards.
+pub(super) async fn nobody_is_accepted_after_the_close<E: Env>(world: &impl World<E>) {
+    let net = world.net();
+    assert!(once(net.stopping()).await.is_none(), "nobody has asked this node to stop");
+    let mut waiting = Box::pin(net.accept());
+    assert!(once(waiting.as_mut()).await.is_none(), "nobody has connected");
+    world.net().close();
+    assert!(waiting.await.is_none(), "who waits for a connection is told of the close");
+    assert!(net.accept().await.is_none(), "and who comes later");
+    if let Ok((mut reader, _writer)) = net.connect(&world.address(), world.preamble(10)).await {
+        assert!(ended(&mut reader).await, "a connection that nobody will accept ends");
+    }
+    assert!(net.accept().await.is_none(), "it stays closed");
+}
