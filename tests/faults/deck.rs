@@ -45,7 +45,7 @@ use Fault::{
     Partial, Pause, Replace, Rolling,
 };
 
-const ALL: [Fault; 17] = [
+pub const ALL: [Fault; 17] = [
     Kill,
     KillAll,
     KillTwice,
