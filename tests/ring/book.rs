@@ -111,7 +111,7 @@ impl Book {
         outcome
     }
 
-    async fn get(&self, client: &Client, id: u32, key: u32) {
+    async fn get(&self, client: &Client, id: u32, key: u32) -> Outcome {
         let ticket = self.open(id, key, Op::Get);
         let outcome = match client.get(name(key)).await {
             // Every key is written before the first read, and nothing is deleted: a read of nothing has lost a write, whatever it
@@ -123,6 +123,7 @@ impl Book {
             Err(_) => Outcome::Failed,
         };
         self.close(ticket, outcome);
+        outcome
     }
 }
 
@@ -184,6 +185,14 @@ impl Load {
             for key in 0..FLOOD_KEYS {
                 self.book.put(client, FLOOD, (KEYS + key) as u32, 48_000).await;
             }
+        }
+    }
+
+    /// Reads what the flood has written: the history says whether that is lost.
+    pub async fn read_flood(&self, client: &Client) {
+        for key in 0..FLOOD_KEYS {
+            let read = self.book.get(client, FLOOD, (KEYS + key) as u32).await;
+            assert!(matches!(read, Outcome::Read { found: Some(_), .. }), "key {key} of the flood: {read:?}");
         }
     }
 
