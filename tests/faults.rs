@@ -37,6 +37,8 @@ mod far;
 mod history;
 #[path = "faults/links.rs"]
 mod links;
+#[path = "faults/lives.rs"]
+mod lives;
 #[path = "faults/members.rs"]
 mod members;
 #[path = "faults/processes.rs"]
