@@ -297,8 +297,9 @@ fn a_snapshot_with_which_nobody_goes_on_gives_its_room_back() {
         let (snapshot_pause, snapshot_after_bytes) = (Duration::ZERO, 1 << 20);
         let machine =
             MachineSettings { dir: DIR.into(), keeps_state: true, limits, snapshot_pause, snapshot_after_bytes, history };
-        let (election_timeout_min, election_timeout_max) = (ms(600), ms(1_200));
-        let timers = Timers { heartbeat: ms(200), election_timeout_min, election_timeout_max, read_lease: ms(0) };
+        // Long ones, as each beat is a step of the simulation.
+        let (election_timeout_min, election_timeout_max) = (ms(180_000), ms(360_000));
+        let timers = Timers { heartbeat: ms(60_000), election_timeout_min, election_timeout_max, read_lease: ms(0) };
         let replica = Replica::open(Rc::new(context), disk.clone(), wal, machine, timers, Vec::new()).await;
         let replica = replica.expect("the group opens");
 
