@@ -68,6 +68,10 @@ pub struct View {
     pub batches_in_flight: usize,
     /// Reads that wait for their round.
     pub readings: usize,
+    /// Pinned moments of scans.
+    pub pins: usize,
+    /// Bytes of the history that watches are told from.
+    pub history_bytes: u64,
     /// A round of reads asks its quorum.
     pub confirming: bool,
     /// Client connections.
@@ -100,9 +104,23 @@ struct Window<E: Env>(Weak<Shard<E>>);
 
 struct Offered(Rc<dyn Probe>);
 
+/// Why a shard of a running process did not start.
+struct Refused(String);
+
 /// Offers a window into `shard`.
 pub(crate) fn open<E: Env>(shard: &Rc<Shard<E>>) {
     offer(Rc::new(Offered(Rc::new(Window(Rc::downgrade(shard))))));
+}
+
+/// A shard does not start, and says why to whoever asks.
+pub(crate) fn refuses(shard: u32, why: &str) {
+    offer(Rc::new(Refused(format!("shard {shard}: {why}"))));
+}
+
+/// Why shards of the process on a host did not start.
+pub fn refused(world: &World, host: HostId) -> Vec<String> {
+    let offered = world.offers(host);
+    offered.into_iter().filter_map(|any| any.downcast::<Refused>().ok()).map(|refused| refused.0.clone()).collect()
 }
 
 /// The windows of the process on a host, in the order in which its shards opened.
@@ -141,6 +159,8 @@ impl<E: Env> Probe for Window<E> {
             queue_bytes: shard.batcher.borrow().bytes(),
             batches_in_flight: shard.in_flight.borrow().len(),
             readings: shard.readings.borrow().len(),
+            pins: shard.scans.count(),
+            history_bytes: replica.machine().feed().bytes(),
             confirming: shard.confirming.get(),
             connections: shard.connections.get(),
             members: replica.members(),

@@ -59,6 +59,12 @@ impl Pin {
 }
 
 impl Scans {
+    /// How many moments are pinned.
+    #[cfg(feature = "sim")]
+    pub fn count(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     /// Whether there may be one more; the one that has rested longest goes for it, if it has rested for a while.
     fn room(&self, now: Instant) -> Result<Option<u64>, Refusal> {
         let pins = self.0.borrow();

@@ -74,6 +74,8 @@ pub(super) async fn start<E: Env>(settings: &Settings, disk: &E::Disk, net: &E::
             }
             Err(NotOpen::Failed(why)) => {
                 tracing::error!(shard = settings.shard, "the shard does not start: {why}");
+                #[cfg(feature = "sim")]
+                crate::probe::refuses(settings.shard, &why);
                 refuse(&why).await;
                 return Err(why);
             }

@@ -199,7 +199,7 @@ impl History {
         self.ring_time_ms
     }
     /// Bytes of memory that it has set aside.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

@@ -73,6 +73,12 @@ impl Feed {
         done
     }
 
+    /// Bytes of the history.
+    #[cfg(feature = "sim")]
+    pub fn bytes(&self) -> u64 {
+        self.history.borrow().bytes()
+    }
+
     /// The entry at `index` changed no key.
     pub fn passed(&self, index: u64) {
         self.history.borrow_mut().applied_through(index);

@@ -52,11 +52,6 @@ impl Clock {
     pub fn set_drift(&mut self, world: u64, drift_ppm: i64) {
         *self = Clock { base_world: world, base_local: self.local(world), rate: rate(drift_ppm) };
     }
-
-    /// It jumps ahead: a virtual machine was frozen with its clock going on.
-    pub fn jump(&mut self, world: u64, ns: u64) {
-        *self = Clock { base_world: world, base_local: self.local(world) + ns, ..*self };
-    }
 }
 
 fn rate(drift_ppm: i64) -> f64 {

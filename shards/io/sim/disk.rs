@@ -42,8 +42,6 @@ pub struct DiskSettings {
     pub capacity: u64,
     /// Durable writes and syncs that fail, of a million.
     pub sync_failure_ppm: u64,
-    /// Reads that fail, of a million.
-    pub read_failure_ppm: u64,
     /// Durable writes and syncs that say so and are not, of a million. No ring survives that: it shows that a checker notices.
     pub lies_ppm: u64,
     /// Unsynced blocks that land a few blocks from their place at a power loss, of a million. Beyond what `File` promises.
@@ -60,7 +58,6 @@ impl Default for DiskSettings {
             slowness: 1,
             capacity: u64::MAX,
             sync_failure_ppm: 0,
-            read_failure_ppm: 0,
             lies_ppm: 0,
             misplace_ppm: 0,
         }
@@ -551,11 +548,6 @@ impl File for SimFile {
     async fn read_at(&self, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         self.check(offset, bytes)?;
         self.device.takes(self.device.settings().access_ns, bytes).await;
-        let ppm = self.device.settings().read_failure_ppm;
-        if ppm > 0 && self.device.0.random.borrow_mut().chance(ppm) {
-            self.device.count(Fault::ReadFailure);
-            return Err(io::Error::other("the simulated disk failed to read"));
-        }
         Ok(self.node.borrow().read(offset, bytes))
     }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! **Invariants**
-//! - A process polls one task at a time, in the order of their wakes, and is busy for a while after each poll.
+//! - A process polls one task at a time, in the order of their wakes, and is busy for a while after each poll. Inside of one time
+//!   passes when it looks at the clock, now and then much of it: who goes on until some time has passed stops anywhere.
 //! - What a dead process' tasks do while they are dropped changes nothing: no spawn, no wake, no byte.
 //! - Wakers are not sent to another thread. `Waker` cannot say so; everything here is `Rc`, and a world has one thread.
 
@@ -93,7 +94,7 @@ pub(super) fn maybe_current() -> Option<Rc<Process>> {
     CURRENT.with_borrow(Option::clone)
 }
 
-/// What a look at the clock costs, so that a loop that waits for time to pass sees it pass.
+/// What a look at the clock costs at least, so that a loop that waits for time to pass sees it pass.
 const LOOK_NS: u64 = 20;
 
 impl Process {
@@ -133,7 +134,7 @@ impl Process {
     /// The host's time; looking costs a little of it.
     pub fn local_now(&self) -> u64 {
         if !LOOKS_ARE_FREE.get() {
-            self.elapsed.set(self.elapsed.get() + LOOK_NS);
+            self.elapsed.set(self.elapsed.get() + LOOK_NS + self.world.stall());
         }
         self.machine.clock.get().local(self.world_now())
     }

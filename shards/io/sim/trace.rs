@@ -36,23 +36,23 @@ pub enum Fault {
     MisplacedWrite,
     LostName,
     SyncFailure,
-    ReadFailure,
     FullDisk,
     SlowDisk,
     Rot,
     Partition,
     OneWayCut,
     Clog,
+    SlowLink,
     Reset,
     ConnectionTimeout,
     LateDelivery,
     Pause,
+    SlowCore,
     ClockDrift,
-    ClockJump,
 }
 
 impl Fault {
-    const COUNT: usize = Fault::ClockJump as usize + 1;
+    const COUNT: usize = Fault::ClockDrift as usize + 1;
 
     /// All kinds, in the order of their declaration, with the names that figures use.
     pub const ALL: [(Fault, &'static str); Fault::COUNT] = [
@@ -64,19 +64,19 @@ impl Fault {
         (Fault::MisplacedWrite, "misplaced unsynced block"),
         (Fault::LostName, "lost name operation"),
         (Fault::SyncFailure, "sync failure"),
-        (Fault::ReadFailure, "read failure"),
         (Fault::FullDisk, "full disk"),
         (Fault::SlowDisk, "slow disk"),
         (Fault::Rot, "bit rot"),
         (Fault::Partition, "partition"),
         (Fault::OneWayCut, "one-way cut"),
         (Fault::Clog, "clog"),
+        (Fault::SlowLink, "slow link"),
         (Fault::Reset, "connection reset"),
         (Fault::ConnectionTimeout, "connection timed out"),
         (Fault::LateDelivery, "late delivery"),
         (Fault::Pause, "pause"),
+        (Fault::SlowCore, "slow core"),
         (Fault::ClockDrift, "clock drift"),
-        (Fault::ClockJump, "clock jump"),
     ];
 }
 
@@ -90,9 +90,9 @@ impl Faults {
         self.0[fault as usize]
     }
 
-    /// Name and count of those that struck.
-    pub fn struck(&self) -> Vec<(&'static str, u64)> {
-        Fault::ALL.iter().map(|(fault, name)| (*name, self.count(*fault))).filter(|(_, count)| *count > 0).collect()
+    /// Name and count of each.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Fault::ALL.iter().map(|(fault, name)| (*name, self.count(*fault)))
     }
 
     /// Adds those of another run.

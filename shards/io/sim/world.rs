@@ -108,7 +108,10 @@ pub(super) struct Inner {
     order: Cell<u64>,
     processes: Cell<u64>,
     scheduler: RefCell<Random>,
+    stalls: RefCell<Random>,
     poll_ns: (u64, u64),
+    stall_ppm: u64,
+    stall_ns: (u64, u64),
 }
 
 /// How a world is set up.
@@ -116,13 +119,18 @@ pub(super) struct Inner {
 pub struct Settings {
     /// What one poll of a task takes, nanoseconds, from and to.
     pub poll_ns: (u64, u64),
+    /// Looks at the clock that find more time gone than the code needed, of a million: the core was taken away, or the work was long.
+    pub stall_ppm: u64,
+    /// How much more, nanoseconds, from and to.
+    pub stall_ns: (u64, u64),
     /// The network.
     pub network: NetworkSettings,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { poll_ns: (1_000, 20_000), network: NetworkSettings::default() }
+        let (stall_ppm, stall_ns) = (2_000, (20_000, 1_000_000));
+        Settings { poll_ns: (1_000, 20_000), stall_ppm, stall_ns, network: NetworkSettings::default() }
     }
 }
 
@@ -131,6 +139,7 @@ pub(super) mod purpose {
     pub const SCHEDULER: u64 = 1;
     pub const NETWORK: u64 = 2;
     pub const CLOCKS: u64 = 3;
+    pub const STALLS: u64 = 4;
     pub const DISK: u64 = 100;
 }
 
@@ -163,6 +172,13 @@ impl Inner {
 
     pub fn poll_cost(&self) -> u64 {
         self.scheduler.borrow_mut().between(self.poll_ns)
+    }
+
+    /// What a look at the clock finds gone besides its own cost.
+    #[inline]
+    pub fn stall(&self) -> u64 {
+        let mut stalls = self.stalls.borrow_mut();
+        if stalls.chance(self.stall_ppm) { stalls.between(self.stall_ns) } else { 0 }
     }
 
     pub fn tell(&self, line: impl FnOnce() -> String) {
@@ -238,7 +254,10 @@ impl World {
             order: Cell::new(0),
             processes: Cell::new(0),
             scheduler: RefCell::new(Random::new(seed, purpose::SCHEDULER)),
+            stalls: RefCell::new(Random::new(seed, purpose::STALLS)),
             poll_ns: settings.poll_ns,
+            stall_ppm: settings.stall_ppm,
+            stall_ns: settings.stall_ns,
         }))
     }
 
@@ -340,7 +359,10 @@ impl World {
 
     /// Its code runs this many times slower.
     pub fn set_slowness(&self, id: HostId, factor: u64) {
-        self.0.host(id).slowness.set(factor.max(1));
+        if self.0.host(id).slowness.replace(factor.max(1)) < factor {
+            self.0.trace.count(Fault::SlowCore);
+            self.0.tell(|| format!("{}: its core is {factor} times slower", self.0.host(id).name));
+        }
     }
 
     /// What the process on the host has [offered](super::offer), in order.
@@ -370,16 +392,6 @@ impl World {
         self.0.tell(|| format!("{}: clock drifts by {ppm} ppm", host.name));
         let mut clock = host.clock.get();
         clock.set_drift(now, ppm);
-        host.clock.set(clock);
-    }
-
-    /// The host's clock jumps ahead. Timers notice when they are next due: real ones do, too, after a machine was frozen.
-    pub fn jump_clock(&self, id: HostId, by: Duration) {
-        let (host, now) = (self.0.host(id), self.0.now.get());
-        self.0.trace.count(Fault::ClockJump);
-        self.0.tell(|| format!("{}: clock jumps by {by:?}", host.name));
-        let mut clock = host.clock.get();
-        clock.jump(now, by.as_nanos() as u64);
         host.clock.set(clock);
     }
 

@@ -62,8 +62,10 @@ impl Links<'_> {
         self.0.host(host).name.clone()
     }
 
-    /// How long one way takes, from and to.
-    pub fn set_latency(&self, from: HostId, to: HostId, range: (Duration, Duration)) {
+    /// How long one way takes, from and to, until the link is healed.
+    pub fn slow(&self, from: HostId, to: HostId, range: (Duration, Duration)) {
+        self.0.trace.count(Fault::SlowLink);
+        self.0.tell(|| format!("from {} to {} takes up to {:?}", self.name_of(from), self.name_of(to), range.1));
         let ns = |d: Duration| d.as_nanos() as u64;
         self.change(from, to, |link| link.latency_ns = (ns(range.0), ns(range.1)));
     }
@@ -115,7 +117,8 @@ impl Links<'_> {
 
     /// Lets bytes pass again; what was held back arrives after a while.
     pub fn heal(&self, from: HostId, to: HostId) {
-        self.change(from, to, |link| link.refused = false);
+        let usual = self.0.network.usual(from, to).latency_ns;
+        self.change(from, to, |link| (link.refused, link.latency_ns) = (false, usual));
         let was_cut = std::mem::replace(&mut self.0.network.links.borrow_mut()[from.0][to.0].cut, false);
         if was_cut {
             self.0.tell(|| format!("healed from {} to {}", self.name_of(from), self.name_of(to)));

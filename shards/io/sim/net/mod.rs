@@ -73,10 +73,16 @@ impl Network {
 
     pub fn add_host(&self) {
         let mut links = self.links.borrow_mut();
-        links.iter_mut().for_each(|from| from.push(Link::new(self.settings.latency_ns)));
-        let hosts = links.len() + 1;
-        links.push(vec![Link::new(self.settings.latency_ns); hosts]);
-        links[hosts - 1][hosts - 1] = Link::new(self.settings.loopback_ns);
+        let new = HostId(links.len());
+        for (from, ways) in links.iter_mut().enumerate() {
+            ways.push(self.usual(HostId(from), new));
+        }
+        links.push((0..=new.0).map(|to| self.usual(new, HostId(to))).collect());
+    }
+
+    /// A link without any fault.
+    fn usual(&self, from: HostId, to: HostId) -> Link {
+        Link::new(if from == to { self.settings.loopback_ns } else { self.settings.latency_ns })
     }
 
     fn link(&self, from: HostId, to: HostId) -> Link {
