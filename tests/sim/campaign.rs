@@ -5,6 +5,7 @@
 //!   cargo test --test sim -- SEED                                replays a seed and prints its story
 //!   cargo test --release --test sim -- campaign --minutes 60     every seed from 1 on, a thread a core, a line each 10 s
 //!   cargo test --release --test sim -- campaign --bug NAME       how many seeds until a planted bug is found
+//!   cargo test --release --test sim -- planted                   the bugs that written plans and the first seeds must find
 //! ```
 //!
 //! | option of a campaign | |
@@ -33,19 +34,33 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::plan::scenarios;
+use crate::plan::{Kind, Plan, scenarios};
 use arguments::{Order, Search, parse};
 use report::{Report, rounded};
 
-/// Seeds of the short run, and the time after which it begins no more.
+/// Seeds of the short run, those that it runs however long they take, and the time after which it begins no more of the others.
 const SHORT_SEEDS: u64 = 24;
+const SHORT_SEEDS_MIN: u64 = 6;
 const SHORT_BUDGET: Duration = Duration::from_secs(20);
 
-/// The seed that two processes must run alike: a short one, with faults of 15 kinds.
+/// Planted bugs that the first seeds must find, within so many: nothing else would tell that plans or checkers have become blind. The short
+/// run tries the first few.
+const SEEDS_BUGS: [&str; 6] = [
+    "vote-not-persisted",
+    "snapshot-without-sessions",
+    "retry-applied-twice",
+    "follower-acks-before-fsync",
+    "expires-early",
+    "watch-skips-while-paused",
+];
+const SHORT_SEEDS_BUGS: usize = 3;
+const BUG_SEEDS: u64 = 12;
+
+/// Seeds that two processes must run alike: short ones, with faults of 15 kinds and with other things, of which [`twins`] says what.
 const TWIN_SEED: u64 = 3;
 
 /// Seeds of one repetition of a search for a planted bug, when the command line does not say.
@@ -102,11 +117,15 @@ pub fn run(
     let good = match order {
         Order::List => true,
         Order::Hash { seed } => {
-            println!("{:016x}", attempt(&simulate, seed, &Options::default()).hash);
-            true
+            let outcome = attempt(&simulate, seed, &Options::default());
+            println!("{:016x}", outcome.hash);
+            outcome.violations.iter().for_each(|violation| eprintln!("{violation}"));
+            // Two that panic are not alike.
+            outcome.violations.is_empty()
         }
         Order::Replay { seed, bug } => replay(&simulate, seed, bug, &mut out),
         Order::Short => short(&simulate, &mut out),
+        Order::Planted => sees(&simulate, &known_bugs(scenarios::BUGS.len(), SEEDS_BUGS.len()), &mut out),
         Order::Campaign(search) if search.bug.is_some() => hunt(&simulate, &search, &mut out),
         Order::Campaign(search) => campaign(&simulate, &search, &mut out).failures.is_empty(),
     };
@@ -144,7 +163,7 @@ fn short(simulate: Simulate<'_>, out: &mut dyn Write) -> bool {
     if !campaign(simulate, &written, out).failures.is_empty() {
         return false;
     }
-    let search = Search { seeds: Some(SHORT_SEEDS), time: Some(SHORT_BUDGET), ..Search::default() };
+    let search = Search { seeds: Some(SHORT_SEEDS), least: SHORT_SEEDS_MIN, time: Some(SHORT_BUDGET), ..Search::default() };
     let report = campaign(simulate, &search, out);
     if report.seeds < SHORT_SEEDS {
         say(out, &format!("sim: {} of {SHORT_SEEDS} seeds fit into {}", report.seeds, rounded(SHORT_BUDGET)));
@@ -152,19 +171,69 @@ fn short(simulate: Simulate<'_>, out: &mut dyn Write) -> bool {
     if !report.failures.is_empty() {
         return false;
     }
-    let other = std::thread::spawn(|| hash_in_a_process(TWIN_SEED));
-    let one = hash_in_a_process(TWIN_SEED);
-    alike(one, other.join().unwrap_or_else(|_| Err("its thread ended".to_string())), out)
+    let seen = sees(simulate, &known_bugs(scenarios::QUICK_BUGS, SHORT_SEEDS_BUGS), out);
+    let mut same = true;
+    for seed in twins() {
+        let other = std::thread::spawn(move || hash_in_a_process(seed));
+        let one = hash_in_a_process(seed);
+        same &= alike(seed, one, other.join().unwrap_or_else(|_| Err("its thread ended".to_string())), out);
+    }
+    seen && same
+}
+
+/// Planted bugs that must be found: so many by written plans, and so many by the first seeds.
+fn known_bugs(plans: usize, by_seeds: usize) -> Vec<(&'static str, u64, u64)> {
+    let written = scenarios::BUGS[..plans].iter().map(|(plan, bug)| (*bug, scenarios::FROM + plan, 1));
+    written.chain(SEEDS_BUGS[..by_seeds].iter().map(|bug| (*bug, 1, BUG_SEEDS))).collect()
+}
+
+/// Whether each planted bug is found: its name, the first seed, and how many seeds there are for it.
+fn sees(simulate: Simulate<'_>, planted: &[(&str, u64, u64)], out: &mut dyn Write) -> bool {
+    let next = AtomicUsize::new(0);
+    let (sender, missed) = mpsc::channel();
+    std::thread::scope(|threads| {
+        for _ in 0..Search::default().threads() {
+            let (sender, next) = (sender.clone(), &next);
+            threads.spawn(move || {
+                while let Some((bug, from, seeds)) = planted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let options = Options { story: false, bug: Some(bug.to_string()) };
+                    if (*from..from + seeds).all(|seed| attempt(simulate, seed, &options).violations.is_empty()) {
+                        let _ = sender.send(format!("sim: BLIND: bug {bug} was not found by {seeds} seeds from {from} on"));
+                    }
+                }
+            });
+        }
+    });
+    drop(sender);
+    let missed: Vec<String> = missed.iter().collect();
+    missed.iter().for_each(|line| say(out, line));
+    say(out, &format!("sim: {} of {} planted bugs found", planted.len() - missed.len(), planted.len()));
+    missed.is_empty()
+}
+
+/// The seeds that two processes must run alike: the short one, and the first of a ring of five or more with a tie-breaker, whose nodes
+/// promise a lease and whose members change.
+fn twins() -> [u64; 2] {
+    let other = (TWIN_SEED + 1..).find(|seed| {
+        let plan = Plan::new(*seed);
+        let members = &plan.founders;
+        let changes = [Kind::AddObserver, Kind::Promote, Kind::Remove, Kind::Replace].map(|kind| plan.count(kind));
+        let short = plan.faulty_us() < 30_000_000;
+        short
+            && members.voters.len() >= 5
+            && members.tie_breaker.is_some()
+            && plan.read_lease_ms > 0
+            && changes.iter().sum::<usize>() > 0
+    });
+    [TWIN_SEED, other.unwrap_or(TWIN_SEED)]
 }
 
 /// The same seed in two processes, each with addresses and hashers of its own.
-fn alike(one: Result<String, String>, other: Result<String, String>, out: &mut dyn Write) -> bool {
+fn alike(seed: u64, one: Result<String, String>, other: Result<String, String>, out: &mut dyn Write) -> bool {
     let (verdict, good) = match (one, other) {
-        (Ok(a), Ok(b)) if a == b => (format!("sim: seed {TWIN_SEED} in two processes: both {a}"), true),
-        (Ok(a), Ok(b)) => (format!("sim: NOT DETERMINISTIC: seed {TWIN_SEED} gave {a}, then {b}"), false),
-        (Err(why), _) | (_, Err(why)) => {
-            (format!("sim: seed {TWIN_SEED} could not be run in a process of its own: {why}"), false)
-        }
+        (Ok(a), Ok(b)) if a == b => (format!("sim: seed {seed} in two processes: both {a}"), true),
+        (Ok(a), Ok(b)) => (format!("sim: NOT DETERMINISTIC: seed {seed} gave {a}, then {b}"), false),
+        (Err(why), _) | (_, Err(why)) => (format!("sim: seed {seed} could not be run in a process of its own: {why}"), false),
     };
     say(out, &verdict);
     good
@@ -191,10 +260,11 @@ fn campaign(simulate: Simulate<'_>, search: &Search, out: &mut dyn Write) -> Rep
         for _ in 0..search.threads() {
             let (sender, options, next, lowest) = (sender.clone(), &options, &next, &lowest);
             threads.spawn(move || {
-                while search.time.is_none_or(|time| began.elapsed() < time) {
+                loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let late = search.time.is_some_and(|time| began.elapsed() >= time) && seed - search.from >= search.least;
                     let over = options.bug.is_some() && seed > lowest.load(Ordering::Relaxed);
-                    if seed >= end || over {
+                    if seed >= end || over || late {
                         return;
                     }
                     let before = thread_cpu();
@@ -386,11 +456,32 @@ mod tests {
     }
 
     #[test]
+    fn a_planted_bug_that_is_not_found_is_noticed() {
+        listen_to_panics();
+        let mut out = Vec::new();
+        assert!(sees(&simulate, &[("forgetful", 70, 10)], &mut out), "{}", text(out.clone()));
+        assert!(!sees(&simulate, &[("forgetful", 70, 10), ("none", 70, 10)], &mut out));
+        assert!(text(out).contains("BLIND: bug none was not found by 10 seeds from 70 on"));
+    }
+
+    #[test]
+    fn the_second_twin_is_another_ring() {
+        let [short, other] = twins();
+        assert!(short != other && Plan::new(other).founders.voters.len() >= 5);
+    }
+
+    #[test]
+    fn some_seeds_run_however_long_they_take() {
+        let search = Search { time: Some(Duration::ZERO), least: 5, ..search(10, 100) };
+        assert_eq!(campaign(&simulate, &search, &mut Vec::new()).seeds, 5);
+    }
+
+    #[test]
     fn seeds_that_run_differently_are_noticed() {
         let twin = |hashes: [Result<&str, &str>; 2]| {
             let [one, other] = hashes.map(|hash| hash.map(str::to_string).map_err(str::to_string));
             let mut out = Vec::new();
-            let good = alike(one, other, &mut out);
+            let good = alike(7, one, other, &mut out);
             (good, text(out))
         };
         assert!(twin([Ok("a"), Ok("a")]).0);

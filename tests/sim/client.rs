@@ -109,7 +109,7 @@ pub struct Connection {
     pub decoder: Decoder,
     /// Who is there, and how many writes a session may have open.
     pub node: u64,
-    window: u32,
+    pub window: u32,
 }
 
 /// What the client keeps of one shard.

@@ -29,6 +29,8 @@ pub struct Foreign {
     header: Vec<u8>,
     version: u16,
     files: BTreeMap<String, Vec<u8>>,
+    /// Processes that the node had had by then.
+    lives: u32,
 }
 
 impl Foreign {
@@ -51,17 +53,26 @@ impl Foreign {
         disk.put_block(&segment, 0, &other);
         ring.world.tell(format!("node-{node}: {segment} is of version {version}"));
         let files = log_of(ring, node, shard);
-        Some(Foreign { shard, segment, header, version, files })
+        Some(Foreign { shard, segment, header, version, files, lives: ring.lives(node) })
+    }
+
+    /// A process runs on it, and has not said that it refuses it.
+    pub fn is_open_question(&self, ring: &Ring, node: u64) -> bool {
+        ring.lives(node) > self.lives && ring.live().contains(&node) && ring.refusing(node).is_empty()
     }
 
     /// The log is the node's own again, and it starts. Says what was done to the log meanwhile: nothing is right.
     /// `hurt`: its log may be damaged besides, and the damage may be found first.
     pub fn undo(self, ring: &mut Ring, node: u64, hurt: bool) -> Vec<String> {
-        let Foreign { shard, segment, header, version, files } = self;
+        let unanswered = self.is_open_question(ring, node);
+        let Foreign { shard, segment, header, version, files, .. } = self;
         let mut wrong = Vec::new();
         let log = format!("node {node}: a log of shard {shard} with {segment} of version {version}");
         if ring.view(node, shard).is_some() {
             wrong.push(format!("version: {log} was opened"));
+        }
+        if unanswered {
+            wrong.push(format!("version: {log} was not refused"));
         }
         let ended = match ring.ended(node) {
             Some(Outcome::Failed(why)) => Some(why.clone()),

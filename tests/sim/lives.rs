@@ -1,17 +1,20 @@
 //! The load of lives: a client whose keys go by themselves or with a lease, beside the load whose history is judged.
 //!
 //! Its keys are in a namespace of their own, few and put again and again: each put says whether the key was still there. What the
-//! state machines said is shown to `check/lives.rs`; what the client was told is not needed.
-//!
-//! **Not here**: whether a key was there for long enough (`check/lives.rs`).
+//! state machines said is shown to `check/lives.rs`, which judges it in ring time. Here it is judged by the client's own clock, as the
+//! SDK counts: what was put for two seconds is there for two seconds from when that was *sent*, and so is a lease from when its last
+//! keep-alive was. Clocks of nodes may be faster, by as much as the SDK allows for.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use ringbeam_shards::io::Env;
-use ringbeam_shards::io::sim::Sim;
+use ringbeam_shards::io::sim::{Sim, world_now_ns};
+use ringbeam_shards::limits::CLOCK_DRIFT_PER_MILLE_MAX;
 use ringbeam_wire::client::{Life, Written};
+use ringbeam_wire::refusal::{Code, Refusal};
 
 use crate::client::{Client, Outcome, Write};
 use crate::random::Random;
@@ -31,6 +34,14 @@ const PAUSE_MS: (u64, u64) = (50, 400);
 /// Longest time of an operation.
 const LIMIT: Duration = Duration::from_secs(3);
 
+/// What went before its time, in words.
+pub type Gone = Rc<RefCell<Vec<String>>>;
+
+/// When what was asked for at `sent_ns` may be over, by the fastest clock.
+fn over_at(sent_ns: u64, ttl_ms: u64) -> u64 {
+    sent_ns + ttl_ms * (1_000 - CLOCK_DRIFT_PER_MILLE_MAX) * 1_000
+}
+
 /// Starts the clients of a seed. They work while `on`, at the nodes that `addresses` gives.
 pub fn start(
     ring: &mut Ring,
@@ -39,13 +50,15 @@ pub fn start(
     pace: u64,
     on: &Rc<Cell<bool>>,
     addresses: impl Fn() -> Vec<String> + Clone + 'static,
-) {
+) -> Gone {
+    let gone = Gone::default();
     for number in 0..CLIENTS {
         let host = ring.add_client_host();
         let random = Random::new(seed).fork("lives").fork(&number.to_string());
-        let (on, addresses) = (on.clone(), addresses.clone());
-        ring.start_client(host, || async move { live(number, random, shards, pace, on, addresses).await });
+        let (on, addresses, gone) = (on.clone(), addresses.clone(), gone.clone());
+        ring.start_client(host, || async move { live(number, random, shards, pace, on, addresses, gone).await });
     }
+    gone
 }
 
 async fn live(
@@ -55,9 +68,13 @@ async fn live(
     pace: u64,
     on: Rc<Cell<bool>>,
     addresses: impl Fn() -> Vec<String>,
+    gone: Gone,
 ) {
     let mut client = Client::new(addresses(), shards);
     let mut lease = 0;
+    // Until when the lease is there, and of each key whose newest write was answered, until when that is.
+    let (mut lease_until, mut until) = (0, BTreeMap::<String, u64>::new());
+    let mut lease_ms = 0;
     loop {
         Sim::sleep(Duration::from_millis(random.between(PAUSE_MS.0, PAUSE_MS.1) * pace)).await;
         if !on.get() {
@@ -73,9 +90,30 @@ async fn live(
             3 => Life { ttl_ms, lease },
             _ => Life { ttl_ms, lease: 0 },
         };
+        let sent = world_now_ns();
+        let early = |refusal: &Refusal, lease: u64, until: u64| {
+            if refusal.code == Code::LeaseNotFound && world_now_ns() < until {
+                let (now, until) = (world_now_ns() / 1_000_000, until / 1_000_000);
+                gone.borrow_mut().push(format!("lives: lease {lease} was gone at {now} ms, and promised until {until} ms"));
+            }
+        };
         let over = match random.below(10) {
             0..=5 => {
-                matches!(client.put_for(key.as_bytes(), b"alive", life, LIMIT).await, Outcome::Refused(_)) && life.lease != 0
+                let told = client.put_for(key.as_bytes(), b"alive", life, LIMIT).await;
+                let before = until.remove(&key);
+                if let Outcome::Done(written) = &told {
+                    if let Some(due) = before.filter(|due| !written.existed && world_now_ns() < *due) {
+                        let (now, due) = (world_now_ns() / 1_000_000, due / 1_000_000);
+                        gone.borrow_mut().push(format!("lives: {key} was gone at {now} ms, and promised until {due} ms"));
+                    }
+                    if life.lease == 0 {
+                        until.insert(key, if life.ttl_ms == 0 { u64::MAX } else { over_at(sent, life.ttl_ms) });
+                    }
+                }
+                if let (Outcome::Refused(refusal), true) = (&told, life.lease != 0) {
+                    early(refusal, lease, lease_until);
+                }
+                matches!(told, Outcome::Refused(_)) && life.lease != 0
             }
             6 if lease != 0 => {
                 client.revoke(key.as_bytes(), lease, LIMIT).await;
@@ -83,11 +121,21 @@ async fn live(
             }
             _ if lease == 0 => {
                 if let Outcome::Done(granted) = client.grant(key.as_bytes(), ttl_ms, LIMIT).await {
-                    lease = granted;
+                    (lease, lease_ms, lease_until) = (granted, ttl_ms, over_at(sent, ttl_ms));
                 }
                 false
             }
-            _ => matches!(client.keep(key.as_bytes(), lease, LIMIT).await, Outcome::Refused(_)),
+            _ => match client.keep(key.as_bytes(), lease, LIMIT).await {
+                Outcome::Done(_) => {
+                    lease_until = over_at(sent, lease_ms);
+                    false
+                }
+                Outcome::Refused(refusal) => {
+                    early(&refusal, lease, lease_until);
+                    true
+                }
+                Outcome::Timeout | Outcome::Unknown => false,
+            },
         };
         if over {
             lease = 0;

@@ -28,6 +28,7 @@ use std::time::Duration;
 use ringbeam_shards::io::Env;
 use ringbeam_shards::io::sim::{Sim, world_now_ns};
 use ringbeam_wire::client::{Consistency, Written};
+use ringbeam_wire::slots::{shard_of, slot_of};
 
 use counters::{COUNTERS, Counting, Tally};
 use owned::{Owners, Owning};
@@ -111,9 +112,9 @@ impl Load {
     }
 
     /// Starts the clients whose keys go: on when these are, at the same nodes.
-    pub fn start_lives(&self, ring: &mut Ring, seed: u64) {
+    pub fn start_lives(&self, ring: &mut Ring, seed: u64) -> lives::Gone {
         let addresses = self.addresses.clone();
-        lives::start(ring, seed, self.shards, self.pace, &self.on, move || addresses.borrow().clone());
+        lives::start(ring, seed, self.shards, self.pace, &self.on, move || addresses.borrow().clone())
     }
 
     /// The same load, for one more client.
@@ -199,10 +200,20 @@ impl Load {
         served
     }
 
-    pub fn begin(&self, client: &Client, id: u32, key: u32, op: Op) -> Ticket {
+    pub fn begin(&self, id: u32, key: u32, op: Op) -> Ticket {
         self.under_way.set(self.under_way.get() + 1);
-        let shard = client.shard_of(key_bytes(key).as_bytes());
-        self.history.borrow_mut().invoke(id, shard, key, op, None, world_now_ns())
+        self.history.borrow_mut().invoke(id, self.shard_of(key), key, op, None, world_now_ns())
+    }
+
+    /// Where a key is.
+    pub fn shard_of(&self, key: u32) -> u32 {
+        shard_of(slot_of(key_bytes(key).as_bytes()), self.shards)
+    }
+
+    /// What no other put has.
+    pub fn new_value(&self) -> u64 {
+        self.next_value.set(self.next_value.get() + 1);
+        self.next_value.get()
     }
 
     pub fn end(&self, ticket: Ticket, outcome: Outcome) {
@@ -216,9 +227,8 @@ impl Load {
 
     /// Where in the log it is.
     pub async fn put_at(&self, client: &mut Client, id: u32, key: u32, bytes: usize, limit: Duration) -> Option<Revision> {
-        let value = self.next_value.get() + 1;
-        self.next_value.set(value);
-        let ticket = self.begin(client, id, key, Op::Put { value });
+        let value = self.new_value();
+        let ticket = self.begin(id, key, Op::Put { value });
         let told = client.put(key_bytes(key).as_bytes(), &value_bytes(value, bytes), limit).await;
         let told = self.asked(client, key, told, limit).await;
         let place = place(&told);
@@ -228,7 +238,7 @@ impl Load {
 
     /// Reads the key, and sets it if it still is as it was read.
     async fn swap(&self, client: &mut Client, id: u32, key: u32, bytes: usize, limit: Duration) {
-        let ticket = self.begin(client, id, key, Op::Get);
+        let ticket = self.begin(id, key, Op::Get);
         let name = key_bytes(key);
         let read = client.get(name.as_bytes(), Consistency::Linearizable, limit).await;
         let before = match read {
@@ -240,9 +250,8 @@ impl Load {
             Told::Refused(_) | Told::Timeout | Told::Unknown => return self.end(ticket, Outcome::Failed),
         };
         let expected = before.as_ref().map_or(Default::default(), |before| before.revision);
-        let value = self.next_value.get() + 1;
-        self.next_value.set(value);
-        let ticket = self.begin(client, id, key, Op::Put { value });
+        let value = self.new_value();
+        let ticket = self.begin(id, key, Op::Put { value });
         let told = client.swap(name.as_bytes(), &value_bytes(value, bytes), expected, limit).await;
         if let Some((session, sequence)) = client.last_write() {
             self.history.borrow_mut().tag(&ticket, Tag { session, sequence });
@@ -269,7 +278,7 @@ impl Load {
     }
 
     async fn delete(&self, client: &mut Client, id: u32, key: u32, limit: Duration) -> bool {
-        let ticket = self.begin(client, id, key, Op::Delete);
+        let ticket = self.begin(id, key, Op::Delete);
         let told = client.delete(key_bytes(key).as_bytes(), limit).await;
         let told = self.asked(client, key, told, limit).await;
         self.written(client, ticket, told)
@@ -301,7 +310,7 @@ impl Load {
     }
 
     async fn get(&self, client: &mut Client, id: u32, key: u32, limit: Duration) -> bool {
-        let ticket = self.begin(client, id, key, Op::Get);
+        let ticket = self.begin(id, key, Op::Get);
         let outcome = match client.get(key_bytes(key).as_bytes(), Consistency::Linearizable, limit).await {
             Told::Done(read) => found(read.found, read.index),
             Told::Refused(_) | Told::Timeout | Told::Unknown => Outcome::Failed,
@@ -311,7 +320,7 @@ impl Load {
     }
 
     async fn get_local(&self, client: &mut Client, id: u32, key: u32, address: &str, limit: Duration) {
-        let ticket = self.begin(client, id, key, Op::GetLocal { node: node_of(address) });
+        let ticket = self.begin(id, key, Op::GetLocal { node: node_of(address) });
         let read = client.get_at(address, key_bytes(key).as_bytes(), Consistency::Local, limit).await;
         self.end(ticket, read.map_or(Outcome::Failed, |read| found(read.found, read.index)));
     }

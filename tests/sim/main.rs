@@ -19,6 +19,7 @@ mod lives;
 mod load;
 mod log;
 mod operator;
+mod pipeline;
 #[allow(dead_code)]
 mod plan;
 #[allow(dead_code)]

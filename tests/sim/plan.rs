@@ -14,7 +14,7 @@
 //! reaches is in there: a history that is dropped by age, leases of minutes, ring time on a ring that is mostly idle.
 //!
 //! **Who carries it out** does each event at its time, and does nothing when it does not fit (a node to resume is down).
-//! Membership changes and hand-overs are asked for and may fail. The heal is not optional: links, disks and clocks are mended,
+//! Membership changes and hand-overs are asked for and may fail. The heal is not optional: links, disks and cores are mended,
 //! all nodes of [`Round::after`] run, each replacement is asked for until it succeeds, and the ring has exactly those members;
 //! all of it before the deadline, or the ring is not live.
 //!
@@ -63,6 +63,21 @@ pub enum Crash {
     Reboot,
 }
 
+/// What may happen to the way between a client and a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Nothing passes.
+    Cut,
+    /// Requests pass, answers do not.
+    NoAnswers,
+    /// Requests arrive when the link is mended, and not before.
+    Clog,
+    /// The connections break, what was on its way is lost.
+    Reset,
+    /// Up to so many milliseconds each way.
+    Slow(u64),
+}
+
 /// What strikes, or ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -107,7 +122,24 @@ pub enum Fault {
         from: u64,
         to: u64,
     },
-    /// Ends all partitions, cuts and clogs.
+    /// Nothing passes between the two, both ways; others reach both.
+    CutPair {
+        a: u64,
+        b: u64,
+    },
+    /// What goes between the two, both ways, takes up to so long.
+    SlowLink {
+        a: u64,
+        b: u64,
+        ms: u64,
+    },
+    /// What stands between a client, whichever has this number if there were no end of them, and a node.
+    Client {
+        client: u64,
+        node: u64,
+        how: Way,
+    },
+    /// Ends all partitions, cuts and clogs, and slow links are as usual.
     MendLinks,
     /// All connections between the two break, what was on its way is lost.
     Reset {
@@ -159,10 +191,10 @@ pub enum Fault {
         node: u64,
         ppm: i64,
     },
-    /// Its wall clock.
-    ClockJump {
+    /// Everything its process does takes this many times longer; 1 is as usual.
+    SlowCore {
         node: u64,
-        ms: i64,
+        factor: u64,
     },
     /// To any voter that the leader likes when none is named.
     HandOver {
@@ -200,6 +232,10 @@ pub enum Kind {
     OneWayCut,
     Clog,
     Reset,
+    CutPair,
+    SlowLink,
+    ClientLink,
+    SlowCore,
     SlowDisk,
     FullDisk,
     SyncFailure,
@@ -208,7 +244,6 @@ pub enum Kind {
     EmptyDisk,
     OtherVersion,
     ClockDrift,
-    ClockJump,
     HandOver,
     AddObserver,
     Promote,
@@ -217,7 +252,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [(Kind, &'static str); 25] = [
+    pub const ALL: [(Kind, &'static str); 28] = [
         (Kind::Kill, "kill"),
         (Kind::PowerLoss, "power loss"),
         (Kind::Reboot, "reboot"),
@@ -229,6 +264,10 @@ impl Kind {
         (Kind::OneWayCut, "one-way cut"),
         (Kind::Clog, "clog"),
         (Kind::Reset, "connection reset"),
+        (Kind::CutPair, "pair cut"),
+        (Kind::SlowLink, "slow link"),
+        (Kind::ClientLink, "client's link"),
+        (Kind::SlowCore, "slow core"),
         (Kind::SlowDisk, "slow disk"),
         (Kind::FullDisk, "full disk"),
         (Kind::SyncFailure, "sync failure"),
@@ -237,7 +276,6 @@ impl Kind {
         (Kind::EmptyDisk, "empty disk"),
         (Kind::OtherVersion, "other version"),
         (Kind::ClockDrift, "clock drift"),
-        (Kind::ClockJump, "clock jump"),
         (Kind::HandOver, "hand-over"),
         (Kind::AddObserver, "add observer"),
         (Kind::Promote, "promote"),

@@ -111,7 +111,7 @@ impl Reader {
             Wanted::Bounded { age_ms_max, stale_ok } => Consistency::Bounded { age_ms_max, stale_ok },
         };
         let (asked_ns, node) = (world_now_ns(), node_of(address));
-        let ticket = self.shared.begin(client, self.id, key, Op::GetLocal { node });
+        let ticket = self.shared.begin(self.id, key, Op::GetLocal { node });
         let Some(read) = client.get_at(address, name.as_bytes(), consistency, limit).await else {
             return self.shared.end(ticket, Outcome::Failed);
         };

@@ -22,16 +22,18 @@ use ringbeam_wire::peer::Role;
 use crate::campaign::{Options, Outcome};
 use crate::check;
 use crate::check::linear::search::Effort;
+use crate::check::watching::behind;
 use crate::foreign::Foreign;
+use crate::lives;
 use crate::load::{Load, owned};
 use crate::operator::{Change, Operator, try_change};
-use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round};
+use crate::plan::{self, CONVERGE_WITHIN_MS, Fault, Kind, Members, Plan, Round, Way};
 use crate::random::Random;
-use crate::readers;
 use crate::scanner::{self, Pages};
 use crate::subscriber::{self, Streams};
 use crate::watch::Watch;
-use crate::world::{Ring, RingSettings};
+use crate::world::{self, Ring, RingSettings};
+use crate::{pipeline, readers};
 
 /// Between two looks at every node, virtual time.
 const LOOK: Duration = Duration::from_millis(20);
@@ -45,6 +47,9 @@ const FOUNDED_WITHIN: Duration = Duration::from_secs(30);
 const MOMENT_WITHIN: Duration = Duration::from_millis(100);
 const A_WRITE_WITHIN: Duration = Duration::from_secs(1);
 const MOMENT_STEP: Duration = Duration::from_micros(50);
+
+/// Who starts on a log of another version has said so within this.
+const REFUSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Unsynced blocks that land elsewhere when a disk misplaces, of a million.
 const MISPLACED_PPM: u64 = 600_000;
@@ -104,6 +109,10 @@ struct Run {
     hurt: BTreeSet<u64>,
     /// What was not there in time, and who stopped.
     late: Vec<String>,
+    /// When nothing struck, nanoseconds, from and to.
+    calm: Vec<(u64, u64)>,
+    /// What keys and leases did before the time that a client was promised.
+    gone: lives::Gone,
     /// Between two looks at all nodes.
     look: Duration,
 }
@@ -124,15 +133,17 @@ impl Run {
         let after = plan.rounds.iter().flat_map(|round| round.after.voters.iter().copied());
         let voters = promoted.chain(after).collect();
         let load = Load::start(&mut ring, plan.seed, &plan.workload);
-        let streams = subscriber::start(&mut ring, plan.seed);
-        load.start_lives(&mut ring, plan.seed);
+        let streams = subscriber::start(&mut ring, plan.seed, &load);
+        let (gone, calm) = (load.start_lives(&mut ring, plan.seed), Vec::new());
         readers::start(&mut ring, plan.seed, &plan.workload, &load);
+        pipeline::start(&mut ring, plan.seed, &plan.workload, &load);
         let pages = scanner::start(&mut ring, plan.seed, &load);
         let random = Random::new(plan.seed).fork("run");
         let (faults, rounds, foreign) = (BTreeMap::new(), plan.rounds.clone(), BTreeMap::new());
         let (watch, hurt, late) = (Watch::default(), BTreeSet::new(), Vec::new());
         let look = LOOK * plan.workload.pace.min(LOOK_PACE_MAX) as u32;
-        let mut run = Run { ring, load, streams, pages, watch, random, faults, voters, rounds, foreign, hurt, late, look };
+        let mut run =
+            Run { ring, load, streams, pages, watch, random, faults, voters, rounds, foreign, hurt, late, calm, gone, look };
         run.found(founders);
         run
     }
@@ -152,16 +163,17 @@ impl Run {
             self.load.turn(true);
             self.ring.supervise(false);
             let began = self.ring.world.now();
+            self.calm.push((began.as_nanos() as u64, began.as_nanos() as u64 + round.calm_us * 1_000));
             for (at, event) in round.events.iter().enumerate() {
                 self.pass(began + Duration::from_micros(event.at_us));
-                if let Some(kind) = event.kind.filter(|kind| *kind != Kind::ClockJump) {
-                    *self.faults.entry(kind.name()).or_default() += 1;
-                }
                 self.ring.world.tell(format!("plan: {:?}", event.fault));
                 // A clog ends at a time that it is told; the others when links are mended.
                 let mended = round.events[at..].iter().find(|later| later.fault == Fault::MendLinks);
                 let clogged_us = mended.map_or(round.heal_us, |later| later.at_us) - event.at_us;
-                self.strike(&event.fault, Duration::from_micros(clogged_us));
+                let struck = self.strike(&event.fault, Duration::from_micros(clogged_us));
+                if let Some(kind) = event.kind.filter(|_| struck) {
+                    *self.faults.entry(kind.name()).or_default() += 1;
+                }
             }
             self.pass(began + Duration::from_micros(round.heal_us));
             self.ring.world.tell(format!("plan: round {number} heals"));
@@ -187,7 +199,11 @@ impl Run {
         let ring = &self.ring;
         let stopped = ring.views().into_iter().filter_map(|view| Some((view.node, view.fault?)));
         let refusing = ring.live().into_iter().flat_map(|node| ring.refusing(node).into_iter().map(move |why| (node, why)));
-        for (node, why) in stopped.chain(refusing) {
+        let failed = ring.ids().into_iter().filter_map(|node| match ring.ended(node) {
+            Some(world::Outcome::Failed(why)) => Some((node, why.clone())),
+            _ => None,
+        });
+        for (node, why) in stopped.chain(refusing).chain(failed) {
             if !self.foreign.contains_key(&node) && !ring.is_stopping(node) && self.hurt.insert(node) {
                 self.late.push(format!("stopped: node {node}, though nothing was done to its log: {why}"));
             }
@@ -245,10 +261,11 @@ impl Run {
         // A hand-over that was asked for before the heal may still move the leader once.
         let rests = |run: &mut Run| {
             let still = run.load.under_way() == 0 && run.ring.live() == all && run.ring.converged();
-            still && Watch::unrest(&run.ring).is_empty()
+            still && Watch::unrest(&run.ring).is_empty() && behind(&run.watch.changes, &run.streams.borrow()).is_empty()
         };
         if !self.pass_until(end, rests) {
-            let (unrest, open) = (Watch::unrest(&self.ring), self.load.under_way());
+            let (mut unrest, open) = (Watch::unrest(&self.ring), self.load.under_way());
+            unrest.extend(behind(&self.watch.changes, &self.streams.borrow()));
             let live = self.ring.live();
             self.ring.world.tell(format!("standing at the end of {when}:\n{}", self.standings().join("\n")));
             self.late.push(format!(
@@ -296,8 +313,8 @@ impl Run {
         self.load.moved(self.ring.client_addresses());
     }
 
-    /// One fault; nothing, when there is nobody whom it could strike.
-    fn strike(&mut self, fault: &Fault, clogged: Duration) {
+    /// One fault; false when there was nobody or nothing that it could strike.
+    fn strike(&mut self, fault: &Fault, clogged: Duration) -> bool {
         let has = |node: &u64| self.ring.has(*node);
         let strikes = match fault {
             Fault::CrashAll { .. }
@@ -307,7 +324,7 @@ impl Run {
             | Fault::RotLeadersSnapshot { .. } => true,
             Fault::Partition { island } | Fault::Reject { island } => island.iter().all(has),
             Fault::Cut { from, to } | Fault::Clog { from, to } => has(from) && has(to),
-            Fault::Reset { a, b } => has(a) && has(b),
+            Fault::Reset { a, b } | Fault::CutPair { a, b } | Fault::SlowLink { a, b, .. } => has(a) && has(b),
             Fault::Replace { old, .. } => has(old),
             Fault::Crash { node, .. }
             | Fault::Stop { node }
@@ -324,12 +341,13 @@ impl Run {
             | Fault::OtherVersion { node }
             | Fault::OwnVersion { node }
             | Fault::ClockDrift { node, .. }
-            | Fault::ClockJump { node, .. }
+            | Fault::SlowCore { node, .. }
+            | Fault::Client { node, .. }
             | Fault::Promote { node }
             | Fault::Remove { node } => has(node),
         };
         if !strikes {
-            return;
+            return false;
         }
         if let Fault::SyncFailure { node } | Fault::Rot { node } | Fault::Misplace { node } | Fault::EmptyDisk { node } = *fault
         {
@@ -338,6 +356,10 @@ impl Run {
             self.hurt.insert(node);
         }
         let ring = &mut self.ring;
+        let runs = match *fault {
+            Fault::Crash { node, .. } | Fault::Stop { node } | Fault::Pause { node } => ring.live().contains(&node),
+            _ => true,
+        };
         match *fault {
             Fault::Crash { node, how } => {
                 self.wait_for_a_write(how, node);
@@ -360,6 +382,9 @@ impl Run {
             Fault::Reject { ref island } => ring.reject(island),
             Fault::Cut { from, to } => ring.cut_one_way(from, to),
             Fault::Clog { from, to } => ring.clog(from, to, clogged),
+            Fault::CutPair { a, b } => ring.world.links().cut_both_ways(ring.host(a), ring.host(b)),
+            Fault::SlowLink { a, b, ms } => ring.slow_link(ring.host(a), ring.host(b), ms),
+            Fault::Client { client, node, how } => self.clients_way(client, node, how, clogged),
             Fault::MendLinks => ring.heal_all(),
             Fault::Reset { a, b } => ring.reset_connections(a, b),
             Fault::SlowDisk { node, factor } => ring.disk(node).set(|disk| disk.slowness = factor),
@@ -369,19 +394,20 @@ impl Run {
             }
             Fault::Space { node } => ring.disk(node).set(|disk| disk.capacity = u64::MAX),
             Fault::SyncFailure { node } => ring.disk(node).fail_syncs(1),
-            Fault::Rot { node } => self.rot(node),
+            Fault::Rot { node } => return self.rot(node),
             Fault::RotLeadersSnapshot { shard } => self.rot_leaders_snapshot(shard),
             Fault::Misplace { node } => self.misplace(node),
             Fault::EmptyDisk { node } => ring.wipe(node),
             Fault::OtherVersion { node } => {
                 self.own_version(node);
                 let foreign = Foreign::put(&mut self.ring, node, &mut self.random);
+                let put = foreign.is_some();
                 self.foreign.extend(foreign.map(|foreign| (node, foreign)));
+                return put;
             }
             Fault::OwnVersion { node } => self.own_version(node),
             Fault::ClockDrift { node, ppm } => ring.world.set_drift(ring.host(node), ppm),
-            // A shard has no wall clock: the seam offers none.
-            Fault::ClockJump { .. } => {}
+            Fault::SlowCore { node, factor } => ring.world.set_slowness(ring.host(node), factor),
             Fault::HandOver { shard, to } => try_change(ring, Change::HandOver { shard, to }),
             Fault::AddObserver { node } => {
                 self.newcomer(node, false);
@@ -395,6 +421,21 @@ impl Run {
                 self.newcomer(new, role == Role::TieBreaker);
                 try_change(&mut self.ring, Change::Replace { old, new, votes });
             }
+        }
+        runs
+    }
+
+    /// Between a client and a node.
+    fn clients_way(&mut self, client: u64, node: u64, how: Way, clogged: Duration) {
+        let clients = self.ring.clients();
+        let (client, node) = (clients[client as usize % clients.len()], self.ring.host(node));
+        let links = self.ring.world.links();
+        match how {
+            Way::Cut => links.cut_both_ways(client, node),
+            Way::NoAnswers => links.cut_one_way(node, client),
+            Way::Clog => links.clog(client, node, clogged),
+            Way::Reset => links.reset(client, node),
+            Way::Slow(ms) => self.ring.slow_link(client, node, ms),
         }
     }
 
@@ -424,6 +465,12 @@ impl Run {
 
     /// The node's log is its own again, if it is not.
     fn own_version(&mut self, node: u64) {
+        if self.foreign.get(&node).is_some_and(|foreign| foreign.is_open_question(&self.ring, node)) {
+            // Whatever else has struck it: it has the time that a start takes.
+            self.ring.well(node);
+            let end = self.ring.world.now() + REFUSED_WITHIN;
+            self.pass_until(end, |run| run.foreign.get(&node).is_none_or(|foreign| !foreign.is_open_question(&run.ring, node)));
+        }
         if let Some(foreign) = self.foreign.remove(&node) {
             let hurt = self.hurt.contains(&node);
             self.watch.violations.extend(foreign.undo(&mut self.ring, node, hurt));
@@ -439,7 +486,7 @@ impl Run {
     }
 
     /// A bit of something that the node had synced flips; half of the times of the log that is being written, which every start reads.
-    fn rot(&mut self, node: u64) {
+    fn rot(&mut self, node: u64) -> bool {
         let disk = self.ring.disk(node);
         let settled: Vec<(String, u64)> = disk
             .paths()
@@ -458,6 +505,7 @@ impl Run {
             let (path, block) = self.random.pick(among).clone();
             disk.flip_bit(&path, block, self.random.below(8 * 4096));
         }
+        !among.is_empty()
     }
 
     /// Its log is left alone, so it has to go on as well: what it needs is in its memory.
@@ -485,9 +533,13 @@ impl Run {
         violations.extend(check::watching::check(&self.watch.changes, &self.streams.borrow()));
         violations.extend(check::scanned::check(&self.watch.changes, &self.pages.borrow()));
         violations.extend(check::age::check(&history, &self.load.answered.borrow()));
+        violations.extend(check::served::check(&history, &self.calm));
+        violations.append(&mut self.gone.borrow_mut());
         let world = &self.ring.world;
-        let mut faults = self.faults;
-        for (name, count) in world.faults().struck() {
+        // All kinds that there are, those that did not strike as well.
+        let mut faults: BTreeMap<&'static str, u64> = Kind::ALL.iter().map(|(_, name)| (*name, 0)).collect();
+        faults.extend(self.faults);
+        for (name, count) in world.faults().all() {
             let planned = faults.entry(name).or_default();
             *planned = (*planned).max(count);
         }

@@ -21,6 +21,7 @@ use ringbeam_wire::refusal::Code;
 use crate::check::watching::{Said, Stream, key_of};
 use crate::client::{Connection, open};
 use crate::history::Revision;
+use crate::load::Load;
 use crate::random::Random;
 use crate::world::Ring;
 
@@ -41,7 +42,7 @@ const COMPACTED_MAX: u32 = 6;
 pub type Streams = Rc<RefCell<Vec<Stream>>>;
 
 /// Starts them, one for each shard.
-pub fn start(ring: &mut Ring, seed: u64) -> Streams {
+pub fn start(ring: &mut Ring, seed: u64, load: &Load) -> Streams {
     let streams = Streams::default();
     for shard in 0..ring.shards() {
         let first = streams.borrow().len();
@@ -51,12 +52,12 @@ pub fn start(ring: &mut Ring, seed: u64) -> Streams {
         let host = ring.add_client_host();
         let subscriber = Subscriber {
             shard,
-            addresses: ring.client_addresses(),
+            load: load.share(),
             random: Random::new(seed).fork("subscriber").fork(&shard.to_string()),
             streams: streams.clone(),
             first,
             places: vec![Revision { index: 0, position: 0 }; WATCHES as usize],
-            compacted: 0,
+            compacted: vec![0; WATCHES as usize],
         };
         ring.start_client(host, || subscriber.run());
     }
@@ -65,21 +66,22 @@ pub fn start(ring: &mut Ring, seed: u64) -> Streams {
 
 struct Subscriber {
     shard: u32,
-    addresses: Vec<String>,
+    load: Load,
     random: Random,
     streams: Streams,
     /// The number of its first stream.
     first: usize,
     /// What each watch has.
     places: Vec<Revision>,
-    compacted: u32,
+    /// How often in a row each was told that this is gone.
+    compacted: Vec<u32>,
 }
 
 impl Subscriber {
     async fn run(mut self) {
         let net = SimNet::new();
         loop {
-            let address = self.random.pick(&self.addresses).clone();
+            let address = self.random.pick(&self.load.addresses()).clone();
             let opened = timeout::<Sim, _>(SILENCE_MAX, open(&net, &address, self.shard)).await;
             if let Ok(Ok(connection)) = opened {
                 self.watch(connection).await;
@@ -104,12 +106,13 @@ impl Subscriber {
                 let Ok(reply) = client::parse_reply(&frame) else { return };
                 let Some(watch) = (reply.id as usize).checked_sub(1).filter(|watch| *watch < self.places.len()) else { return };
                 match &reply.body {
-                    ReplyBody::WatchStarted(_) => self.compacted = 0,
+                    ReplyBody::WatchStarted(_) => self.compacted[watch] = 0,
                     ReplyBody::Events(events) => self.note(watch, events),
                     ReplyBody::WatchEnded(ended) => {
                         if ended.code == Code::Compacted as u16 {
-                            self.compacted += 1;
-                            if self.compacted > COMPACTED_MAX {
+                            self.compacted[watch] += 1;
+                            if self.compacted[watch] > COMPACTED_MAX {
+                                self.compacted[watch] = 0;
                                 let oldest = Revision { index: ended.oldest.index, position: ended.oldest.position };
                                 self.places[watch] = oldest;
                                 self.say(watch, Said::Gap { oldest });
@@ -121,7 +124,8 @@ impl Subscriber {
                     _ => return,
                 }
             }
-            if self.random.chance(1, PAUSES_ONE_IN) {
+            // Not while the ring comes to rest: it is to see the end.
+            if self.random.chance(1, PAUSES_ONE_IN) && self.load.is_on() {
                 Sim::sleep(Duration::from_millis(self.random.below(PAUSE_MS_MAX))).await;
             }
             match timeout::<Sim, _>(SILENCE_MAX, connection.reader.read(connection.decoder.space())).await {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use ringbeam_shards::limits::{BATCHES_IN_FLIGHT_MAX, READS_WAITING_MAX};
+use ringbeam_shards::limits::{BATCHES_IN_FLIGHT_MAX, PINS_MAX, READS_WAITING_MAX};
 use ringbeam_shards::probe::{LifeOp, Probe, View, take_lived, take_ran};
 use ringbeam_shards::wal;
 use ringbeam_wire::peer::Role as Duty;
@@ -152,10 +152,15 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         _ => Vec::new(),
     };
     let settings = &ring.settings().node;
+    // Beside what is bounded there is a chunk that is being filled, a batch's events at most too late.
+    let history_bytes_max = settings.history.bytes_max * 17 / 16 + 2 * settings.batch_bytes_max as u64;
     let queues = vec![
         Queue { name: "the queue of writes", size: view.queue_bytes as u64, bound: settings.queue_bytes_max as u64 },
         Queue { name: "raft, in batches", size: view.batches_in_flight as u64, bound: BATCHES_IN_FLIGHT_MAX as u64 },
         Queue { name: "waiting reads", size: view.readings as u64, bound: READS_WAITING_MAX as u64 },
+        Queue { name: "pins", size: view.pins as u64, bound: PINS_MAX as u64 },
+        Queue { name: "sessions", size: view.sessions, bound: u64::from(settings.state.sessions_max) },
+        Queue { name: "the history", size: view.history_bytes, bound: history_bytes_max },
     ];
     NodeView {
         at_ns: ring.world.now().as_nanos() as u64,
@@ -172,6 +177,7 @@ fn node_view(ring: &Ring, probe: &dyn Probe, view: &View, digest: Option<(u64, u
         purged: view.purged.map(log_id),
         // raft's figure begins anew with a process, and what is applied is committed.
         committed: later(view.committed, view.applied).map(log_id),
+        said_committed: view.committed.map(|id| id.index),
         applied: view.applied.map(log_id),
         digest: digest
             .filter(|(index, _)| view.role != Duty::TieBreaker && view.applied.is_some_and(|applied| applied.index == *index))

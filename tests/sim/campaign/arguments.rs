@@ -6,6 +6,8 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     Short,
+    /// Bugs that must be found.
+    Planted,
     /// A list of tests was asked for: there are none that a harness could name.
     List,
     Replay {
@@ -24,6 +26,8 @@ pub enum Order {
 pub struct Search {
     pub from: u64,
     pub seeds: Option<u64>,
+    /// So many are run however long they take.
+    pub least: u64,
     pub time: Option<Duration>,
     pub threads: Option<usize>,
     pub bug: Option<String>,
@@ -32,7 +36,7 @@ pub struct Search {
 
 impl Default for Search {
     fn default() -> Search {
-        Search { from: 1, seeds: None, time: None, threads: None, bug: None, repeat: 1 }
+        Search { from: 1, seeds: None, least: 0, time: None, threads: None, bug: None, repeat: 1 }
     }
 }
 
@@ -42,7 +46,7 @@ impl Order {
         let named = match &self {
             Order::Replay { bug, .. } => bug.as_deref(),
             Order::Campaign(search) => search.bug.as_deref(),
-            Order::List | Order::Short | Order::Hash { .. } => None,
+            Order::List | Order::Short | Order::Planted | Order::Hash { .. } => None,
         };
         match named.filter(|name| !bugs.contains(name)) {
             Some(name) => Err(format!("no bug is called {name:?}; there are {}", bugs.join(", "))),
@@ -91,6 +95,7 @@ pub fn parse(arguments: &[String]) -> Result<Order, String> {
     let number = |word: &str| word.parse::<u64>().map_err(|_| format!("{word:?} is neither a seed nor a command; {USAGE}"));
     match plain[..] {
         ["campaign"] if !hash => Ok(Order::Campaign(search)),
+        ["planted"] if own.is_none() => Ok(Order::Planted),
         ["campaign", more, ..] => Err(format!("{more:?} after campaign: {USAGE}")),
         [seed] | ["replay", seed] => {
             let seed = number(seed)?;
@@ -108,8 +113,7 @@ pub fn parse(arguments: &[String]) -> Result<Order, String> {
     }
 }
 
-const USAGE: &str =
-    "nothing, SEED [--bug NAME], or campaign [--seeds N] [--minutes M] [--threads T] [--from S] [--bug NAME [--repeat R]]";
+const USAGE: &str = "nothing, planted, SEED [--bug NAME], or campaign [--seeds N] [--minutes M] [--threads T] [--from S] [--bug NAME [--repeat R]]";
 
 struct Words<'a> {
     left: &'a [String],
@@ -184,9 +188,11 @@ mod tests {
         assert_eq!(order("17 --bug eager"), Ok(Order::Replay { seed: 17, bug: Some("eager".to_string()) }));
         assert_eq!(order("replay 17 --hash"), Ok(Order::Hash { seed: 17 }));
         assert_eq!(order("campaign"), Ok(Order::Campaign(Search::default())));
+        assert_eq!(order("planted"), Ok(Order::Planted));
         let all = Search {
             from: 9,
             seeds: Some(5),
+            least: 0,
             time: Some(Duration::from_secs(90)),
             threads: Some(2),
             bug: Some("eager".to_string()),

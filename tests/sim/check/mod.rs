@@ -13,6 +13,7 @@
 //! | [`watching`] | watches: each change once and in order, or a gap that is said | the store's own promises |
 //! | [`scanned`] | pages of scans: what the log had made of a range at their index | the store's own promises |
 //! | [`lives`] | keys that go, and leases: not before their time | the store's own promises |
+//! | [`served`] | while nothing strikes, operations of each kind are done | liveness |
 //! | [`raft`] | terms, logs, commits, applied states of all nodes | Ongaro's thesis |
 //!
 //! **Invariants**: a checker is a function of its arguments; the same observations give the same words in the same order. No
@@ -27,6 +28,7 @@ pub mod lives;
 pub mod owned;
 pub mod raft;
 pub mod scanned;
+pub mod served;
 pub mod session;
 pub mod watching;
 

@@ -99,6 +99,8 @@ pub struct NodeView {
     /// The entry before the log's first, when there was one.
     pub purged: Option<LogId>,
     pub committed: Option<LogId>,
+    /// Its index as raft said it in this life, if it has said one: nothing behind it may be applied.
+    pub said_committed: Option<u64>,
     pub applied: Option<LogId>,
     /// Digest of its state at `applied`.
     pub digest: Option<u64>,
@@ -333,8 +335,8 @@ impl Progress {
         let committed = view.committed.map_or(0, |id| id.index);
         let applied = view.applied.map_or(0, |id| id.index);
         let before = self.before.insert(view.node, (view.life(), view.vote, committed, applied));
-        if applied > committed {
-            return Some(format!("progress: {} applied {applied}, and only {committed} is committed", view.name()));
+        if let Some(said) = view.said_committed.filter(|said| applied > *said) {
+            return Some(format!("progress: {} applied {applied}, and only {said} is committed", view.name()));
         }
         let (life, vote, old_committed, old_applied) = before?;
         let back = life == view.life() && (view.vote < vote || committed < old_committed || applied < old_applied);

@@ -69,6 +69,22 @@ impl Changes {
     }
 }
 
+/// Who lacks the last change of its shard, and how far it is. At a ring at rest everybody is to have all, after a while.
+pub fn behind(changes: &Changes, streams: &[Stream]) -> Vec<String> {
+    let late = streams.iter().filter_map(|stream| {
+        let (last, _) = changes.0.get(&stream.shard)?.last_key_value()?;
+        // What is told ascends.
+        let has = match stream.said.last() {
+            Some(Said::Event { revision, .. } | Said::Gap { oldest: revision }) => *revision,
+            Some(Said::Complete { index }) => Revision { index: *index, position: u32::MAX },
+            None => Revision { index: 0, position: 0 },
+        };
+        (has < *last)
+            .then(|| format!("watch: {} is told of nothing behind {has:?}, and {last:?} is the last change", stream.name))
+    });
+    late.collect()
+}
+
 /// Every stream against what happened.
 pub fn check(changes: &Changes, streams: &[Stream]) -> Vec<String> {
     let none = BTreeMap::new();
@@ -123,12 +139,16 @@ mod tests {
         Revision { index, position }
     }
 
-    fn judged(said: &[Said]) -> Vec<String> {
+    fn changes() -> Changes {
         let mut changes = Changes::default();
         for (revision, key) in [(at(3, 0), 7), (at(3, 1), 8), (at(5, 0), 7)] {
             changes.note(2, revision, Change { key: vec![key], put: true });
         }
-        check(&changes, &[Stream { name: "w".into(), shard: 2, said: said.to_vec() }])
+        changes
+    }
+
+    fn judged(said: &[Said]) -> Vec<String> {
+        check(&changes(), &[Stream { name: "w".into(), shard: 2, said: said.to_vec() }])
     }
 
     fn event(index: u64, position: u32, key: u8) -> Said {
@@ -141,6 +161,17 @@ mod tests {
         assert_eq!(judged(&all), Vec::<String>::new());
         assert_eq!(judged(&[Said::Gap { oldest: at(3, u32::MAX) }, event(5, 0, 7)]), Vec::<String>::new());
         assert_eq!(judged(&[event(3, 0, 7)]), Vec::<String>::new(), "the rest may be on its way");
+    }
+
+    #[test]
+    fn who_stays_behind_is_named() {
+        let behind = |said: &[Said]| behind(&changes(), &[Stream { name: "w".into(), shard: 2, said: said.to_vec() }]).len();
+        let enough: [&[Said]; 3] =
+            [&[event(3, 1, 8), event(5, 0, 7)], &[Said::Complete { index: 5 }], &[Said::Gap { oldest: at(6, 0) }]];
+        let too_few: [&[Said]; 4] =
+            [&[], &[event(3, 1, 8)], &[Said::Complete { index: 4 }], &[event(3, 1, 8), Said::Gap { oldest: at(4, 9) }]];
+        assert_eq!(enough.map(behind), [0; 3]);
+        assert_eq!(too_few.map(behind), [1; 4]);
     }
 
     #[test]

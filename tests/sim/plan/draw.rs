@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Budget, Crash, Event, Fault, Kind, Members, Round};
+use super::{Budget, Crash, Event, Fault, Kind, Members, Round, Way};
 use crate::random::Random;
 
 /// Events of one round: a run is to have many rounds and seeds, not one endless round.
@@ -112,7 +112,9 @@ impl Draw {
                     self.end(until, Fault::Resume { node });
                 }
             }
-            Kind::Partition | Kind::OneWayCut | Kind::Clog => self.link(kind),
+            Kind::Partition | Kind::OneWayCut | Kind::Clog | Kind::CutPair | Kind::SlowLink | Kind::ClientLink => {
+                self.link(kind)
+            }
             Kind::Reset => {
                 let (a, b) = self.two();
                 self.begin(kind, Fault::Reset { a, b });
@@ -144,10 +146,11 @@ impl Draw {
                 let ppm = if self.random.chance(1, 2) { size } else { -size };
                 self.begin(kind, Fault::ClockDrift { node, ppm });
             }
-            Kind::ClockJump => {
-                let any = self.random.magnitude(1, 7_200_000) as i64;
-                let (node, ms) = (self.node(), *self.random.pick(&[-400, 3_600_000, -3_600_000, any, -any]));
-                self.begin(kind, Fault::ClockJump { node, ms });
+            Kind::SlowCore => {
+                let (node, factor) = (self.node(), self.random.magnitude(3, 100));
+                self.begin(kind, Fault::SlowCore { node, factor });
+                let until = self.later(100_000, 20_000_000);
+                self.end(until, Fault::SlowCore { node, factor: 1 });
             }
             Kind::HandOver => {
                 let voters: Vec<u64> = self.members.voters.iter().copied().collect();
@@ -212,6 +215,19 @@ impl Draw {
             Kind::OneWayCut => {
                 let (from, to) = self.two();
                 Fault::Cut { from, to }
+            }
+            Kind::CutPair => {
+                let (a, b) = self.two();
+                Fault::CutPair { a, b }
+            }
+            Kind::SlowLink => {
+                let (a, b) = self.two();
+                Fault::SlowLink { a, b, ms: self.random.magnitude(5, 500) }
+            }
+            Kind::ClientLink => {
+                let ms = self.random.magnitude(5, 500);
+                let how = *self.random.pick(&[Way::Cut, Way::NoAnswers, Way::Clog, Way::Reset, Way::Slow(ms)]);
+                Fault::Client { client: self.random.next(), node: self.node(), how }
             }
             _ => {
                 let (from, to) = self.two();

@@ -27,6 +27,22 @@ const ALL: [Scenario; 10] = [
 /// From this one on nodes promise.
 const LEASED_FROM: usize = 9;
 
+/// Planted bugs that these find, by the number of the plan: it was written for them. First those that are quick.
+pub const BUGS: [(u64, &str); 9] = [
+    (5, "rotten-snapshot-installed"),
+    (6, "copies-not-counted"),
+    (8, "read-by-lease"),
+    (1, "full-for-ever"),
+    (9, "promise-broken"),
+    (7, "change-left-half-done"),
+    (4, "tie-breaker-forgets"),
+    (2, "read-joins-round"),
+    (0, "room-kept-until-answered"),
+];
+
+/// How many of those are quick.
+pub const QUICK_BUGS: usize = 3;
+
 /// How many there are.
 pub const COUNT: u64 = ALL.len() as u64;
 

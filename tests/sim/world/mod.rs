@@ -22,7 +22,7 @@ use std::time::Duration;
 use ringbeam_shards::io::Env;
 use ringbeam_shards::io::sim::{Crash, DiskSettings, HostId, Random, Settings as WorldSettings, Sim, SimDisk, World};
 use ringbeam_shards::planted::{self, Bug};
-use ringbeam_shards::probe::{Probe, View, probes};
+use ringbeam_shards::probe::{Probe, View, probes, refused};
 use ringbeam_wire::peer::{Identity, Member, Role};
 
 /// How a ring is built.
@@ -75,7 +75,7 @@ pub struct Ring {
     random: Random,
     ring: u64,
     nodes: BTreeMap<u64, Node>,
-    clients: u64,
+    clients: Vec<HostId>,
     operator: Option<HostId>,
     /// Who was asked to stop, and has, is started again at once.
     supervised: bool,
@@ -98,8 +98,16 @@ impl Ring {
         let mut random = Random::new(seed, 7);
         let ring = random.bits().max(1);
         let nodes = BTreeMap::new();
-        let mut this =
-            Ring { world, settings: settings.clone(), random, ring, nodes, clients: 0, operator: None, supervised: false };
+        let mut this = Ring {
+            world,
+            settings: settings.clone(),
+            random,
+            ring,
+            nodes,
+            clients: Vec::new(),
+            operator: None,
+            supervised: false,
+        };
         for (node, role) in (1..).zip(&settings.roles) {
             this.add_host(node, *role);
         }
@@ -230,9 +238,9 @@ impl Ring {
         self.node(node).control.as_ref().is_some_and(|control| control.stops())
     }
 
-    /// Why shards of the running process that have ended did not start.
+    /// Why shards of the running process did not start.
     pub fn refusing(&self, node: u64) -> Vec<String> {
-        self.node(node).control.as_ref().map(|control| control.faults.borrow().clone()).unwrap_or_default()
+        refused(&self.world, self.host(node))
     }
 
     // ---- life and death ----
@@ -337,6 +345,13 @@ impl Ring {
         self.world.links().reset(self.host(a), self.host(b));
     }
 
+    /// What goes between the two takes up to so long.
+    pub fn slow_link(&self, a: HostId, b: HostId, ms: u64) {
+        let range = (Duration::from_millis(ms) / 2, Duration::from_millis(ms));
+        self.world.links().slow(a, b, range);
+        self.world.links().slow(b, a, range);
+    }
+
     pub fn heal_all(&self) {
         self.world.links().heal_all();
     }
@@ -345,15 +360,20 @@ impl Ring {
     pub fn all_well(&mut self) {
         self.heal_all();
         for node in self.ids() {
-            self.resume(node);
-            self.disk(node).set(|disk| *disk = self.settings.disk);
-            self.disk(node).fail_syncs(0);
-            self.world.set_slowness(self.host(node), 1);
+            self.well(node);
             if self.has_fault(node) {
                 self.crash(node, Crash::Kill);
             }
             self.start(node);
         }
+    }
+
+    /// The node's machine does what it usually does.
+    pub fn well(&self, node: u64) {
+        self.resume(node);
+        self.disk(node).set(|disk| *disk = self.settings.disk);
+        self.disk(node).fail_syncs(0);
+        self.world.set_slowness(self.host(node), 1);
     }
 
     /// A shard of the running process has stopped.
@@ -411,8 +431,14 @@ impl Ring {
 
     /// A host for client tasks.
     pub fn add_client_host(&mut self) -> HostId {
-        self.clients += 1;
-        self.world.add_host(&format!("client-{}", self.clients))
+        let host = self.world.add_host(&format!("client-{}", self.clients.len() + 1));
+        self.clients.push(host);
+        host
+    }
+
+    /// Hosts for client tasks, in the order in which they came.
+    pub fn clients(&self) -> &[HostId] {
+        &self.clients
     }
 
     /// Runs a task of the operator, who has a host of its own.

@@ -190,7 +190,8 @@ fn nothing_goes_back_in_a_life() {
     let now = || view(1, &[(1, 1, 3)]).follows(4, 2);
     bad(&[now(), view(1, &[(1, 1, 3)]).follows(4, 1)], "progress");
     bad(&[now(), now().knows(2)], "progress");
-    bad(&[NodeView { committed: None, ..now() }], "progress");
+    bad(&[NodeView { said_committed: Some(2), ..now() }], "progress");
+    good(&[NodeView { said_committed: Some(3), ..now() }]);
     good(&[now(), now().knows(2).begun(1)]);
 }
 
