@@ -15,7 +15,7 @@
 
 use std::io;
 
-use crate::io::{BLOCK_BYTES, Disk};
+use crate::io::{BLOCK_BYTES, Disk, may_pass};
 use crate::state::Limits;
 
 const PREFIX: &str = "limits-";
@@ -33,19 +33,22 @@ fn parse(name: &str) -> Option<[u64; 4]> {
     numbers.try_into().ok()
 }
 
-/// Refuses other limits than those that are noted. False: none are.
-pub(super) async fn check<D: Disk>(disk: &D, dir: &str, limits: Limits) -> Result<bool, String> {
-    let failed = |e: io::Error| format!("{dir}: limits: {e}");
+/// Refuses other limits than those that are noted (`InvalidData`). False: none are.
+pub(super) async fn check<D: Disk>(disk: &D, dir: &str, limits: Limits) -> io::Result<bool> {
+    let failed = |e: io::Error| io::Error::new(e.kind(), format!("{dir}: limits: {e}"));
+    let refused = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     disk.create_dir(dir).await.map_err(failed)?;
     let mut names = disk.list(dir).await.map_err(failed)?;
     names.retain(|name| name.starts_with(PREFIX));
     for name in &names {
         let Some(made_with) = parse(name) else {
-            return Err(format!("{dir}/{name}: the name does not say four numbers, as in {PREFIX}65536-4096-16777216-900000"));
+            return refused(format!(
+                "{dir}/{name}: the name does not say four numbers, as in {PREFIX}65536-4096-16777216-900000"
+            ));
         };
         for ((key, was), is) in KEYS.into_iter().zip(made_with).zip(numbers(limits)) {
             if was != is {
-                return Err(format!(
+                return refused(format!(
                     "{dir}/{name}: this shard was made with {key} = {was}, now it is {is}; it is fixed with the ring: set it back to {was}"
                 ));
             }
@@ -56,18 +59,20 @@ pub(super) async fn check<D: Disk>(disk: &D, dir: &str, limits: Limits) -> Resul
     Ok(!names.is_empty())
 }
 
-/// Notes the limits. On a full disk a later start does: what is there must be served all the same.
-pub(super) async fn note<D: Disk>(disk: &D, dir: &str, limits: Limits) -> Result<(), String> {
+/// Notes the limits. Where there is no room for it a later start does: what is there must be served all the same.
+pub(super) async fn note<D: Disk>(disk: &D, dir: &str, limits: Limits) -> io::Result<()> {
     let name = format!("{dir}/{PREFIX}{}", numbers(limits).map(|n| n.to_string()).join("-"));
     let noted = match disk.reserve(&name, BLOCK_BYTES as u64).await {
         Ok(_) => disk.sync_dir(dir).await,
         Err(e) => Err(e),
     };
     match noted {
-        Err(e) if e.kind() == io::ErrorKind::StorageFull => tracing::warn!("{dir}: the limits are not noted yet: {e}"),
-        noted => noted.map_err(|e| format!("{dir}: limits: {e}"))?,
+        Err(e) if may_pass(&e) => {
+            tracing::warn!("{dir}: the limits are not noted yet: {e}");
+            Ok(())
+        }
+        noted => noted.map_err(|e| io::Error::new(e.kind(), format!("{dir}: limits: {e}"))),
     }
-    Ok(())
 }
 
 #[cfg(all(test, feature = "sim"))]
@@ -91,12 +96,12 @@ mod tests {
         };
         let first = Limits { sessions_max: 9, ..Limits::default() };
         let name = "shard-0/limits-9-4096-16777216-900000";
-        assert_eq!(keep(first), Ok(false));
+        assert_eq!(keep(first).ok(), Some(false));
         for crash in [Crash::PowerLoss, Crash::Kill] {
             world.crash(host, crash);
-            assert_eq!(keep(first), Ok(true));
+            assert_eq!(keep(first).ok(), Some(true));
             let refused = |limits, says: &str| {
-                let why = keep(limits).expect_err("other limits");
+                let why = keep(limits).expect_err("other limits").to_string();
                 assert!(why.starts_with(name) && why.ends_with(says), "{why}");
             };
             refused(
@@ -115,6 +120,7 @@ mod tests {
         world.block_on(host, async move {
             made.reserve("shard-0/limits-1-2", BLOCK_BYTES as u64).await.expect("there is room");
         });
-        assert!(keep(first).expect_err("odd").starts_with("shard-0/limits-1-2: the name does not say four numbers"));
+        let why = keep(first).expect_err("odd").to_string();
+        assert!(why.starts_with("shard-0/limits-1-2: the name does not say four numbers"), "{why}");
     }
 }

@@ -8,6 +8,7 @@
 //! **Invariant**: a shard that cannot recover serves nobody, and says why to everybody who asks: the other shards of the node go on.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 
 use futures_lite::future;
@@ -38,10 +39,22 @@ enum NotOpen {
     Failed(String),
 }
 
+impl NotOpen {
+    fn of(error: &io::Error, why: String) -> NotOpen {
+        if may_pass(error) && !planted!(FullForEver) { NotOpen::Full(why) } else { NotOpen::Failed(why) }
+    }
+}
+
+impl From<io::Error> for NotOpen {
+    fn from(error: io::Error) -> NotOpen {
+        NotOpen::of(&error, error.to_string())
+    }
+}
+
 impl From<OpenError> for NotOpen {
     fn from(why: OpenError) -> NotOpen {
         match &why {
-            OpenError::Io { error, .. } if may_pass(error) && !planted!(FullForEver) => NotOpen::Full(why.to_string()),
+            OpenError::Io { error, .. } => NotOpen::of(error, why.to_string()),
             _ => NotOpen::Failed(why.to_string()),
         }
     }

@@ -375,9 +375,14 @@ impl Disk for SimDisk {
     async fn create_dir(&self, dir: &str) -> io::Result<()> {
         let dir = clean(dir)?;
         self.name_time().await;
+        let ends = || dir.match_indices('/').map(|(at, _)| at).chain([dir.len()]);
+        let new = ends().filter(|end| !self.0.directories.borrow().contains_key(&dir[..*end])).count();
+        // A directory takes no room here, but there has to be a block for it.
+        if new > 0 {
+            self.room_for((new * BLOCK_BYTES) as u64, &dir)?;
+        }
         let mut directories = self.0.directories.borrow_mut();
-        let ends = dir.match_indices('/').map(|(at, _)| at).chain([dir.len()]);
-        for end in ends {
+        for end in ends() {
             directories.entry(dir[..end].to_string()).or_default();
         }
         Ok(())
